@@ -1,0 +1,91 @@
+"""Portraits of a given person: one or more photos in, a prompt in, new pictures of that person out.
+
+Names are imported when first used, so that ``import consistentid`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from consistentid.adapter import ConsistentID
+    from consistentid.errors import (
+        CheckpointError,
+        ConsistentIDError,
+        DatasetError,
+        FaceError,
+        ImageError,
+        IncompatibleIdentityError,
+        InputError,
+        NoFaceError,
+        PhotographError,
+        PipelineError,
+        PromptTooLongError,
+        SeveralFacesError,
+    )
+    from consistentid.faces.analyzer import Face, FaceAnalyzer
+    from consistentid.identity import Identity
+    from consistentid.nn.facial_encoder import FacialEncoder
+    from consistentid.nn.image_projection import ImageProjection
+    from consistentid.pipeline import ConsistentIDPipeline
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ConsistentID": "adapter",
+    "ConsistentIDPipeline": "pipeline",
+    "Face": "faces.analyzer",
+    "FaceAnalyzer": "faces.analyzer",
+    "FacialEncoder": "nn.facial_encoder",
+    "Identity": "identity",
+    "ImageProjection": "nn.image_projection",
+} | dict.fromkeys(
+    (
+        "CheckpointError",
+        "ConsistentIDError",
+        "DatasetError",
+        "FaceError",
+        "ImageError",
+        "IncompatibleIdentityError",
+        "InputError",
+        "NoFaceError",
+        "PhotographError",
+        "PipelineError",
+        "PromptTooLongError",
+        "SeveralFacesError",
+    ),
+    "errors",
+)
+
+__all__ = [
+    "CheckpointError",
+    "ConsistentID",
+    "ConsistentIDError",
+    "ConsistentIDPipeline",
+    "DatasetError",
+    "Face",
+    "FaceAnalyzer",
+    "FaceError",
+    "FacialEncoder",
+    "Identity",
+    "ImageError",
+    "ImageProjection",
+    "IncompatibleIdentityError",
+    "InputError",
+    "NoFaceError",
+    "PhotographError",
+    "PipelineError",
+    "PromptTooLongError",
+    "SeveralFacesError",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'consistentid' has no attribute {name!r}")
+    return getattr(import_module(f"consistentid.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

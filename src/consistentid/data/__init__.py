@@ -1,0 +1,1 @@
+"""Data sets: the records, the drawn portraits, reading and writing."""

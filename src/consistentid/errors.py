@@ -1,0 +1,67 @@
+"""Every error a user can meet. Each message says what was wrong and what to do about it.
+
+```
+ConsistentIDError
+├── InputError                  an argument or a file cannot be used as given
+│   ├── ImageError              not a picture, broken, too small or too large
+│   ├── PromptTooLongError      the prompt does not fit the text encoder
+│   └── DatasetError            a data set is incomplete or inconsistent
+├── FaceError                   about the face in a picture
+│   ├── NoFaceError
+│   ├── SeveralFacesError
+│   └── PhotographError         a photograph was given to a preset made for drawings
+├── CheckpointError             weights are missing, truncated or of another layout
+├── IncompatibleIdentityError   an identity made by other networks than the adapter expects
+└── PipelineError               the diffusion pipeline cannot take the adapter, or lost it
+```
+"""
+
+from __future__ import annotations
+
+
+class ConsistentIDError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class InputError(ConsistentIDError, ValueError):
+    """An argument or a file cannot be used as given."""
+
+
+class ImageError(InputError):
+    """A file is not a picture, is broken, or has an unusable size."""
+
+
+class PromptTooLongError(InputError):
+    """The prompt does not fit the text encoder's context."""
+
+
+class DatasetError(InputError):
+    """A data set is incomplete or inconsistent."""
+
+
+class FaceError(ConsistentIDError):
+    """Something about the faces in a picture prevents the work."""
+
+
+class NoFaceError(FaceError):
+    """No face was found."""
+
+
+class SeveralFacesError(FaceError):
+    """More than one face was found and none was chosen."""
+
+
+class PhotographError(FaceError):
+    """A photograph was given to a preset whose networks know drawings only."""
+
+
+class CheckpointError(ConsistentIDError):
+    """Weights are missing, truncated, or of a layout that is not known."""
+
+
+class IncompatibleIdentityError(ConsistentIDError):
+    """The identity was made by other networks than the adapter was trained with."""
+
+
+class PipelineError(ConsistentIDError):
+    """The diffusion pipeline cannot take the adapter, or has lost it."""

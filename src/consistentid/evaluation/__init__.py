@@ -1,0 +1,1 @@
+"""Measuring likeness and adherence to the prompt."""

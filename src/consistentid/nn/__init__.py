@@ -1,0 +1,1 @@
+"""The networks that ConsistentID adds: identity tokens, facial encoder, perceiver resampler."""

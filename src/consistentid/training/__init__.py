@@ -1,0 +1,1 @@
+"""Training of the adapter, and of the drawn preset's own networks."""
