@@ -1,0 +1,148 @@
+"""Pictures in and contact sheets out: whatever a camera, scanner or editor wrote becomes upright 8-bit sRGB."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from consistentid.errors import ImageError
+
+MIN_SIDE = 32
+"""Pixels of the shorter side below which no face can be recognised."""
+
+MAX_PIXELS = 100_000_000
+"""Pixels above which a picture is refused before it is decoded: about 300 MB once in memory."""
+
+
+def load_image(path: str | PathLike[str]) -> Image.Image:
+    """Read a picture file as upright 8-bit RGB.
+
+    EXIF rotation is applied, colour profiles (CMYK too) become sRGB, 16-bit and float values are scaled, transparency
+    lies over white, of an animation the first frame is taken. The size is checked before anything is decoded.
+
+    Raises:
+        ImageError: the file is missing, no picture, broken, below `MIN_SIDE` or above `MAX_PIXELS`.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise ImageError(f"{file}: no such file; check the path")
+    if file.is_dir():
+        raise ImageError(f"{file}: is a folder; name the picture inside it")
+    if not file.is_file():
+        raise ImageError(f"{file}: is not a regular file; save the picture to disk first")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file)
+    except UnidentifiedImageError:
+        raise ImageError(f"{file}: is not a picture that can be read; use JPEG, PNG, WebP, TIFF, BMP or GIF") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{file}: has far too many pixels; {_SCALE_DOWN}") from None
+    except PermissionError:
+        raise ImageError(f"{file}: may not be read; change its permissions") from None
+    except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
+        raise ImageError(f"{file}: has a broken header ({_first_line(error)}); export the picture again") from None
+    with image:
+        return to_rgb(image, str(file))
+
+
+def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
+    """Any opened Pillow image as upright 8-bit RGB, as `load_image` does for files; `name` goes into the errors."""
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"{name}: is {width}x{height} pixels, too small; use one of at least {MIN_SIDE}x{MIN_SIDE}")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: is {width}x{height} pixels, too large; {_SCALE_DOWN}")
+    try:
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # a broken body makes Pillow's decoders raise nearly anything
+        raise ImageError(
+            f"{name}: cannot be decoded ({_first_line(error)}); it is truncated or damaged, copy or export it again"
+        ) from None
+
+
+def contact_sheet(
+    references: Sequence[Image.Image], pictures: Sequence[Image.Image], captions: Sequence[str], tile: int = 256
+) -> Image.Image:
+    """One RGB picture to judge a run by: references in a column on the left, pictures in a grid on the right.
+
+    `captions` holds one short line for each picture. Every picture is fitted into `tile` x `tile` pixels, never cut.
+    """
+    line, gap = max(12, tile // 12), max(4, tile // 32)
+    font = ImageFont.load_default(size=line * 0.8)
+    columns = max(1, min(len(pictures), max(4, round(len(pictures) ** 0.5 * 1.5))))
+    rows = max(-(-len(pictures) // columns), 1)
+    left = -(-len(references) // rows)
+    step_x, step_y = tile + gap, tile + line + gap
+    # The two groups stand apart by a wider gap, so that nobody takes the photo for a result.
+    start = left * step_x + (2 * gap if references else 0)
+    sheet = Image.new("RGB", (start + columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+
+    def place(image: Image.Image, x: int, y: int, caption: str) -> None:
+        fitted = ImageOps.contain(image.convert("RGB"), (tile, tile), Image.Resampling.LANCZOS)
+        sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
+        draw.text((x + tile // 2, y + tile), caption, fill="black", font=font, anchor="ma")
+
+    for index, image in enumerate(references):
+        place(image, gap + index // rows * step_x, gap + index % rows * step_y, "reference")
+    for index, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
+        place(image, start + gap + index % columns * step_x, gap + index // columns * step_y, caption)
+    return sheet
+
+
+_SCALE_DOWN = f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return _scale_to_8_bit(image).convert("RGB")
+    transparent = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    if transparent:
+        image = image.convert("RGBA")
+    elif image.mode in ("P", "1"):
+        image = image.convert("RGB")
+    rgb = _to_srgb(image)
+    if not transparent:
+        return rgb
+    white = Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=image.getchannel("A"))
+    return white
+
+
+def _scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """Deep greyscale to 8 bit: Pillow's own conversion clips everything above 255 to white."""
+    values = np.asarray(image).astype(np.float64)
+    values = np.nan_to_num(values - min(values.min(), 0), posinf=0)
+    highest = values.max()
+    levels = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    white = next((level for level in levels if highest <= level), highest)
+    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8))
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(
+                image.convert("RGB") if image.mode == "RGBA" else image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                outputMode="RGB",
+            )
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError):
+            pass  # a profile of another colour space than the picture's: the plain conversion is the best there is
+    return image.convert("RGB")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
