@@ -1,1 +1,1 @@
-"""The networks that ConsistentID adds: identity tokens, facial encoder, perceiver resampler."""
+"""The adapter's networks: pure functions of tensors, sizes from the spec, no state between calls."""

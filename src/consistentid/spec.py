@@ -1,0 +1,111 @@
+"""What a set of adapter weights expects: sizes of its networks, and the habits it was trained with, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from consistentid.errors import CheckpointError
+
+PHRASES = {"face": "one face", "eyes": "two eyes", "ears": "two ears", "nose": "one nose", "mouth": "one mouth"}
+"""The facial sentence when none is given: part -> phrase, in the order of the sentence."""
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """Sizes and habits of one set of adapter weights; stored as `config.json` beside them.
+
+    Sizes
+        id_dim: width of the face embedding.
+        clip_dim: width of the image encoder's hidden states.
+        text_dim: width of the UNet's cross-attention (all text encoders together).
+        tokens: number of ID tokens.
+        dim_head: width of one attention head in both perceivers.
+        id_hidden, id_depth, id_heads: hidden layer and perceiver of the image projection.
+        facial_dim, facial_depth, facial_heads: perceiver of the facial encoder.
+        lora_rank: rank of the LoRA on q, k, v, out of every attention layer (alpha = rank); 0 = none.
+        shortcut: the image projection adds the unresampled tokens.
+
+    Habits (the defaults are for weights that this project trains; `released` gives those of the published weights)
+        part_layout: how a part's picture is made: "square" = crop around the part, "canvas" = black full-size canvas.
+        swapped_parts: two parts whose pictures go to each other's word when both are used; empty = each its own.
+        fuse_negative: the negative text is fused with blank pictures at the positions of the positive one.
+        separator: text between the prompt and the facial sentence.
+        phrases: the facial sentence when none is given, see `PHRASES`.
+        clauses: the sentence is rewritten as clauses in the order of `phrases`, each ended by a comma, without
+            those that name unseen parts only, and the separator stands even before an empty sentence.
+        plain_sentence: the plain text of the first steps contains the facial sentence.
+        marker: literal text that the second text encoder reads after each fused word; empty = none.
+
+    networks
+        Names of the networks that identities must come from ("recogniser", "image_encoder", "parser"); may be empty.
+    """
+
+    id_dim: int = 512
+    clip_dim: int = 1280
+    text_dim: int = 768
+    tokens: int = 4
+    dim_head: int = 64
+    id_hidden: int = 1024
+    id_depth: int = 4
+    id_heads: int = 12
+    facial_dim: int = 1024
+    facial_depth: int = 8
+    facial_heads: int = 16
+    lora_rank: int = 128
+    shortcut: bool = False
+
+    part_layout: Literal["canvas", "square"] = "square"
+    swapped_parts: tuple[str, ...] = ()
+    fuse_negative: bool = False
+    separator: str = ", "
+    phrases: Mapping[str, str] = field(default_factory=lambda: dict(PHRASES))
+    clauses: bool = False
+    plain_sentence: bool = True
+    marker: str = ""
+
+    networks: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def released(cls, base: Literal["sd15", "sdxl"], **sizes: Any) -> AdapterSpec:
+        """Spec of the published weights for one family of base models; `sizes` are read from the weights."""
+        order = ("face", "ears", "eyes", "nose", "mouth")
+        habits: dict[str, Any] = {
+            "part_layout": "canvas",
+            "swapped_parts": ("eyes", "ears"),
+            "fuse_negative": True,
+            "clauses": True,
+            "phrases": {part: PHRASES[part] for part in order},
+        }
+        if base == "sd15":
+            habits |= {"separator": "Detail:"}
+        else:
+            habits |= {
+                "separator": "; Detail:",
+                "phrases": habits["phrases"] | {"mouth": "a mouth"},
+                "plain_sentence": False,
+                "marker": "<|facial|>",
+                "shortcut": True,
+            }
+        return cls(**(habits | sizes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"swapped_parts": list(self.swapped_parts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> AdapterSpec:
+        """The inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: a name is not a field of the spec.
+        """
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise CheckpointError(
+                f"the adapter's config has unknown entries {unknown}; known are {sorted(known)}."
+                " It was probably written by a newer version: upgrade consistentid"
+            )
+        return cls(**(dict(values) | {"swapped_parts": tuple(values.get("swapped_parts", ()))}))
