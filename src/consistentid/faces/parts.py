@@ -1,0 +1,168 @@
+"""From parsing labels to facial parts to the pictures that the CLIP image encoder sees (paper, section 3.2).
+
+Pure functions on label maps and pictures. Labels are those of CelebAMask-HQ; labels beyond them belong to no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from consistentid.errors import InputError
+from consistentid.faces.regions import fill_holes
+
+PARTS: Final = ("face", "eyes", "ears", "nose", "mouth")
+"""The facial parts, in the order of every tensor that has one row a part."""
+
+LABELS: Final = (
+    "background", "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses", "left_ear", "right_ear",
+    "earring", "nose", "inner_mouth", "upper_lip", "lower_lip", "neck", "necklace", "cloth", "hair", "hat",
+)  # fmt: skip
+"""CelebAMask-HQ: the name of each label, by number. "Left" is the left of the picture."""
+
+PartLayout = Literal["square", "canvas"]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What one layout means.
+
+    Attributes:
+        labels: part -> sets of labels, in order of preference; the first set that is visible makes the part.
+        min_pixels: pixels, at the label map's resolution, from which a part counts as visible.
+        filled: whether a part swallows what its outline encloses.
+    """
+
+    labels: Mapping[str, tuple[frozenset[int], ...]]
+    min_pixels: int
+    filled: bool
+
+
+def _labels(**parts: tuple[set[int], ...]) -> Mapping[str, tuple[frozenset[int], ...]]:
+    return MappingProxyType({part: tuple(map(frozenset, parts[part])) for part in PARTS})
+
+
+_LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
+    {
+        # Eyes behind glasses that hide them are still the eyes.
+        "square": _Layout(
+            _labels(face=({1, 2, 3},), eyes=({4, 5}, {6}), ears=({7, 8},), nose=({10},), mouth=({11, 12, 13},)),
+            min_pixels=4,
+            filled=False,
+        ),
+        # The released weights know one eye, one ear and one lip, with outlines filled.
+        "canvas": _Layout(
+            _labels(face=({1},), eyes=({4}, {5}), ears=({7}, {8}), nose=({10},), mouth=({12}, {13})),
+            min_pixels=1,
+            filled=True,
+        ),
+    }
+)
+
+_MARGIN: Final = 0.25
+"""Width added on each side of a part in the square layout, as a share of its longer side."""
+
+
+def part_masks(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict[str, NDArray[np.bool_]]:
+    """The pixels of each visible part.
+
+    Args:
+        labels: (H, W) uint8 CelebAMask-HQ labels.
+        layout: "square" gives exact labels: both eyes, both ears, the whole mouth. "canvas" gives the released
+            weights' choice: the left eye, the left ear and the upper lip, or else the right and the lower one, filled.
+
+    Returns:
+        part -> (H, W) bool, in order of `PARTS`; a part that is not visible is left out.
+
+    Raises:
+        InputError: an unknown layout.
+    """
+    rules = _rules(layout)
+    masks = {}
+    for part, alternatives in rules.labels.items():
+        for wanted in alternatives:
+            mask = np.isin(labels, tuple(wanted))
+            if mask.sum() >= rules.min_pixels:
+                masks[part] = fill_holes(mask) if rules.filled else mask
+                break
+    return masks
+
+
+def part_pictures(
+    image: Image.Image, labels: NDArray[np.uint8], layout: PartLayout = "square", canvas_size: int = 512
+) -> dict[str, Image.Image]:
+    """A picture of each visible part alone, ready for the CLIP image processor.
+
+    Args:
+        image: RGB picture (W, H).
+        labels: (H, W) uint8 CelebAMask-HQ labels of one face in it.
+        layout: "square" cuts a square round the part with a margin, nothing squashed. "canvas" keeps the whole picture.
+            Both black out all pixels that are not the part's.
+        canvas_size: side of the square map on which "canvas" fills outlines: 512 for SD1.5 weights, 1280 for SDXL.
+
+    Returns:
+        part -> RGB picture, in order of `PARTS`; a part that is not visible is left out.
+
+    Raises:
+        InputError: an unknown layout, or labels of another size than the picture.
+    """
+    _rules(layout)
+    if layout == "canvas":
+        resized = Image.fromarray(labels).resize((canvas_size, canvas_size), Image.Resampling.NEAREST)
+        return {part: _on_black(image, mask) for part, mask in part_masks(np.asarray(resized), layout).items()}
+    if labels.shape != (image.height, image.width):
+        raise InputError(f"labels of {labels.shape[::-1]} pixels do not belong to a picture of {image.size} pixels")
+    return {part: _on_black(image, mask).crop(square_around(mask)) for part, mask in part_masks(labels, layout).items()}
+
+
+def whole_picture(image: Image.Image, box: NDArray[np.float32], layout: PartLayout = "square") -> Image.Image:
+    """The picture that stands for the whole reference.
+
+    Args:
+        image: RGB picture.
+        box: (4,) left, top, right, bottom of the face, pixels.
+        layout: "square" cuts the largest square that the picture holds, as near to the face as the borders allow.
+            "canvas" leaves the picture to the CLIP processor's centre crop.
+
+    Returns:
+        RGB picture.
+
+    Raises:
+        InputError: an unknown layout.
+    """
+    _rules(layout)
+    if layout == "canvas":
+        return image
+    side = min(image.size)
+    left, top = (
+        round(min(max((low + high - side) / 2, 0), length - side))
+        for low, high, length in ((box[0], box[2], image.width), (box[1], box[3], image.height))
+    )
+    return image.crop((left, top, left + side, top + side))
+
+
+def square_around(mask: NDArray[np.bool_], margin: float = _MARGIN) -> tuple[int, int, int, int]:
+    """The square round a mask's pixels with a margin: left, top, right, bottom; it may reach over the border."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    side = round(max(bottom - top, right - left) * (1 + 2 * margin))
+    x, y = (left + right - side) // 2, (top + bottom - side) // 2
+    return int(x), int(y), int(x + side), int(y + side)
+
+
+def _on_black(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
+    """The picture under a mask of any size; a mask of another size is resized with soft edges."""
+    matte = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BICUBIC)
+    return Image.composite(image, Image.new("RGB", image.size), matte)
+
+
+def _rules(layout: str) -> _Layout:
+    if layout not in _LAYOUTS:
+        raise InputError(f"unknown part layout {layout!r}; known layouts are {', '.join(_LAYOUTS)}")
+    return _LAYOUTS[layout]
