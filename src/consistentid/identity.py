@@ -59,8 +59,8 @@ class Identity:
         if self.embedding.ndim != 1 or len(features) != 2 or found != expected:
             raise InputError(
                 "tensors of an identity do not fit together: "
-                f"embedding {tuple(self.embedding.shape)} must be (id_dim,), face_features {features} must be (L, clip_dim), "
-                f"the others {found} must be {expected}"
+                f"embedding {tuple(self.embedding.shape)} must be (id_dim,), "
+                f"face_features {features} must be (L, clip_dim), the others {found} must be {expected}"
             )
 
     @property

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.errors import InputError, NoFaceError, SeveralFacesError
+from consistentid.faces.alignment import SIZE, align
+
+_SHARP: Final = 0.05
+"""Standard deviation of the Laplacian of an aligned face, brightness in [0, 1], from which it is sharp."""
+
+_SURROUNDINGS: Final = 2.0
+"""Side of the crop on which a face is parsed, as a multiple of its box: about that of the pictures parsers learn on."""
+
+_WHOLE: Final = 0.75
+"""Share of the picture's longer side from which that crop is the whole picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +112,49 @@ class FaceAnalyzer:
         Raises:
             PhotographError: the picture is a photograph and the networks know drawings only.
         """
-        raise NotImplementedError
+        if self.guard is not None:
+            self.guard(image)
+        detections = sorted(self.detector.detect(image), key=_area, reverse=True)
+        return [
+            Face(
+                box=found.box,
+                landmarks=found.landmarks,
+                score=found.score,
+                embedding=self.recogniser.embed(image, found.landmarks),
+                parsing=self._parse(image, found, [other for other in detections if other is not found]),
+                quality=quality(image, found),
+            )
+            for found in detections
+        ]
+
+    def _parse(self, image: Image.Image, face: Detection, others: Sequence[Detection]) -> NDArray[np.uint8]:
+        """Labels of one face at the picture's size; a small face is parsed on a crop round it."""
+        crop = _surroundings(face, image.size)
+        left, top, right, bottom = crop
+        labels = np.zeros((image.height, image.width), np.uint8)
+        labels[top:bottom, left:right] = self.parser.parse(image.crop(crop))
+        if others:
+            y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
+            own = _distance(face, x, y)
+            for other in others:
+                labels[top:bottom, left:right][_distance(other, x, y) < own] = 0
+        return labels
+
+
+def quality(image: Image.Image, face: Detection) -> float:
+    """How well a face can be seen, 0 to 1: the product of size, sharpness and frontality, at least 0.05 each.
+
+    Size is the box's longer side against 112 pixels, sharpness the mean contrast of neighbouring pixels in the aligned
+    face, frontality how near the nose is to the middle between the eyes.
+    """
+    size = float(max(face.box[2:] - face.box[:2])) / SIZE
+    grey = np.asarray(align(image, face.landmarks).convert("L"), np.float32) / 255
+    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    sharpness = float(edges.std()) / _SHARP
+    left, right, nose = (complex(x, y) for x, y in face.landmarks[:3])
+    across = right - left
+    turn = abs(((nose - left) / across).real - 0.5) * 2 if across else 1.0
+    return float(np.prod([min(max(factor, 0.05), 1.0) for factor in (size, sharpness, 1 - turn)]))
 
 
 def pick(faces: Sequence[Face], photo: str, index: int | None = None) -> Face:
@@ -124,11 +176,36 @@ def pick(faces: Sequence[Face], photo: str, index: int | None = None) -> Face:
     if index is None and len(faces) > 1:
         places = "; ".join(f"{number}: centre ({x:.0f}, {y:.0f})" for number, (x, y) in enumerate(map(_centre, faces)))
         raise SeveralFacesError(
-            f"{len(faces)} faces found in {photo}; choose one by its index, largest first ({places}), or crop the picture"
+            f"{len(faces)} faces found in {photo}; "
+            f"choose one by its index, largest first ({places}), or crop the picture"
         )
     if not 0 <= (index or 0) < len(faces):
         raise InputError(f"no face {index} in {photo}; its faces are numbered 0 to {len(faces) - 1}, largest first")
     return faces[index or 0]
+
+
+def _surroundings(face: Detection, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The square round a face on which it is parsed, cut to the picture; all of it where the face is large."""
+    side = round(_SURROUNDINGS * float(max(face.box[2:] - face.box[:2])))
+    if side >= _WHOLE * max(size):
+        return 0, 0, *size
+    width, height = (min(side, length) for length in size)
+    left, top = (
+        round(min(max(centre - extent / 2, 0), length - extent))
+        for centre, extent, length in zip(_centre(face), (width, height), size, strict=True)
+    )
+    return left, top, left + width, top + height
+
+
+def _distance(face: Detection, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of positions from a face's centre, in units of its size."""
+    centre = _centre(face)
+    distance: NDArray[np.float32] = np.hypot(x - centre[0], y - centre[1]) / max(np.sqrt(_area(face)), 1.0)
+    return distance
+
+
+def _area(face: Detection) -> float:
+    return float(np.prod(face.box[2:] - face.box[:2]))
 
 
 def _centre(face: Detection) -> tuple[float, float]:

@@ -24,7 +24,7 @@ LABELS: Final = (
     "background", "skin", "left_brow", "right_brow", "left_eye", "right_eye", "glasses", "left_ear", "right_ear",
     "earring", "nose", "inner_mouth", "upper_lip", "lower_lip", "neck", "necklace", "cloth", "hair", "hat",
 )  # fmt: skip
-"""CelebAMask-HQ: the name of each label, by number. "Left" is the left of the picture."""
+"""CelebAMask-HQ: the name of each label, by number; "left" is the left of the picture."""
 
 PartLayout = Literal["square", "canvas"]
 
@@ -39,26 +39,32 @@ class _Layout:
         filled: whether a part swallows what its outline encloses.
     """
 
-    labels: Mapping[str, tuple[frozenset[int], ...]]
+    labels: Mapping[str, tuple[tuple[int, ...], ...]]
     min_pixels: int
     filled: bool
 
 
-def _labels(**parts: tuple[set[int], ...]) -> Mapping[str, tuple[frozenset[int], ...]]:
-    return MappingProxyType({part: tuple(map(frozenset, parts[part])) for part in PARTS})
-
-
 _LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
     {
-        # Eyes behind glasses that hide them are still the eyes.
         "square": _Layout(
-            _labels(face=({1, 2, 3},), eyes=({4, 5}, {6}), ears=({7, 8},), nose=({10},), mouth=({11, 12, 13},)),
+            labels={
+                "face": ((1, 2, 3),),
+                "eyes": ((4, 5), (6,)),  # eyes that dark glasses hide are where the glasses are
+                "ears": ((7, 8),),
+                "nose": ((10,),),
+                "mouth": ((11, 12, 13),),
+            },
             min_pixels=4,
             filled=False,
         ),
-        # The released weights know one eye, one ear and one lip, with outlines filled.
-        "canvas": _Layout(
-            _labels(face=({1},), eyes=({4}, {5}), ears=({7}, {8}), nose=({10},), mouth=({12}, {13})),
+        "canvas": _Layout(  # the released weights know one eye, one ear and one lip
+            labels={
+                "face": ((1,),),
+                "eyes": ((4,), (5,)),
+                "ears": ((7,), (8,)),
+                "nose": ((10,),),
+                "mouth": ((12,), (13,)),
+            },
             min_pixels=1,
             filled=True,
         ),
@@ -67,6 +73,11 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
 
 _MARGIN: Final = 0.25
 """Width added on each side of a part in the square layout, as a share of its longer side."""
+
+
+def part_areas(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict[str, int]:
+    """How many pixels each visible part has, before any filling; arguments, order and errors as `part_masks`."""
+    return {part: area for part, (_, area) in _visible(labels, layout).items()}
 
 
 def part_masks(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict[str, NDArray[np.bool_]]:
@@ -83,15 +94,8 @@ def part_masks(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict
     Raises:
         InputError: an unknown layout.
     """
-    rules = _rules(layout)
-    masks = {}
-    for part, alternatives in rules.labels.items():
-        for wanted in alternatives:
-            mask = np.isin(labels, tuple(wanted))
-            if mask.sum() >= rules.min_pixels:
-                masks[part] = fill_holes(mask) if rules.filled else mask
-                break
-    return masks
+    masks = {part: np.isin(labels, wanted) for part, (wanted, _) in _visible(labels, layout).items()}
+    return {part: fill_holes(mask) for part, mask in masks.items()} if _LAYOUTS[layout].filled else masks
 
 
 def part_pictures(
@@ -160,6 +164,19 @@ def _on_black(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     """The picture under a mask of any size; a mask of another size is resized with soft edges."""
     matte = Image.fromarray(mask.astype(np.uint8) * 255).resize(image.size, Image.Resampling.BICUBIC)
     return Image.composite(image, Image.new("RGB", image.size), matte)
+
+
+def _visible(labels: NDArray[np.uint8], layout: PartLayout) -> dict[str, tuple[tuple[int, ...], int]]:
+    """The labels that make each visible part, and the number of pixels that have them."""
+    rules = _rules(layout)
+    counts = np.bincount(labels.ravel(), minlength=len(LABELS))
+    visible = {}
+    for part, alternatives in rules.labels.items():
+        for wanted in alternatives:
+            if (area := int(counts[list(wanted)].sum())) >= rules.min_pixels:
+                visible[part] = wanted, area
+                break
+    return visible
 
 
 def _rules(layout: str) -> _Layout:

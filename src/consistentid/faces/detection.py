@@ -1,0 +1,161 @@
+"""Where the faces are: detectors of the SCRFD kind from ONNX files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from consistentid.errors import CheckpointError, InputError
+from consistentid.faces.analyzer import Detection
+from consistentid.faces.onnx import open_session
+from consistentid.faces.recognition import OnnxRecogniser
+
+Points = NDArray[np.float32]
+
+_STRIDES: Final = (8, 16, 32)
+_ANCHORS: Final = 2
+
+
+class OnnxDetector:
+    """A detector with the outputs of SCRFD: score, box and five landmarks on grids of stride 8, 16 and 32.
+
+    The network takes (1, 3, S, S) RGB in [-1, 1]. Where it finds nothing, it is asked again with a frame round the
+    picture (faces that fill it) and at larger sizes (small faces); a network of fixed size only with the frame.
+
+    Args:
+        path: ONNX file, such as det_10g.onnx.
+        threshold: score from which something is a face.
+        providers: onnxruntime execution providers, in order of preference.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or a network of another kind.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        threshold: float = 0.5,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> None:
+        self._session = open_session(path, providers)
+        self._path = path
+        self._threshold = threshold
+        shape = self._session.get_inputs()[0].shape
+        outputs = len(self._session.get_outputs())
+        if len(shape) != 4 or shape[1] != 3 or outputs != 3 * len(_STRIDES):
+            raise CheckpointError(
+                f"{path} is not a face detector: input {shape} and {outputs} outputs, "
+                "needed are (1, 3, S, S) and nine outputs: score, box and landmarks at strides 8, 16 and 32"
+            )
+        self._fixed = shape[2] if isinstance(shape[2], int) else None
+        self._input = self._session.get_inputs()[0].name
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """All faces of an RGB picture, most certain first."""
+        for size, frame in self._attempts(max(image.size)):
+            if found := self._detect(image, size, frame):
+                return found
+        return []
+
+    def _attempts(self, side: int) -> Iterator[tuple[int, float]]:
+        """Sizes of the network's input, and the frame's width as a share of it."""
+        size = self._fixed or 640
+        yield size, 0.0
+        yield size, 0.25
+        if self._fixed is None:
+            yield from ((larger, 0.0) for larger in (1280, 2560) if side > larger // 2)
+
+    def _detect(self, image: Image.Image, size: int, frame: float) -> list[Detection]:
+        offset = round(size * frame)
+        scale = (size - 2 * offset) / max(image.size)
+        width, height = (max(1, round(length * scale)) for length in image.size)
+        canvas = Image.new("RGB", (size, size))
+        canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), (offset, offset))
+        pixels = (np.asarray(canvas, np.float32).transpose(2, 0, 1)[None] - 127.5) / 128
+        scores, boxes, landmarks = self._decode(self._session.run(None, {self._input: pixels}), size)
+        limit = np.array(image.size * 2, np.float32)
+        return [
+            Detection(
+                box=((boxes[index] - offset) / scale).clip(0, limit),
+                landmarks=(landmarks[index] - offset) / np.float32(scale),
+                score=float(scores[index]),
+            )
+            for index in suppress(boxes, scores)
+        ]
+
+    def _decode(self, outputs: Sequence[NDArray[np.float32]], size: int) -> tuple[Points, Points, Points]:
+        """Candidates above the threshold: scores (K,), boxes (K, 4), landmarks (K, 5, 2) in pixels of the canvas."""
+        by_width: dict[int, list[NDArray[np.float32]]] = {1: [], 4: [], 10: []}
+        for output in outputs:
+            flat = output.reshape(-1, output.shape[-1])
+            by_width.setdefault(flat.shape[1], []).append(flat)
+        levels = [sorted(group, key=len, reverse=True) for group in by_width.values()]
+        expected = [_ANCHORS * (size // stride) ** 2 for stride in _STRIDES]
+        if len(levels) != 3 or any([len(level) for level in group] != expected for group in levels):
+            found = [output.shape for output in outputs]
+            raise CheckpointError(
+                f"{self._path} is not a face detector: for an input of {size} pixels its outputs are {found}, "
+                f"needed are {expected} rows of 1, 4 and 10 numbers"
+            )
+        scores, boxes, landmarks = [], [], []
+        for stride, score, distances, offsets in zip(_STRIDES, *levels, strict=True):
+            sure = np.flatnonzero(score[:, 0] >= self._threshold)
+            row, column = np.divmod(sure // _ANCHORS, size // stride)
+            centres = np.stack([column, row], axis=1).astype(np.float32) * stride
+            left_top, right_bottom = np.split(distances[sure] * stride, 2, axis=1)
+            scores.append(score[sure, 0])
+            boxes.append(np.concatenate([centres - left_top, centres + right_bottom], axis=1))
+            landmarks.append(centres[:, None] + offsets[sure].reshape(-1, 5, 2) * stride)
+        # The network counts from the centre of the first pixel.
+        half = np.float32(0.5)
+        return np.concatenate(scores), np.concatenate(boxes) + half, np.concatenate(landmarks) + half
+
+
+def suppress(boxes: Points, scores: Points, overlap: float = 0.4) -> list[int]:
+    """Indices of boxes (K, 4), best score first, without those that overlap a better one by more (IoU)."""
+    area = np.prod((boxes[:, 2:] - boxes[:, :2]).clip(0), axis=1)
+    order, kept = np.argsort(-scores, kind="stable"), []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        low = np.maximum(boxes[best, :2], boxes[rest, :2])
+        high = np.minimum(boxes[best, 2:], boxes[rest, 2:])
+        shared = np.prod((high - low).clip(0), axis=1)
+        order = rest[shared <= overlap * (area[best] + area[rest] - shared)]
+    return kept
+
+
+def insightface_networks(
+    name: str = "buffalo_l", root: str = "~/.insightface", providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> tuple[OnnxDetector, OnnxRecogniser]:
+    """Detector and recogniser of a model pack of the insightface library, which fetches it when needed.
+
+    Only the library's files are used: both networks run as they do from any other path.
+
+    Args:
+        name: of a pack, or its folder.
+        root: where the library keeps its packs.
+        providers: onnxruntime execution providers, in order of preference.
+
+    Raises:
+        InputError: the library is not installed.
+        CheckpointError: the pack has no usable detector or recogniser.
+    """
+    try:
+        from insightface.app import FaceAnalysis
+    except ImportError as error:
+        raise InputError(f"insightface cannot be used ({error}): pip install 'consistentid[photos]'") from error
+    models = FaceAnalysis(
+        name=name, root=root, allowed_modules=["detection", "recognition"], providers=list(providers)
+    ).models
+    if missing := {"detection", "recognition"} - set(models):
+        raise CheckpointError(f"the model pack {name} has no network for {' and '.join(sorted(missing))}")
+    return (
+        OnnxDetector(models["detection"].model_file, providers=providers),
+        OnnxRecogniser(models["recognition"].model_file, providers=providers),
+    )

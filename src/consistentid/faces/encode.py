@@ -1,0 +1,154 @@
+"""`IdentityEncoder`: from photos of a person to their `Identity` (paper, sections 3.2 and 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from consistentid.errors import FaceError, InputError
+from consistentid.faces.analyzer import Face, FaceAnalyzer, pick
+from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures, whole_picture
+from consistentid.identity import Identity
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """One photo of the person."""
+
+    name: str
+    image: Image.Image
+    face: Face
+
+
+class IdentityEncoder:
+    """Makes an `Identity` of one or more photos of a person.
+
+    Args:
+        analyzer: finds, recognises and parses faces.
+        image_encoder: a CLIP vision model of transformers.
+        processor: its `CLIPImageProcessorPil` (the other variants depend on what is installed and differ in rounding).
+        part_layout: how part pictures are made, see `part_pictures`.
+        canvas_size: see `part_pictures`.
+        provenance: "recogniser", "image_encoder" and "parser" as `fingerprint` names them.
+        same_person: cosine of two embeddings from which they are taken for one person.
+    """
+
+    def __init__(
+        self,
+        analyzer: FaceAnalyzer,
+        image_encoder: nn.Module,
+        processor: Any,
+        part_layout: PartLayout = "square",
+        canvas_size: int = 512,
+        provenance: Mapping[str, str] | None = None,
+        same_person: float = 0.2,
+    ) -> None:
+        self.analyzer = analyzer
+        self.image_encoder = image_encoder
+        self.processor = processor
+        self.part_layout: PartLayout = part_layout
+        self.canvas_size = canvas_size
+        self.provenance = {**(provenance or {}), "part_layout": part_layout}
+        self.same_person = same_person
+
+    def encode(
+        self,
+        *images: Image.Image,
+        names: Sequence[str] | None = None,
+        face_index: int | Sequence[int | None] | None = None,
+    ) -> Identity:
+        """The person that all pictures show.
+
+        The embedding is the mean of all faces weighted by quality, the whole picture is that of the best face, each
+        part comes from the picture that shows it best.
+
+        Args:
+            images: RGB pictures of one person.
+            names: of the pictures, for messages; "picture 1", ... by default.
+            face_index: which face, largest first, where a picture has several: one for all pictures or one for each.
+
+        Raises:
+            InputError: no pictures, or names or indices that do not fit them.
+            NoFaceError, SeveralFacesError: a picture without a clear choice.
+            FaceError: a picture of another person than the others.
+            PhotographError: see `FaceAnalyzer.analyze`.
+        """
+        if not images:
+            raise InputError("no pictures to identify; give at least one")
+        names = names if names is not None else [f"picture {number}" for number in range(1, len(images) + 1)]
+        indices = [face_index] * len(images) if face_index is None or isinstance(face_index, int) else face_index
+        if not len(names) == len(indices) == len(images):
+            raise InputError(f"{len(images)} pictures, {len(names)} names and {len(indices)} face indices do not fit")
+        views = [
+            _View(name, image, pick(self.analyzer.analyze(image), name, index))
+            for name, image, index in zip(names, images, indices, strict=True)
+        ]
+        if strangers := outliers([view.face for view in views], self.same_person):
+            named = " and ".join(views[index].name for index in strangers)
+            raise FaceError(
+                f"{named} shows another person than the other pictures; leave it out, or choose its right face by index"
+            )
+        main = max(views, key=lambda view: view.face.quality)
+        pictures = self._best_parts(views)
+        *parts, whole, blank = self.features(
+            [*pictures.values(), whole_picture(main.image, main.face.box, self.part_layout)]
+        )
+        seen = dict(zip(pictures, parts, strict=True))
+        qualities = np.array([view.face.quality for view in views], np.float32)
+        mean = qualities @ np.stack([view.face.embedding for view in views])
+        return Identity(
+            embedding=torch.from_numpy(mean / np.linalg.norm(mean)),
+            face_features=whole,
+            part_features=torch.stack([seen.get(part, blank) for part in PARTS]),
+            part_mask=torch.tensor([part in seen for part in PARTS]),
+            blank_features=blank,
+            provenance=self.provenance,
+        )
+
+    def _best_parts(self, views: Sequence[_View]) -> dict[str, Image.Image]:
+        """The picture of each visible part from the view that shows most of it, and best."""
+        best: dict[str, tuple[float, Image.Image]] = {}
+        for view in views:
+            face_area = float(np.prod(view.face.box[2:] - view.face.box[:2]))
+            areas = part_areas(view.face.parsing, self.part_layout)
+            pictures = part_pictures(view.image, view.face.parsing, self.part_layout, self.canvas_size)
+            for part, picture in pictures.items():
+                worth = view.face.quality * (areas[part] / face_area) ** 0.5
+                if part not in best or worth > best[part][0]:
+                    best[part] = worth, picture
+        return {part: best[part][1] for part in PARTS if part in best}
+
+    @torch.no_grad()  # not inference mode: training differentiates through functions of these
+    def features(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """(len(pictures) + 1, L, clip_dim) penultimate hidden states, the last row for an all-zero pixel tensor."""
+        pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])
+        weights = next(self.image_encoder.parameters())
+        output = self.image_encoder(pixels.to(weights.device, weights.dtype), output_hidden_states=True)
+        features: Tensor = output.hidden_states[-2]
+        return features
+
+
+def outliers(faces: Sequence[Face], same_person: float) -> list[int]:
+    """Which faces are not of the person that most of them show.
+
+    Faces whose embeddings have a cosine of at least `same_person`, directly or through others, are one person; the
+    person with the greatest sum of qualities is meant.
+
+    Returns:
+        Indices, in order; empty when all faces are of one person.
+    """
+    embeddings = np.stack([face.embedding for face in faces])
+    linked = embeddings @ embeddings.T >= same_person
+    np.fill_diagonal(linked, True)
+    for _ in faces:
+        linked = linked @ linked
+    quality = np.array([face.quality for face in faces])
+    person = linked[np.argmax(linked @ quality)]
+    return np.flatnonzero(~person).tolist()

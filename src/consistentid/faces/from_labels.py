@@ -1,0 +1,171 @@
+"""Where the faces are, from parsing labels alone: for networks that know drawings, where no detector is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from consistentid.faces.alignment import TEMPLATE, similarity
+from consistentid.faces.analyzer import Detection, Parser
+from consistentid.faces.regions import components
+
+Mask = NDArray[np.bool_]
+_HALF: Final = np.array((-0.5, 0.5))  # from a pixel's centre to its outer borders
+
+Complex = NDArray[np.complex128]  # positions as x + iy
+
+_BACKGROUND, _SKIN, _GLASSES, _NOSE, _CLOTH = 0, 1, 6, 10, 16
+_EYES, _MOUTH, _FEATURES = (4, 5), (11, 12, 13), (2, 3, 4, 5, 6, 10, 11, 12, 13)
+
+_MIN_SHARE: Final = 0.002
+"""Share of the picture from which skin is a face and not a speck: a face of about 1/20 of the side."""
+
+_NOSE_TIP: Final = 0.7
+"""Share of the nose's pixels above its tip."""
+
+
+class LabelDetector:
+    """Finds faces and landmarks in the labels that a parser gives.
+
+    Args:
+        parser: makes the labels.
+        side: pixels of the longer side at which a larger picture is parsed.
+    """
+
+    def __init__(self, parser: Parser, side: int = 256) -> None:
+        self._parser = parser
+        self._side = side
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """All faces of an RGB picture; the score is the share of the five landmarks that is visible."""
+        scale = max(1.0, max(image.size) / self._side)
+        size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
+        small = image.resize(size, Image.Resampling.BICUBIC) if scale > 1 else image
+        stretch: NDArray[np.float32] = np.divide(image.size, size, dtype=np.float32)
+        return [
+            Detection(found.box * np.tile(stretch, 2), found.landmarks * stretch, found.score)
+            for found in faces_in_labels(self._parser.parse(small))
+        ]
+
+
+def faces_in_labels(labels: NDArray[np.uint8]) -> list[Detection]:
+    """Faces of a label map.
+
+    Heads are regions of anything but background and clothes, divided where they hold several noses. A head with skin
+    and at least one facial feature is a face.
+
+    Args:
+        labels: (H, W) uint8 CelebAMask-HQ labels.
+
+    Returns:
+        Faces in reading order; the score is the share of the five landmarks that is visible, the others are placed
+        where they are on a mean face.
+    """
+    found = []
+    for head in _heads(labels):
+        inside = np.where(head, labels, _BACKGROUND)
+        visible = np.isin(inside, _FEATURES)
+        if visible.any() and (inside == _SKIN).sum() >= _MIN_SHARE * labels.size:
+            found.append(_detection(inside, visible | (inside == _SKIN)))
+    return found
+
+
+def _heads(labels: NDArray[np.uint8]) -> Iterator[Mask]:
+    regions = components(~np.isin(labels, (_BACKGROUND, _CLOTH)) & (labels < 19))
+    for number in range(1, int(regions.max(initial=0)) + 1):
+        head = regions == number
+        reach = 0.5 * np.sqrt((head & (labels == _SKIN)).sum())
+        noses = _blobs(head & (labels == _NOSE), reach)
+        if len(noses) < 2:
+            yield head
+            continue
+        positions = _positions(head)
+        nearest = np.abs(positions[:, None] - noses).argmin(axis=1)
+        for index in range(len(noses)):
+            part = np.zeros_like(head)
+            part[head] = nearest == index
+            yield part
+
+
+def _detection(labels: NDArray[np.uint8], face: Mask) -> Detection:
+    pixels = _positions(face)
+    # Half a percent on each side is left out, so that specks do not stretch the box.
+    left, right = np.quantile(pixels.real, (0.005, 0.995)) + _HALF
+    top, bottom = np.quantile(pixels.imag, (0.005, 0.995)) + _HALF
+    middle, width = complex(left + right, top + bottom) / 2, right - left
+
+    nose = _positions(labels == _NOSE)
+    eyes = _eyes(labels, nose.mean() if len(nose) else middle, width)
+    tilt = eyes[1] - eyes[0] if not np.isnan(eyes).any() else 1 + 0j
+    tilt /= abs(tilt)
+    points = np.concatenate(
+        [eyes, [_tip(nose / tilt) * tilt], _corners(_positions(np.isin(labels, _MOUTH)) / tilt) * tilt]
+    )
+
+    known = ~np.isnan(points)
+    template = TEMPLATE.astype(np.float64) @ (1, 1j)
+    if known.sum() >= 2:
+        a, b = similarity(_pairs(template[known]), _pairs(points[known]))
+    else:
+        a, b = (
+            complex(width / np.ptp(template.real) / 2),
+            middle - template.mean() * (width / np.ptp(template.real) / 2),
+        )
+    points = np.where(known, points, a * template + b)
+    return Detection(np.array([left, top, right, bottom], np.float32), _pairs(points), float(known.mean()))
+
+
+def _eyes(labels: NDArray[np.uint8], nose: complex, width: float) -> Complex:
+    """Centres of both eyes, the picture's left one first; behind glasses, of both lenses; NaN where not visible."""
+    mask = np.isin(labels, _EYES)
+    seeds = _blobs(mask, reach=0.2 * width)[:2]
+    if len(seeds) == 0 and (labels == _GLASSES).any():
+        mask = labels == _GLASSES
+        lenses = _positions(mask)
+        low, high = np.quantile(lenses.real, (0.25, 0.75))
+        seeds = np.array([complex(low, lenses.imag.mean()), complex(high, lenses.imag.mean())])
+    pixels = _positions(mask)
+    nearest = np.abs(pixels[:, None] - seeds).argmin(axis=1) if len(seeds) else np.zeros(0)
+    centres = sorted((pixels[nearest == index].mean() for index in range(len(seeds))), key=lambda z: z.real)
+    if len(centres) == 1:
+        centres.insert(int(centres[0].real < nose.real), complex(np.nan, np.nan))
+    return np.array(centres or [complex(np.nan, np.nan)] * 2)
+
+
+def _tip(nose: Complex) -> complex:
+    return complex(nose.real.mean(), np.quantile(nose.imag, _NOSE_TIP)) if len(nose) else complex(np.nan, np.nan)
+
+
+def _corners(mouth: Complex) -> Complex:
+    if not len(mouth):
+        return np.full(2, complex(np.nan, np.nan))
+    left, right = mouth.real.min(), mouth.real.max()
+    return np.array([mouth[mouth.real < left + 1].mean() - 0.5, mouth[mouth.real > right - 1].mean() + 0.5])
+
+
+def _blobs(mask: Mask, reach: float) -> Complex:
+    """Centres of regions, largest first, without specks and without those within reach of a larger one."""
+    regions = components(mask)
+    numbers = regions[mask]
+    pixels = _positions(mask)
+    areas = np.bincount(numbers, minlength=1)[1:]
+    kept: list[np.complex128] = []
+    for number in np.argsort(-areas, kind="stable") + 1:
+        centre = pixels[numbers == number].mean()
+        if areas[number - 1] >= areas.max() / 5 and all(abs(centre - other) > reach for other in kept):
+            kept.append(centre)
+    return np.array(kept, np.complex128)
+
+
+def _positions(mask: Mask) -> Complex:
+    """Centres of a mask's pixels, in reading order."""
+    y, x = np.nonzero(mask)
+    return (x + 0.5) + 1j * (y + 0.5)
+
+
+def _pairs(points: Complex) -> NDArray[np.float32]:
+    return np.stack([points.real, points.imag], axis=1).astype(np.float32)

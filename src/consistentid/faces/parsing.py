@@ -1,0 +1,177 @@
+"""Which pixels belong to which part: face parsers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from consistentid.errors import CheckpointError
+from consistentid.faces.bisenet import BiSeNet
+from consistentid.faces.parts import LABELS
+
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+_MAX_LOGITS: Final = 1024
+"""Side up to which logits are interpolated; beyond it labels are repeated: 19 maps of 4,000 pixels take 1.2 GB."""
+
+_ALIASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "l_brow": "left_brow",
+        "r_brow": "right_brow",
+        "l_eye": "left_eye",
+        "r_eye": "right_eye",
+        "eye_g": "glasses",
+        "l_ear": "left_ear",
+        "r_ear": "right_ear",
+        "ear_r": "earring",
+        "mouth": "inner_mouth",
+        "u_lip": "upper_lip",
+        "l_lip": "lower_lip",
+        "neck_l": "necklace",
+    }
+)
+"""CelebAMask-HQ's own names -> ours."""
+
+
+class FaceParser:
+    """A network that labels pixels, behind the `Parser` protocol.
+
+    Args:
+        network: (B, 3, size, size) normalised RGB -> (B, K, h, w) logits, or an output that has them as `logits`.
+        size: side of the network's input; pictures are padded to a square, never squashed.
+        mean, std: normalisation of RGB in [0, 1].
+        labels: CelebAMask-HQ label of each of the network's K classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        size: int,
+        mean: Sequence[float] = _IMAGENET_MEAN,
+        std: Sequence[float] = _IMAGENET_STD,
+        labels: Sequence[int] = tuple(range(len(LABELS))),
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.size = size
+        self._mean, self._std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
+        self._labels = np.array(labels, np.uint8)
+
+    @classmethod
+    def bisenet(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FaceParser:
+        """A BiSeNet from `face_parsing.pth` or the same keys as safetensors.
+
+        Raises:
+            CheckpointError: the file is missing, broken, or of another network.
+        """
+        if not Path(path).is_file():
+            raise CheckpointError(f"no face parser {path}; check the path")
+        try:
+            if Path(path).suffix == ".safetensors":
+                weights = load_file(path)
+            else:
+                weights = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{path} is not a readable weights file ({reason}); get it again") from error
+        network = BiSeNet()
+        expected = network.state_dict()
+        if not isinstance(weights, dict) or (
+            wrong := [key for key, value in expected.items() if getattr(weights.get(key), "shape", None) != value.shape]
+        ):
+            detail = f"{len(wrong)} entries are missing or misshapen, such as {wrong[:3]}" if weights else "it is empty"
+            raise CheckpointError(f"{path} is not a BiSeNet face parser: {detail}; face_parsing.pth is needed")
+        network.load_state_dict({key: weights[key] for key in expected})
+        return cls(network.to(device), size=512)
+
+    @classmethod
+    def segformer(cls, name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FaceParser:
+        """A SegFormer from a folder or the hub, with its preprocessor_config.json.
+
+        Its classes are matched to CelebAMask-HQ by the names in `id2label`; without names its order counts.
+
+        Raises:
+            CheckpointError: the network cannot be loaded or has other classes.
+        """
+        from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+        try:
+            processor = SegformerImageProcessorPil.from_pretrained(name_or_path)
+            network = SegformerForSemanticSegmentation.from_pretrained(name_or_path)
+        except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
+        size = dict(processor.size)
+        return cls(
+            network.to(device),
+            size=int(size.get("height") or size["shortest_edge"]),
+            mean=processor.image_mean,
+            std=processor.image_std,
+            labels=label_order(network.config.id2label, str(name_or_path)),
+        )
+
+    def parse(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(H, W) uint8 CelebAMask-HQ labels of an RGB picture, at its size."""
+        side = max(image.size)
+        left, top = (side - image.width) // 2, (side - image.height) // 2
+        square = _pad(image, left, top, side)
+        logits = self._logits(self.pixels(square))
+        logits = interpolate(logits, (min(side, _MAX_LOGITS),) * 2, mode="bilinear", align_corners=False)
+        labels = self._labels[logits[0].argmax(dim=0).cpu().numpy()]
+        resized = np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
+        return resized[top : top + image.height, left : left + image.width].copy()
+
+    def pixels(self, square: Image.Image) -> Tensor:
+        """The network's input for a square RGB picture: (1, 3, size, size) float32, normalised."""
+        resized = square.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        values = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
+        return ((values - self._mean) / self._std)[None]
+
+    @torch.inference_mode()
+    def _logits(self, pixels: Tensor) -> Tensor:
+        weights = next(self.network.parameters())
+        output: Any = self.network(pixels.to(weights.device, weights.dtype))
+        logits: Tensor = getattr(output, "logits", output)
+        return logits.float()
+
+
+def label_order(names: Mapping[int, str], network: str) -> list[int]:
+    """The CelebAMask-HQ label of each class, by its name.
+
+    Args:
+        names: class -> name, ours or those of CelebAMask-HQ; ``LABEL_3`` and the like say nothing.
+        network: for the message.
+
+    Raises:
+        CheckpointError: names that are unknown or missing, or nameless classes that are not 19.
+    """
+    classes = [str(names[index]).lower().replace(" ", "_") for index in sorted(names)]
+    if classes == [f"label_{index}" for index in range(len(LABELS))]:
+        return list(range(len(LABELS)))
+    ours = [_ALIASES.get(name, name) for name in classes]
+    if sorted(ours) != sorted(LABELS):
+        odd = sorted(set(ours).symmetric_difference(LABELS))
+        raise CheckpointError(
+            f"{network} is not a parser of the {len(LABELS)} CelebAMask-HQ classes: "
+            f"it has {len(ours)}, and these are unknown or missing: {odd}"
+        )
+    return [LABELS.index(name) for name in ours]
+
+
+def _pad(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+    """The picture in a square, its edges drawn out to the borders: black bars would be an object to the network."""
+    around = (top, side - image.height - top), (left, side - image.width - left), (0, 0)
+    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge")) if image.width != image.height else image
