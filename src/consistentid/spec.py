@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from consistentid.errors import CheckpointError
@@ -70,25 +70,11 @@ class AdapterSpec:
     @classmethod
     def released(cls, base: Literal["sd15", "sdxl"], **sizes: Any) -> AdapterSpec:
         """Spec of the published weights for one family of base models; `sizes` are read from the weights."""
-        order = ("face", "ears", "eyes", "nose", "mouth")
-        habits: dict[str, Any] = {
-            "part_layout": "canvas",
-            "swapped_parts": ("eyes", "ears"),
-            "fuse_negative": True,
-            "clauses": True,
-            "phrases": {part: PHRASES[part] for part in order},
-        }
-        if base == "sd15":
-            habits |= {"separator": "Detail:"}
-        else:
-            habits |= {
-                "separator": "; Detail:",
-                "phrases": habits["phrases"] | {"mouth": "a mouth"},
-                "plain_sentence": False,
-                "marker": "<|facial|>",
-                "shortcut": True,
-            }
-        return cls(**(habits | sizes))
+        return cls(**(_RELEASED[base] | sizes))
+
+    def as_released(self, base: Literal["sd15", "sdxl"]) -> AdapterSpec:
+        """These sizes with the habits of the published weights for another family."""
+        return replace(self, **_RELEASED[base])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -109,3 +95,30 @@ class AdapterSpec:
                 " It was probably written by a newer version: upgrade consistentid"
             )
         return cls(**(dict(values) | {"swapped_parts": tuple(values.get("swapped_parts", ()))}))
+
+
+_RELEASED_PHRASES = {part: PHRASES[part] for part in ("face", "ears", "eyes", "nose", "mouth")}
+_RELEASED_BOTH: dict[str, Any] = {
+    "part_layout": "canvas",
+    "swapped_parts": ("eyes", "ears"),
+    "fuse_negative": True,
+    "clauses": True,
+}
+_RELEASED: dict[str, dict[str, Any]] = {
+    "sd15": _RELEASED_BOTH
+    | {
+        "separator": "Detail:",
+        "phrases": _RELEASED_PHRASES,
+        "plain_sentence": True,
+        "marker": "",
+        "shortcut": False,
+    },
+    "sdxl": _RELEASED_BOTH
+    | {
+        "separator": "; Detail:",
+        "phrases": _RELEASED_PHRASES | {"mouth": "a mouth"},
+        "plain_sentence": False,
+        "marker": "<|facial|>",
+        "shortcut": True,
+    },
+}

@@ -73,5 +73,5 @@ class FacialEncoder(nn.Module):
                 f" and {part_mask.sum(1).tolist()} parts: check token_mask and part_mask"
             )
         part = self.visual_projection(parts[part_mask]).squeeze(1)
-        fused = self.fuse_module(text[token_mask], part)
+        fused = self.fuse_module(text[token_mask].to(part.dtype), part)
         return text.masked_scatter(token_mask.unsqueeze(-1), fused.to(text.dtype))

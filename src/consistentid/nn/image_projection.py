@@ -52,7 +52,11 @@ class ImageProjection(nn.Module):
         )
 
     def forward(self, id: Tensor, clip: Tensor) -> Tensor:
-        """ID tokens (B, tokens, D) of unit-length embeddings `id` (B, id_dim) and image features `clip` (B, L, clip_dim).
+        """ID tokens (B, tokens, D) of face embeddings and image features.
+
+        Args:
+            id: unit-length embeddings (B, id_dim).
+            clip: penultimate hidden states (B, L, clip_dim) of the image encoder for the whole reference.
 
         A zero embedding with the features of an all-zero image gives the unconditional tokens.
         """

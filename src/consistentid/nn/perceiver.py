@@ -66,6 +66,7 @@ class Perceiver(nn.Module):
         )
 
     def forward(self, context: Tensor, queries: Tensor | None = None) -> Tensor:
+        """Resampled features (B, Q, out_dim) of `context` (B, L, context_dim)."""
         context = self.proj_in(context)
         x = self.latents.expand(len(context), -1, -1) if queries is None else queries
         for layer in self.layers:
