@@ -1,0 +1,13 @@
+"""Drawn portraits: people, scenes, and the pictures, parsing labels, landmarks and captions of them.
+
+A *person* is a row of traits that never change (shape of the face, eyes, hair, ...); a *scene* is everything else
+(pose, expression, clothes, hat, background, light, drawing style). The same person in other scenes, with the truth
+known for every pixel, is what training and measuring identity preservation need.
+"""
+
+from consistentid.data.portraits.captions import Caption, describe
+from consistentid.data.portraits.draw import Portraits, draw
+from consistentid.data.portraits.people import SPLITS, People, sample_people
+from consistentid.data.portraits.scenes import Scenes, sample_scenes
+
+__all__ = ["SPLITS", "Caption", "People", "Portraits", "Scenes", "describe", "draw", "sample_people", "sample_scenes"]

@@ -1,0 +1,153 @@
+"""The recogniser, which conditions the adapter, and the judge, which only scores: two independent face networks.
+
+Both take (B, 3, 112, 112) RGB in [-1, 1], aligned to the ArcFace template, and give (B, 512), as w600k_r50 does, so
+that photos and drawings share one contract. They differ in architecture, seed and training people.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+
+from consistentid.faces.alignment import SIZE, align
+from consistentid.training.stack.autoencoder import pixels
+from consistentid.training.stack.loop import Losses, Schedule, batched, save_atomically, train
+from consistentid.training.stack.pictures import Pool
+from consistentid.training.stack.recipe import Recipe
+
+
+class FaceEmbedder(nn.Module):
+    """A backbone of transformers and a linear layer over its last feature map."""
+
+    def __init__(self, kind: str, **config: Any) -> None:
+        super().__init__()
+        self.backbone = AutoModel.from_config(AutoConfig.for_model(kind, **config))
+        with torch.no_grad():
+            features = self.backbone(torch.zeros(1, 3, SIZE, SIZE)).last_hidden_state
+        self.norm = nn.BatchNorm1d(features.shape[1])
+        self.head = nn.Linear(features[0].numel(), 512)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, 112, 112) in [-1, 1] -> (B, 512), not normalised."""
+        features = self.backbone(x).last_hidden_state
+        out: Tensor = self.head(self.norm(features.flatten(2)).flatten(1))
+        return out
+
+
+def aligned(pool: Pool, rows: NDArray[np.int64], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+    """Aligned faces (B, 112, 112, 3) of rows; with ``rng``, with the flaws of real detections and generated pictures."""
+    out = []
+    for row in rows:
+        picture, marks = Image.fromarray(pool.images[row]), np.array(pool.landmarks[row])
+        if rng is not None:
+            marks = (marks + rng.normal(0, 0.006 * pool.spec.size, marks.shape)).astype(np.float32)
+            if rng.random() < 0.25:
+                picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9) * pool.spec.size / 64))
+            picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
+        out.append(np.asarray(align(picture, marks)))
+    return np.stack(out)
+
+
+def margin_loss(embeddings: Tensor, people: Tensor, margin: float, scale: float) -> Tensor:
+    """Additive angular margin (ArcFace) against the other pictures of the batch instead of learnt class centres.
+
+    embeddings: (B, 512); people: (B,) whose picture it is, every person at least twice.
+    """
+    unit = F.normalize(embeddings, dim=-1)
+    cosine = unit @ unit.T
+    same = people[:, None] == people[None, :]
+    eye = torch.eye(len(people), dtype=torch.bool, device=people.device)
+    harder = torch.cos(torch.acos(cosine.clamp(-0.9999, 0.9999)) + margin)
+    logits = scale * torch.where(same, harder, cosine).masked_fill(eye, -torch.inf)
+    negatives = logits.masked_fill(same, -torch.inf).logsumexp(-1, keepdim=True)
+    each = F.softplus(negatives - logits)[same & ~eye]
+    return each.mean()
+
+
+def verification(similarity: Tensor, same: Tensor, far: float = 0.01) -> tuple[float, float]:
+    """(share of right pairs accepted, threshold) where ``far`` of the wrong pairs are accepted. Both are 1-D."""
+    threshold = torch.quantile(similarity[~same], 1 - far)
+    return float((similarity[same] > threshold).float().mean()), float(threshold)
+
+
+def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
+    section = recipe.section(name)
+    schedule: Schedule = section.schedule
+    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    torch.manual_seed(schedule.seed)
+    network = FaceEmbedder(**section.network).to(device)
+    views, scenes = section.options["views"], pool.spec.scenes
+
+    def loss(people: NDArray[np.int64], generator: torch.Generator) -> Losses:
+        rng = np.random.default_rng(generator.initial_seed())
+        rows = np.concatenate([p * scenes + rng.permutation(scenes)[:views] for p in people])
+        faces = pixels(aligned(pool, rows, rng), device)
+        whose = torch.from_numpy(rows // scenes).to(device)
+        return {"loss": margin_loss(network(faces), whose, section.options["margin"], section.options["scale"])}
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        rows = np.arange(len(held_out))
+        vectors = [network(pixels(aligned(held_out, rows[part]), device)) for part in batched(len(rows), 64)]
+        unit = F.normalize(torch.cat(vectors), dim=-1)
+        whose = torch.from_numpy(rows // held_out.spec.scenes).to(device)
+        pairs = torch.triu_indices(len(rows), len(rows), 1, device=device)
+        similarity, same = (unit @ unit.T)[pairs[0], pairs[1]], (whose[:, None] == whose)[pairs[0], pairs[1]]
+        # The quantile of 2 million pairs is found on a fixed sample of the wrong ones.
+        wrong = similarity[~same]
+        wrong = wrong[torch.randperm(len(wrong), generator=torch.Generator().manual_seed(0))[:200_000].to(device)]
+        right = similarity[same]
+        scores = torch.cat([right, wrong])
+        labels = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)]).bool()
+        at_1, threshold = verification(scores, labels)
+        return {
+            "tar_at_far_1_percent": at_1,
+            "tar_at_far_0.1_percent": verification(scores, labels, 0.001)[0],
+            "threshold": threshold,
+        }
+
+    train(name, network, loss, schedule, pool.spec.people, out, device=device, report=report)
+    _export(network.cpu(), out / f"{name}.onnx")
+
+
+def _export(network: FaceEmbedder, path: Path) -> None:
+    """ONNX with weights in half precision, computed in single."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    temporary = path.with_suffix(".single.onnx")
+    torch.onnx.export(
+        network, (torch.zeros(2, 3, SIZE, SIZE),), temporary, input_names=["input"], output_names=["embedding"],
+        dynamic_axes={"input": {0: "batch"}, "embedding": {0: "batch"}}, dynamo=False,
+    )  # fmt: skip
+    model = onnx.load(temporary)
+    temporary.unlink()
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256:
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name + ".half")
+            casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+            tensor.CopyFrom(half)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+    onnx.checker.check_model(model)
+    save_atomically(lambda p: onnx.save(model, p), path)
+
+
+def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train ``out/recogniser.onnx``; reports the acceptance rate of held-out people at 1 % false acceptance."""
+    _train("recogniser", recipe, out, device)
+
+
+def train_judge(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train ``out/judge.onnx``, another architecture from another seed."""
+    _train("judge", recipe, out, device)
