@@ -1,0 +1,5 @@
+"""`python -m consistentid` is the command line."""
+
+from consistentid.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""What the commands share: options, quiet libraries, output for people or for machines."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from consistentid.pipeline import ConsistentIDPipeline
+    from consistentid.presets import Preset
+
+EXISTING = click.Path(path_type=Path)
+"""A path whose existence the reader of the file checks, since it words the error better."""
+
+
+def _set_debug(_context: click.Context, _option: click.Parameter, debug: bool) -> None:
+    logging.getLogger("consistentid").setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_debug,
+    help="Show where errors come from, and warnings.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
+preset_option = click.option(
+    "--preset", default="drawn", show_default=True, help="Name of a preset, a YAML file, or a folder with preset.yaml."
+)
+device_option = click.option("--device", help="cpu, cuda, cuda:1, mps, ...  [default: the best there is]")
+dtype_option = click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "float16", "bfloat16"]),
+    help="Number format  [default: the preset's]",
+)
+face_index_option = click.option(
+    "--face-index", type=click.IntRange(min=0), help="Which face, when a photo shows several; 0 is the largest."
+)
+
+
+def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> ConsistentIDPipeline:
+    """The preset's networks, loaded without the chatter of the libraries unless --debug asks for it."""
+    _quiet()
+    from consistentid.pipeline import ConsistentIDPipeline
+
+    return ConsistentIDPipeline(preset, device=device, dtype=dtype)
+
+
+def _quiet() -> None:
+    if logging.getLogger("consistentid").isEnabledFor(logging.DEBUG):
+        return
+    warnings.simplefilter("ignore")
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def progress_bar(unit: str) -> Callable[[int, int], None]:
+    """A callback `(done, total)` that draws a bar on stderr, from its first call on."""
+    bar: Any = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            from tqdm import tqdm
+
+            bar = tqdm(total=total, unit=unit, leave=False)
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """One JSON document on stdout."""
+    from consistentid.output import encode_json
+
+    click.echo(encode_json(data).decode(), nl=False)

@@ -1,0 +1,56 @@
+"""`consistentid doctor`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from consistentid.cli.common import debug_option, json_option, preset_option, print_json
+
+
+@click.command(
+    short_help="Check this machine and a preset's networks.",
+    epilog="""\b
+Examples:
+  consistentid doctor
+  consistentid doctor --preset sd15 --json""",
+)
+@preset_option
+@json_option
+@debug_option
+def doctor(preset: str, as_json: bool) -> None:
+    """Check this machine and what a preset needs of it: nothing is fetched or loaded.
+
+    Lists versions, devices, memory, disk and, for each network, whether it is present or would be fetched, how large it
+    is and under which licence. Exit code 1 if there are problems.
+    """
+    from consistentid.doctor import examine
+    from consistentid.presets import load_preset
+
+    report = examine(load_preset(preset))
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(_text(report))
+    if report["problems"]:
+        raise click.exceptions.Exit(1)
+
+
+def _text(report: dict[str, Any]) -> str:
+    lines = [", ".join(f"{name} {number}" for name, number in report["versions"].items()), report["system"]]
+    for device in report["devices"]:
+        details = [f"{key} {value}" for key, value in device.items() if key != "name" and value]
+        lines.append(f"device {device['name']}: {', '.join(details)}")
+    memory, disk = report["memory"], report["disk"]
+    lines.append(f"memory: {memory['available_mb']} of {memory['total_mb']} MB available")
+    lines.append(f"disk: {disk['free_mb']} MB free at {disk['path']}")
+    lines += ["", f"preset {report['preset']}"]
+    for item in report["networks"]:
+        size = f", {item['megabytes']} MB" if item["megabytes"] else ""
+        licence = f", {item['licence']}" if item["licence"] else ""
+        lines.append(f"  {item['role']:<14} {item['state'] + size:<22} {item['source']}{licence}")
+    if report["to_fetch_mb"]:
+        lines.append(f"  first use fetches {report['to_fetch_mb']} MB")
+    lines += ["", *(f"problem: {problem}" for problem in report["problems"])]
+    return "\n".join(lines if report["problems"] else [*lines, "no problems found"])

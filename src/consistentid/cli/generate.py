@@ -1,0 +1,189 @@
+"""`consistentid generate`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from consistentid.cli.common import (
+    EXISTING,
+    debug_option,
+    device_option,
+    dtype_option,
+    face_index_option,
+    json_option,
+    load_pipeline,
+    preset_option,
+    print_json,
+    progress_bar,
+)
+from consistentid.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from consistentid.identity import Identity
+
+
+def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in values]
+    for value, (part, equals, text) in zip(values, pairs, strict=True):
+        if not (part.strip() and equals and text.strip()):
+            raise click.BadParameter(f'{value!r} is not of the form PART=TEXT, as in --part "eyes=green eyes".')
+    return {part.strip(): text.strip() for part, _, text in pairs}
+
+
+def _not_blank(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter('is empty; describe the picture, as in --prompt "a woman in a red hat".')
+    return value
+
+
+@click.command(
+    short_help="Make portraits of a person.",
+    epilog="""\b
+Examples:
+  consistentid generate ada.png --prompt "a woman in a red hat"
+  consistentid generate ada1.jpg ada2.jpg --preset sd15 --prompt "a woman on a beach" --seed 7 --num 2
+  consistentid generate ada.safetensors --prompt "a woman with glasses" --part "eyes=green eyes" --best-of 8""",
+)
+@click.argument("references", metavar="REFERENCE...", nargs=-1, required=True, type=EXISTING)
+@click.option("--prompt", required=True, callback=_not_blank, help="What the pictures shall show.")
+@click.option("--negative-prompt", help="What they shall not show.  [default: the preset's]")
+@click.option("--num", default=4, show_default=True, type=click.IntRange(1, 1000), help="Number of pictures.")
+@click.option("--best-of", type=click.IntRange(1, 1000), help="Make so many and keep the --num with the best likeness.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of the first picture; the others count up from it.")
+@click.option("--steps", type=int, help="Sampling steps.  [default: the preset's]")
+@click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the preset's]")
+@click.option("--id-scale", type=float, help="Strength of the identity: 0 = none, 1 = as trained.")
+@click.option("--merge-at", type=float, help="Fraction of the steps after which the facial details join the prompt.")
+@click.option("--face-text", help="A sentence about the face, which takes the place of the standard one.")
+@click.option(
+    "--part", "parts", multiple=True, callback=_parts, help='Words for one part: "eyes=green eyes". Repeatable.'
+)
+@click.option("--width", type=int, help="Pixels.  [default: the preset's]")
+@click.option("--height", type=int, help="Pixels.  [default: the preset's]")
+@click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
+@click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
+@face_index_option
+@preset_option
+@device_option
+@dtype_option
+@json_option
+@debug_option
+def generate(
+    references: tuple[Path, ...],
+    prompt: str,
+    negative_prompt: str | None,
+    num: int,
+    best_of: int | None,
+    seed: int | None,
+    steps: int | None,
+    guidance: float | None,
+    id_scale: float | None,
+    merge_at: float | None,
+    face_text: str | None,
+    parts: dict[str, str],
+    width: int | None,
+    height: int | None,
+    out: Path,
+    sheet: bool,
+    face_index: int | None,
+    preset: str,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Make portraits of the person on the REFERENCE photos.
+
+    REFERENCE is one or more photos of one person, or one file that `consistentid identify` saved. Writes a PNG for each
+    picture, results.json and a contact sheet to the --out folder, and prints each picture's likeness to the reference:
+    the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
+    """
+    from consistentid.faces.parts import PARTS
+    from consistentid.images import contact_sheet
+    from consistentid.output import check_folder, encode_json, encode_png, save_new, versions
+    from consistentid.presets import load_preset
+
+    # All that can be refused without a network is refused first: loading them is slow.
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise InputError(f"--part: unknown part {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
+    if best_of is not None and best_of < num:
+        raise InputError(f"--best-of {best_of} is less than --num {num}; raise the one or lower the other")
+    chosen = load_preset(preset).override(
+        steps=steps,
+        guidance_scale=guidance,
+        scale=id_scale,
+        merge_at=merge_at,
+        width=width,
+        height=height,
+        negative_prompt=negative_prompt,
+    )
+    who, photos = _read_references(references)
+    check_folder(out)
+
+    studio = load_pipeline(chosen, device, dtype)
+    identity = who or studio.identify(*references, face_index=face_index)
+    result = studio(
+        identity,
+        prompt,
+        num_images_per_prompt=num,
+        best_of=best_of,
+        seed=seed,
+        face_text=face_text,
+        parts=parts or None,
+        progress=progress_bar("step"),
+    )
+
+    record: dict[str, Any] = {
+        "prompt": prompt,
+        **chosen.settings.record(),
+        "face_text": face_text,
+        "parts": parts,
+        "preset": chosen.name,
+        "networks": dict(identity.provenance),
+        "versions": versions(),
+        "ai_generated": True,
+    }
+    pictures: list[dict[str, Any]] = []
+    for image, score, number, withheld in zip(result.images, result.scores, result.seeds, result.withheld, strict=True):
+        size = {"width": image.width, "height": image.height}
+        data = encode_png(image, {**record, **size, "seed": number, "likeness": score})
+        file = save_new(out / f"portrait-{number}.png", data)
+        pictures.append({"file": str(file), "seed": number, "likeness": score, "withheld": withheld, **size})
+    summary: dict[str, Any] = {**record, "references": [str(path) for path in references], "pictures": pictures}
+    if sheet:
+        captions = [f"seed {item['seed']}  {_likeness(item)}" for item in pictures]
+        data = encode_png(contact_sheet(photos, result.images, captions), record)
+        summary["sheet"] = str(save_new(out / "sheet.png", data))
+    save_new(out / "results.json", encode_json(summary))
+    if as_json:
+        print_json(summary)
+        return
+    for item in pictures:
+        click.echo(f"{item['file']}  {_likeness(item)}")
+    if sheet:
+        click.echo(summary["sheet"])
+
+
+def _read_references(references: tuple[Path, ...]) -> tuple[Identity | None, list[Image.Image]]:
+    """The saved identity, or else the photos, of which one says at once which cannot be read."""
+    from consistentid.images import load_image
+
+    saved = [path for path in references if path.suffix == ".safetensors"]
+    if not saved:
+        return None, [load_image(path) for path in references]
+    if len(references) > 1:
+        raise InputError(f"{saved[0]}: a saved identity stands alone; give either photos or one identity file")
+    from consistentid.identity import Identity
+
+    return Identity.load(saved[0]), []
+
+
+def _likeness(picture: dict[str, Any]) -> str:
+    if picture["withheld"]:
+        return "withheld by the safety checker"
+    return "no face found" if math.isnan(picture["likeness"]) else f"likeness {picture['likeness']:.2f}"

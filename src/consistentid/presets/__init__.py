@@ -1,0 +1,291 @@
+"""Presets: which networks work together, where they come from, and the settings they were made for.
+
+A preset is a YAML file: one of this package by name, or the user's own by path. Its paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from consistentid.errors import CheckpointError, InputError
+
+FILE_NAME = "preset.yaml"
+"""Name of the YAML file inside a preset folder."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a preset: where its weights lie, and what is worth knowing before they are fetched.
+
+    Attributes:
+        kind: which implementation reads it, where a role has several.
+        path: a file or folder on this machine, or
+        repo: a repository of the Hugging Face hub, with
+        revision: the commit that was tested,
+        variant: "fp16" where the repository has smaller weights of that name, and
+        files: one file that is all of it, or the largest files of a repository that is used as a whole.
+        megabytes: what has to be fetched, roughly.
+        licence: name of the licence, and what it forbids.
+    """
+
+    kind: str = ""
+    path: Path | None = None
+    repo: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    files: tuple[str, ...] = ()
+    megabytes: int = 0
+    licence: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return str(self.path)
+        return f"{self.repo}/{self.files[0]}" if len(self.files) == 1 else self.repo or self.kind
+
+    def find(self) -> Path | None:
+        """Its file or folder on this machine, or None; nothing is fetched."""
+        if self.path:
+            return self.path if self.path.exists() else None
+        if not self.repo or not self.files:
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        found = [try_to_load_from_cache(self.repo, name, revision=self.revision) for name in self.files]
+        if not all(isinstance(name, str) for name in found):
+            return None
+        first = Path(str(found[0]))
+        return first if len(self.files) == 1 else first.parents[self.files[0].count("/")]
+
+    def fetch(self) -> Path:
+        """The file or folder on this machine, after fetching a single file through huggingface_hub if need be.
+
+        Raises:
+            CheckpointError: it is missing and cannot be fetched.
+        """
+        if present := self.find():
+            return present
+        if self.path:
+            raise CheckpointError(
+                f"{self.path}: no such weights; correct the preset's paths or install the package again"
+            )
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            return Path(hf_hub_download(self.repo, *self.files, revision=self.revision))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise CheckpointError(f"{self}: cannot be fetched ({first_line(error)}); {UNREACHABLE}") from None
+
+    @property
+    def pretrained(self) -> tuple[str, dict[str, str]]:
+        """First argument and the others for a `from_pretrained` of diffusers or transformers, which then fetches it."""
+        chosen = {"revision": self.revision, "variant": self.variant}
+        source = str(self.fetch()) if self.path else self.repo
+        return source, {name: value for name, value in chosen.items() if value}
+
+
+UNREACHABLE = (
+    "check the name and the network connection, or fetch it elsewhere and name its path in a preset of your own"
+)
+"""What to do about weights that cannot be fetched."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pictures are made. A preset holds those it was made for; a call may change each.
+
+    Attributes:
+        steps: sampling steps, at least 1.
+        guidance_scale: classifier-free guidance; 1 or less = off.
+        scale: strength of the identity tokens; 0 = none, 1 = as trained.
+        merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
+        width, height: pixels; 0 = what the base was trained at.
+        negative_prompt: what the pictures shall not show.
+        batch_size: pictures sampled at once; more needs more memory.
+
+    Raises:
+        InputError: a value out of its range.
+    """
+
+    steps: int = 50
+    guidance_scale: float = 5.0
+    scale: float = 1.0
+    merge_at: float = 0.6
+    width: int = 0
+    height: int = 0
+    negative_prompt: str = ""
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            kind = (int,) if isinstance(getattr(type(self), name), int) else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                number = "an integer" if kind == (int,) else "a number"
+                raise InputError(f"{name}={value!r} is not allowed; give {number} from {low} to {high}")
+        if not isinstance(self.negative_prompt, str):
+            raise InputError(f"negative_prompt={self.negative_prompt!r} is not allowed; give a text")
+
+    def record(self) -> dict[str, Any]:
+        """What shaped the pictures, without what depends on the machine or is told with each picture."""
+        return {name: value for name, value in asdict(self).items() if name not in ("width", "height", "batch_size")}
+
+    def but(self, **changes: Any) -> Settings:
+        """The same settings with those changes that are not None."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+_RANGES = (
+    ("steps", 1, 1000),
+    ("guidance_scale", 0, 100),
+    ("scale", 0, 10),
+    ("merge_at", 0, 1),
+    ("width", 0, 8192),
+    ("height", 0, 8192),
+    ("batch_size", 1, 1024),
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Everything `ConsistentIDPipeline.from_preset` needs.
+
+    Attributes:
+        base: a diffusers pipeline folder, hub repository, or single-file checkpoint.
+        adapter: the ConsistentID weights, in any layout `ConsistentID.from_pretrained` reads.
+        image_encoder: the CLIP vision model with its processor's configuration.
+        parser, detector, recogniser: the face networks.
+        judge: a second recogniser that scores and never conditions; may be absent.
+        guard: decides whether a picture belongs to the world the networks know; may be absent.
+        scheduler: class name in diffusers; empty = the base's own. `scheduler_options` go to its `from_config`.
+        dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
+        canvas_size: side on which released weights want the outlines of facial parts filled; others do not use it.
+        settings: what a call leaves open.
+    """
+
+    name: str
+    about: str
+    base: Network
+    adapter: Network
+    image_encoder: Network
+    parser: Network
+    detector: Network
+    recogniser: Network
+    judge: Network | None = None
+    guard: Network | None = None
+    scheduler: str = ""
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    canvas_size: int = 512
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """All networks by role, in order of their use."""
+        found = {role: getattr(self, role) for role in _ROLES}
+        return {role: network for role, network in found.items() if network is not None}
+
+    def override(self, **changes: Any) -> Preset:
+        """The same preset with other networks (a path, "owner/name" or "owner/name/file") or settings.
+
+        Raises:
+            InputError: an unknown name; the message lists the names there are.
+        """
+        settings = [item.name for item in fields(Settings)]
+        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size"]
+        if unknown := sorted(set(changes) - {*_ROLES, *settings, *plain}):
+            raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join([*_ROLES, *plain, *settings])}")
+        direct: dict[str, Any] = {name: changes[name] for name in plain if name in changes}
+        direct |= {role: self._another(role, changes[role]) for role in _ROLES if role in changes}
+        direct["settings"] = self.settings.but(**{name: changes[name] for name in settings if name in changes})
+        return replace(self, **direct)
+
+    def _another(self, role: str, source: Any) -> Network:
+        before: Network | None = getattr(self, role)
+        return replace(_source(str(source), Path.cwd(), f"{role}={source}"), kind=before.kind if before else "")
+
+
+_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "guard")
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+def load_preset(name_or_path: str | PathLike[str]) -> Preset:
+    """Read a preset: a name of `preset_names`, a YAML file, or a folder that holds `preset.yaml`.
+
+    Raises:
+        InputError: no such preset, or its YAML is not as it should be.
+    """
+    if str(name_or_path) in preset_names():
+        return _parse(Path(__file__).parent / f"{name_or_path}.yaml")
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file() or path.suffix not in (".yaml", ".yml"):
+        raise InputError(
+            f"unknown preset {str(name_or_path)!r}; known presets are {', '.join(preset_names())},"
+            f" or give a YAML file or a folder that holds {FILE_NAME}"
+        )
+    return _parse(path)
+
+
+def _parse(path: Path) -> Preset:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as YAML ({first_line(error)}); correct the file") from None
+    folder = path.parent.resolve()
+    data = {"name": path.stem, "about": "", **_keys(data, Preset, path, "the preset")}
+    for role in _ROLES:
+        if data.get(role) is None:
+            data.pop(role, None)
+            continue
+        source = data[role]
+        if isinstance(source, str):
+            source = {"path" if source.startswith(".") else "repo": source}
+        source = _keys(source, Network, path, role)
+        if "path" in source:
+            source["path"] = (folder / Path(source["path"]).expanduser()).resolve()
+        source["files"] = tuple(source.get("files", ()))
+        data[role] = Network(**source)
+    try:
+        data["settings"] = Settings(**_keys(data.get("settings") or {}, Settings, path, "settings"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    required = [role for role in _ROLES if role not in ("judge", "guard")]
+    if missing := [role for role in required if role not in data]:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; a preset names {', '.join(required)}")
+    return Preset(**data)
+
+
+def _keys(data: Any, kind: type, path: Path, where: str) -> dict[str, Any]:
+    allowed = [item.name for item in fields(kind)]
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: {where} is {data!r}; write a mapping with {', '.join(allowed)}")
+    if unknown := sorted(str(key) for key in data.keys() - set(allowed)):
+        raise InputError(f"{path}: {where} has unknown {', '.join(unknown)}; allowed are {', '.join(allowed)}")
+    return dict(data)
+
+
+def _source(source: str, folder: Path, what: str) -> Network:
+    path = folder / Path(source).expanduser()
+    if path.exists():
+        return Network(path=path.resolve())
+    parts = source.split("/")
+    if len(parts) < 2 or not all(parts) or parts[0] in (".", "..", "~"):
+        raise InputError(f"{what}: no such file or folder; give a path, owner/name, or owner/name/file of the hub")
+    return Network(repo="/".join(parts[:2]), files=("/".join(parts[2:]),) if parts[2:] else ())
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough to stand inside our own line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
