@@ -72,7 +72,7 @@ def hair_words(people: People, row: int) -> str:
 
 
 def _one(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def article(words: str) -> str:

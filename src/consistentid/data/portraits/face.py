@@ -57,7 +57,8 @@ class Frame:
 
         def mood(*values: float) -> Tensor:
             table = torch.tensor(values, device=u.device)
-            return table[s.expression][:, None, None] * s.intensity
+            out: Tensor = table[s.expression][:, None, None] * s.intensity
+            return out
 
         assert len(EXPRESSIONS) == 6
         side = is_one_of(s.light, LIGHTS, "right") - is_one_of(s.light, LIGHTS, "left")
@@ -102,7 +103,7 @@ class Frame:
         x, y = self.place(0.0, p.eye_level + p.nose_length + p.mouth_level + 0.03, 0.62)
         return x, y, width
 
-    def landmarks(self, p: Traits, s: Traits) -> Tensor:
+    def landmarks(self, p: Traits) -> Tensor:
         """(B, 5, 2) in picture coordinates [-1, 1]: eyes, tip of the nose, corners of the mouth."""
         mx, my, width = self.mouth(p)
         lift = -0.12 * self.smile * width / 0.3
@@ -148,7 +149,7 @@ def paint_ears(canvas: Canvas, p: Traits, s: Traits, f: Frame) -> None:
             canvas.fill(worn, color((0.95, 0.78, 0.25), f.x), 9)
 
 
-def paint_head(canvas: Canvas, p: Traits, s: Traits, f: Frame) -> None:
+def paint_head(canvas: Canvas, p: Traits, f: Frame) -> None:
     """Skin of the face, blush, freckles, mole and the lines of age."""
     edge = outline(p, f)
     skin = p.skin[:, :, None, None] * f.light[:, None]
@@ -218,7 +219,7 @@ def paint_nose(canvas: Canvas, p: Traits, f: Frame) -> None:
     canvas.fill(nostrils, p.skin * 0.3, outline=False)
 
 
-def paint_mouth(canvas: Canvas, p: Traits, s: Traits, f: Frame) -> None:
+def paint_mouth(canvas: Canvas, p: Traits, f: Frame) -> None:
     """Lips, the line between them, and teeth where the mouth is open."""
     mx, my, width = f.mouth(p)
     x, y = f.x - mx, f.y - my
@@ -278,7 +279,7 @@ def paint_eyes(canvas: Canvas, p: Traits, s: Traits, f: Frame) -> None:
         canvas.fill(low, p.skin * 0.5, alpha=0.6 * (1 - closed), outline=False)
 
 
-def paint_brows(canvas: Canvas, p: Traits, s: Traits, f: Frame) -> None:
+def paint_brows(canvas: Canvas, p: Traits, f: Frame) -> None:
     """Eyebrows in the colour of the hair, darker."""
     hair = p.hair_rgb * 0.62 + 0.12 * p.skin
     for side, label in ((-1, 2), (1, 3)):

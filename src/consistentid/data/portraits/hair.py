@@ -21,7 +21,8 @@ def _strands(p: Traits, f: Frame) -> Tensor:
     angle = torch.atan2(f.x, 1.4 - f.y)
     curl = _style(p, "curly") * torch.sin(f.y * 19 + 2 * torch.sin(f.x * 16)) * 0.1
     streak = 1 + 0.05 * torch.sin(angle * 60) + curl
-    return (p.hair_rgb + 0.03)[:, :, None, None] * (f.light * streak)[:, None]
+    strands: Tensor = (p.hair_rgb + 0.03)[:, :, None, None] * (f.light * streak)[:, None]
+    return strands
 
 
 def _cap(p: Traits, f: Frame) -> Tensor:

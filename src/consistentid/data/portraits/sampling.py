@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
+Numbers = NDArray[np.floating[Any]]
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -48,13 +49,14 @@ class Columns:
         """Bell-shaped in [low, high): the mean of two uniform numbers."""
         return ((self.uniform(low, high) + self.uniform(low, high)) / 2).astype(np.float32)
 
-    def chance(self, p: float | NDArray[np.float32]) -> NDArray[np.bool_]:
+    def chance(self, p: float | Numbers) -> NDArray[np.bool_]:
         """True with probability p."""
         return np.asarray(self.uniform() < p)
 
-    def choice(self, weights: Sequence[float] | NDArray[np.float32]) -> NDArray[np.int64]:
+    def choice(self, weights: Sequence[float] | Sequence[Sequence[float]] | Numbers) -> NDArray[np.int64]:
         """Index drawn with the given weights, (k,) or one row of weights for each row (rows, k)."""
         w = np.atleast_2d(np.asarray(weights, np.float64))
         cumulative = np.cumsum(w / w.sum(-1, keepdims=True), -1)
         index = (self.uniform()[:, None] >= cumulative).sum(-1)
-        return np.minimum(index, w.shape[-1] - 1)
+        chosen: NDArray[np.int64] = np.minimum(index, w.shape[-1] - 1)
+        return chosen

@@ -38,7 +38,7 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/vae``; reports the mean absolute error in [-1, 1] on held-out people."""
     section = recipe.section("autoencoder")
     torch.manual_seed(section.schedule.seed)
-    vae = AutoencoderKL(**section.network).to(device)
+    vae = AutoencoderKL(**section.network).to(device, memory_format=torch.channels_last)
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:

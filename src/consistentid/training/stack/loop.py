@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def save_atomically(write: Callable[[Path], Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
     write(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def train(
@@ -127,7 +126,7 @@ def train(
             group["lr"] = schedule.rate(step)
         losses = loss(order(step), generator)
         optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        torch.autograd.backward(losses["loss"])
         norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
         if torch.isfinite(norm):
             optimizer.step()

@@ -43,7 +43,10 @@ class FaceEmbedder(nn.Module):
 
 
 def aligned(pool: Pool, rows: NDArray[np.int64], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-    """Aligned faces (B, 112, 112, 3) of rows; with ``rng``, with the flaws of real detections and generated pictures."""
+    """Aligned faces (B, 112, 112, 3) of rows.
+
+    With ``rng``, with the flaws of real detections and of generated pictures.
+    """
     out = []
     for row in rows:
         picture, marks = Image.fromarray(pool.images[row]), np.array(pool.landmarks[row])

@@ -43,4 +43,5 @@ def open_tokenizer(pool: Pool, vocabulary: int, folder: Path) -> CLIPTokenizer:
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str], padding: str = "max_length") -> Tensor:
     """Token ids (B, 77), padded and cut; with padding "longest" no longer than the longest text."""
-    return tokenizer(texts, padding=padding, max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
+    ids: Tensor = tokenizer(texts, padding=padding, max_length=CONTEXT, truncation=True, return_tensors="pt").input_ids
+    return ids

@@ -92,9 +92,10 @@ def save_base(
     folder: Path,
 ) -> None:
     """A StableDiffusionPipeline folder in half precision."""
+    sampling = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-        scheduler=DDIMScheduler.from_config(noise_schedule.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+        scheduler=DDIMScheduler.from_config(noise_schedule.config, **sampling),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.to(torch.float16)
