@@ -6,7 +6,10 @@ so that detection, parts and recognition have something real to work on.
 
 from __future__ import annotations
 
+import atexit
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -28,6 +31,7 @@ from transformers import (
 )
 
 from consistentid.adapter import ConsistentID
+from consistentid.faces.provenance import fingerprint
 from consistentid.spec import AdapterSpec
 
 TOKENIZER = Path(__file__).parent / "golden" / "tokenizer" / "tokenizer"
@@ -64,15 +68,22 @@ def portrait(mouth: int = 12) -> Image.Image:
     return draw((64, 58), mouth=mouth)[0]
 
 
-def build(folder: Path) -> Path:
-    """Write the preset to `folder` and return it."""
+@cache
+def preset() -> Path:
+    """The preset's folder, made once a test run: copy it before you change anything."""
+    home = TemporaryDirectory()
+    atexit.register(home.cleanup)
+    return _build(Path(home.name))
+
+
+def _build(folder: Path) -> Path:
     torch.manual_seed(0)
     _base().save_pretrained(folder / "base")
     _image_encoder(folder / "image_encoder")
     _parser(folder / "parser")
     _recogniser(folder / "recogniser.onnx")
-    _adapter(folder / "base", folder / "adapter")
-    preset = {
+    _adapter(folder)
+    content = {
         "name": "tiny",
         "base": "./base",
         "adapter": "./adapter",
@@ -81,9 +92,9 @@ def build(folder: Path) -> Path:
         "detector": {"kind": "labels"},
         "recogniser": {"kind": "onnx", "path": "./recogniser.onnx"},
         "scheduler": "DDIMScheduler",
-        "settings": {"steps": 2, "batch_size": 2},
+        "settings": {"steps": 2, "merge_at": 0.25, "batch_size": 2},
     }
-    (folder / "preset.yaml").write_text(yaml.safe_dump(preset))
+    (folder / "preset.yaml").write_text(yaml.safe_dump(content))
     return folder
 
 
@@ -166,11 +177,16 @@ def _recogniser(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
-def _adapter(base: Path, folder: Path) -> None:
+def _adapter(folder: Path) -> None:
+    networks = {
+        "recogniser": fingerprint(folder / "recogniser.onnx"),
+        "image_encoder": fingerprint(folder / "image_encoder"),
+        "parser": fingerprint(folder / "parser"),
+    }
     spec = AdapterSpec(
         clip_dim=32, text_dim=32, dim_head=8, id_hidden=32, id_depth=1, id_heads=4, facial_dim=32, facial_depth=1,
-        facial_heads=4, lora_rank=4,
+        facial_heads=4, lora_rank=4, networks=networks,
     )  # fmt: skip
     adapter = ConsistentID(spec)
-    with adapter.attached(StableDiffusionPipeline.from_pretrained(base)):
-        adapter.save_pretrained(folder)
+    with adapter.attached(StableDiffusionPipeline.from_pretrained(folder / "base")):
+        adapter.save_pretrained(folder / "adapter")

@@ -18,7 +18,7 @@ from PIL import Image
 
 from consistentid.adapter import ConsistentID
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError
-from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.from_labels import LabelDetector
@@ -31,8 +31,7 @@ from consistentid.presets import UNREACHABLE, Network, Preset, Settings, first_l
 
 Photo = str | PathLike[str] | Image.Image
 
-_PACK = "~/.insightface/models/buffalo_l"
-_SEEDS = 2**32  # torch's generator on the CPU takes no more bits
+_SEEDS = 2**32  # torch's generator on the CPU uses no more bits
 
 
 @dataclass(frozen=True)
@@ -125,17 +124,17 @@ class ConsistentIDPipeline:
             CheckpointError: weights are missing, broken, or of another kind.
         """
         preset = self.preset
-        with _loading("image_encoder", preset.image_encoder):
-            network, processor = _load_image_encoder(preset.image_encoder, self.dtype)
-        used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         analyzer = self.analyzer
+        with _loading("image_encoder", preset.image_encoder):
+            image_encoder, processor = _load_image_encoder(preset.image_encoder, self.dtype)
+        used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
-            network.to(self.device),
+            image_encoder.to(self.device),
             processor,
             part_layout=self.adapter.spec.part_layout,
             canvas_size=preset.canvas_size,
-            provenance={role: fingerprint(found) for role, one in used.items() if (found := one.find())},
+            provenance={role: _provenance(network) for role, network in used.items()},
         )
 
     def identify(self, *photos: Photo, face_index: int | None = None) -> Identity:
@@ -258,11 +257,8 @@ class ConsistentIDPipeline:
         progress: Callable[[int, int], None] | None,
     ) -> tuple[list[Image.Image], list[bool]]:
         """A picture for each seed, in batches of like size, and whether the safety checker withheld it."""
+        identity.check_networks(self.adapter.spec.networks)  # before the base, which may be slow to load
         pipe = self.pipe
-        multiple = max(8, pipe.vae_scale_factor)
-        for name in ("height", "width"):
-            if (value := getattr(settings, name)) % multiple:
-                raise InputError(f"{name}={value} is not allowed; give a multiple of {multiple}")
         batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
         images: list[Image.Image] = []
         withheld: list[bool] = []
@@ -275,17 +271,17 @@ class ConsistentIDPipeline:
             return {}
 
         self.adapter.scale = settings.scale
+        inputs = self.adapter.inputs(
+            identity,
+            prompt,
+            settings.negative_prompt or None,
+            face_text=face_text,
+            parts=parts,
+            merge_at=settings.merge_at,
+            guidance_scale=settings.guidance_scale,
+            callback=after_step,
+        )
         for batch in batches:
-            inputs = self.adapter.inputs(
-                identity,
-                prompt,
-                settings.negative_prompt or None,
-                face_text=face_text,
-                parts=parts,
-                merge_at=settings.merge_at,
-                guidance_scale=settings.guidance_scale,
-                callback=after_step,
-            )
             output = pipe(
                 **inputs,
                 num_images_per_prompt=len(batch),
@@ -381,41 +377,30 @@ def _load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]
 
 def _load_analyzer(preset: Preset, device: torch.device) -> FaceAnalyzer:
     with _loading("parser", preset.parser):
-        parser = _by_kind("parser", preset.parser, {"segformer": FaceParser.segformer, "bisenet": FaceParser.bisenet})(
-            preset.parser.fetch(), device
-        )
+        load = FaceParser.bisenet if preset.parser.kind == "bisenet" else FaceParser.segformer
+        parser = load(preset.parser.fetch(), device)
     with _loading("detector", preset.detector):
-        detector = _by_kind(
-            "detector",
-            preset.detector,
-            {
-                "labels": lambda _network: LabelDetector(parser),
-                "onnx": lambda network: OnnxDetector(network.fetch()),
-                "insightface": lambda network: OnnxDetector(_from_pack(network)),
-            },
-        )(preset.detector)
+        detector: Detector = (
+            LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(_onnx_file(preset.detector))
+        )
     with _loading("recogniser", preset.recogniser):
-        recogniser = _by_kind(
-            "recogniser",
-            preset.recogniser,
-            {
-                "onnx": lambda network: OnnxRecogniser(network.fetch()),
-                "insightface": lambda network: OnnxRecogniser(_from_pack(network)),
-            },
-        )(preset.recogniser)
+        recogniser = OnnxRecogniser(_onnx_file(preset.recogniser))
     return FaceAnalyzer(detector, recogniser, parser)
 
 
-def _by_kind(role: str, network: Network, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    if network.kind not in known:
-        raise InputError(f"{role}: unknown kind {network.kind!r}; known kinds are {', '.join(known)}")
-    return known[network.kind]
-
-
-def _from_pack(network: Network) -> Path:
-    """A file of one of the insightface library's model packs; the library fetches the pack if it is not there."""
-    if not network.path:
-        raise InputError(f"{network}: an insightface network needs a path, such as {_PACK}/det_10g.onnx")
-    if not network.find():
-        insightface_networks(network.path.parent.name, root=str(network.path.parents[2]))
+def _onnx_file(network: Network) -> Path:
+    """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there."""
+    if network.kind == "insightface" and network.path and not network.path.exists():
+        pack = network.path.parent  # ROOT/models/PACK/FILE.onnx
+        insightface_networks(pack.name, root=str(pack.parents[1]))
     return network.fetch()
+
+
+def _provenance(network: Network) -> str:
+    """Name and hash of a network's weights, the same on every machine; empty where they cannot be told."""
+    found = network.find()
+    if found is None:
+        return ""
+    if len(network.files) > 1:  # the hub's cache may hold other weights of that repository, too
+        return fingerprint(found / network.files[-1], name=network.repo.rpartition("/")[2])
+    return fingerprint(found)

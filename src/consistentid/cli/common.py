@@ -56,7 +56,10 @@ def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> Cons
 def _quiet() -> None:
     if logging.getLogger("consistentid").isEnabledFor(logging.DEBUG):
         return
+    # Libraries warn their developers; what this package warns of concerns the user, as a sentence that was cut does.
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
+    warnings.showwarning = lambda message, *_: click.echo(f"note: {message}", err=True)
     import diffusers.utils.logging
     import transformers.utils.logging
 

@@ -111,6 +111,8 @@ def generate(
     # All that can be refused without a network is refused first: loading them is slow.
     if unknown := [part for part in parts if part not in PARTS]:
         raise InputError(f"--part: unknown part {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
+    if face_text is not None and parts:
+        raise InputError("--face-text and --part exclude one another; write the parts into the sentence")
     if best_of is not None and best_of < num:
         raise InputError(f"--best-of {best_of} is less than --num {num}; raise the one or lower the other")
     chosen = load_preset(preset).override(

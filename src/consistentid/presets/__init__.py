@@ -29,7 +29,7 @@ class Network:
         repo: a repository of the Hugging Face hub, with
         revision: the commit that was tested,
         variant: "fp16" where the repository has smaller weights of that name, and
-        files: one file that is all of it, or the largest files of a repository that is used as a whole.
+        files: one file that is all of it, or those by which a repository used as a whole is known, the weights last.
         megabytes: what has to be fetched, roughly.
         licence: name of the licence, and what it forbids.
     """
@@ -105,7 +105,7 @@ class Settings:
         guidance_scale: classifier-free guidance; 1 or less = off.
         scale: strength of the identity tokens; 0 = none, 1 = as trained.
         merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
-        width, height: pixels; 0 = what the base was trained at.
+        width, height: pixels, multiples of 8; 0 = what the base was trained at.
         negative_prompt: what the pictures shall not show.
         batch_size: pictures sampled at once; more needs more memory.
 
@@ -129,6 +129,9 @@ class Settings:
             if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
                 number = "an integer" if kind == (int,) else "a number"
                 raise InputError(f"{name}={value!r} is not allowed; give {number} from {low} to {high}")
+        for name in ("width", "height"):
+            if getattr(self, name) % 8:
+                raise InputError(f"{name}={getattr(self, name)} is not allowed; give a multiple of 8")
         if not isinstance(self.negative_prompt, str):
             raise InputError(f"negative_prompt={self.negative_prompt!r} is not allowed; give a text")
 
@@ -160,9 +163,8 @@ class Preset:
         base: a diffusers pipeline folder, hub repository, or single-file checkpoint.
         adapter: the ConsistentID weights, in any layout `ConsistentID.from_pretrained` reads.
         image_encoder: the CLIP vision model with its processor's configuration.
-        parser, detector, recogniser: the face networks.
+        parser, detector, recogniser: the face networks; a detector of kind "labels" is the parser's labels read.
         judge: a second recogniser that scores and never conditions; may be absent.
-        guard: decides whether a picture belongs to the world the networks know; may be absent.
         scheduler: class name in diffusers; empty = the base's own. `scheduler_options` go to its `from_config`.
         dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
         canvas_size: side on which released weights want the outlines of facial parts filled; others do not use it.
@@ -178,12 +180,17 @@ class Preset:
     detector: Network
     recogniser: Network
     judge: Network | None = None
-    guard: Network | None = None
     scheduler: str = ""
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     canvas_size: int = 512
     settings: Settings = field(default_factory=Settings)
+
+    def __post_init__(self) -> None:
+        for role, known in _KINDS.items():
+            network = self.networks.get(role)
+            if network and network.kind not in known:
+                raise InputError(f"{role}: unknown kind {network.kind!r}; known kinds are {', '.join(known)}")
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -211,7 +218,13 @@ class Preset:
         return replace(_source(str(source), Path.cwd(), f"{role}={source}"), kind=before.kind if before else "")
 
 
-_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "guard")
+_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge")
+_KINDS = {
+    "parser": ("segformer", "bisenet"),
+    "detector": ("labels", "onnx", "insightface"),
+    "recogniser": ("onnx", "insightface"),
+    "judge": ("onnx",),
+}
 
 
 def preset_names() -> list[str]:
@@ -257,14 +270,14 @@ def _parse(path: Path) -> Preset:
             source["path"] = (folder / Path(source["path"]).expanduser()).resolve()
         source["files"] = tuple(source.get("files", ()))
         data[role] = Network(**source)
-    try:
-        data["settings"] = Settings(**_keys(data.get("settings") or {}, Settings, path, "settings"))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    required = [role for role in _ROLES if role not in ("judge", "guard")]
+    required = [role for role in _ROLES if role != "judge"]
     if missing := [role for role in required if role not in data]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; a preset names {', '.join(required)}")
-    return Preset(**data)
+    settings = _keys(data.pop("settings", None) or {}, Settings, path, "settings")
+    try:
+        return Preset(**data, settings=Settings(**settings))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def _keys(data: Any, kind: type, path: Path, where: str) -> dict[str, Any]:

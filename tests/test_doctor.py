@@ -1,0 +1,62 @@
+"""What `doctor` says of presets that are there, that are not, and that would have to be fetched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consistentid.doctor import examine
+from consistentid.presets import load_preset
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Path:
+    kinds = {"adapter": "", "image_encoder": "", "parser": "segformer", "recogniser": "onnx", "base": ""}
+    lines = [f"{role}: {{path: ./{role}, kind: '{kind}'}}" for role, kind in kinds.items()]
+    for role in set(kinds) - {"base"}:
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "weights.bin").write_bytes(bytes(2_000_000))
+    (tmp_path / "preset.yaml").write_text("\n".join(["name: mine", *lines, "detector: {kind: labels}"]))
+    return tmp_path
+
+
+def test_states_and_problems(preset: Path) -> None:
+    report = examine(load_preset(preset))
+    states = {item["role"]: (item["state"], item["megabytes"]) for item in report["networks"]}
+    assert states == {
+        "detector": ("built in", 0),
+        "base": ("missing", 0),
+        **dict.fromkeys(("recogniser", "parser", "image_encoder", "adapter"), ("present", 2)),
+    }
+    assert report["problems"] == [
+        f"base: {preset / 'base'} is missing; correct the preset or install the package again"
+    ]
+    (preset / "base").mkdir()
+    report = examine(load_preset(preset))
+    assert report["problems"] == []
+    assert report["to_fetch_mb"] == 0
+    assert report["devices"][0]["name"] == "cpu"
+    assert 0 < report["memory"]["available_mb"] <= report["memory"]["total_mb"]
+    assert report["versions"]["consistentid"]
+
+
+def test_what_would_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing" / "yet"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    report = examine(load_preset("sd15"))
+    to_fetch = {item["role"] for item in report["networks"] if item["state"] == "to fetch"}
+    assert to_fetch == {"detector", "recogniser", "parser", "image_encoder", "base", "adapter"}
+    assert 10_000 < report["to_fetch_mb"] < 11_000
+    assert report["disk"]["path"] == str(tmp_path / "nothing" / "yet")
+    licences = {item["role"]: item["licence"] for item in report["networks"]}
+    assert "research only" in licences["recogniser"]
+
+
+def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:
+    (preset / "base").mkdir()
+    content = (preset / "preset.yaml").read_text()
+    huge = "adapter: {repo: me/huge, files: [a.bin], megabytes: 1000000000}"
+    (preset / "preset.yaml").write_text(content.replace("adapter: {path: ./adapter, kind: ''}", huge))
+    problems = examine(load_preset(preset))["problems"]
+    assert [problem.partition(":")[0] for problem in problems] == ["disk", "memory"]
