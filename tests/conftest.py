@@ -1,0 +1,105 @@
+"""Base pipelines of the two families at tiny size, made once a session from the recipe in `golden/`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vectors import ID_DIM, VARIANTS, WIDTH  # isort: skip
+import build  # isort: skip
+import synth  # isort: skip
+
+from consistentid.faces.parts import PARTS, part_pictures
+from consistentid.identity import Identity
+
+
+@pytest.fixture(scope="session")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with micro15/ and microxl/: pipe/, image_encoder/, ConsistentID-v1.bin."""
+    folder = tmp_path_factory.mktemp("golden")
+    for variant in VARIANTS:
+        build.build(str(folder), variant)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _bases(golden: Path) -> dict[str, Any]:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    classes = {"micro15": StableDiffusionPipeline, "microxl": StableDiffusionXLPipeline}
+    return {variant: cls.from_pretrained(golden / variant / "pipe") for variant, cls in classes.items()}
+
+
+@pytest.fixture
+def base(_bases: dict[str, Any]) -> Callable[[str], Any]:
+    """Makes a text-to-image pipeline of a variant, with a UNet of its own."""
+
+    def make(variant: str) -> Any:
+        original = _bases[variant]
+        pipe = type(original)(**(original.components | {"unet": copy.deepcopy(original.unet)}))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def golden_identity(golden: Path) -> Callable[..., Identity]:
+    """Makes the identity of the recorded runs from the synthetic photo, as the released weights want it."""
+    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+    processor = CLIPImageProcessorPil()
+    photo = Image.fromarray(synth.photo(300, 220))
+    maps = {
+        "face": synth.face(256, 256),
+        "no_ears": synth.face(256, 256, ears=False),
+        "only_background": synth.maps()["only_background"],
+    }
+
+    def make(variant: str, map: str, embedding: np.ndarray) -> Identity:
+        encoder = CLIPVisionModelWithProjection.from_pretrained(golden / variant / "image_encoder")
+
+        @torch.no_grad()
+        def features(pixels: torch.Tensor) -> torch.Tensor:
+            return encoder(pixels, output_hidden_states=True).hidden_states[-2]
+
+        pictures = part_pictures(photo, maps[map], "canvas", canvas_size=1280 if variant == "microxl" else 512)
+        pixels = processor(images=[photo, *pictures.values()], return_tensors="pt").pixel_values
+        whole, *parts = features(pixels)
+        blank = features(torch.zeros_like(pixels[:1]))[0]
+        by_name = dict(zip(pictures, parts, strict=True))
+        return Identity(
+            embedding=torch.from_numpy(embedding),
+            face_features=whole,
+            part_features=torch.stack([by_name.get(part, blank) for part in PARTS]),
+            part_mask=torch.tensor([part in pictures for part in PARTS]),
+            blank_features=blank,
+            provenance={"part_layout": "canvas"},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def person() -> Callable[..., Identity]:
+    """Makes an identity of random features, enough where only its influence matters."""
+
+    def make(seed: int = 0, *, hidden: tuple[str, ...] = (), **provenance: str) -> Identity:
+        random = torch.Generator().manual_seed(seed)
+        return Identity(
+            embedding=torch.nn.functional.normalize(torch.randn(ID_DIM, generator=random), dim=0),
+            face_features=torch.randn(5, WIDTH, generator=random),
+            part_features=torch.randn(len(PARTS), 5, WIDTH, generator=random),
+            part_mask=torch.tensor([part not in hidden for part in PARTS]),
+            blank_features=torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(99)),
+            provenance=provenance,
+        )
+
+    return make
