@@ -68,7 +68,7 @@ def test_generate_writes_marked_pictures_and_tells_their_likeness(preset: Path, 
     lines = result.stdout.splitlines()
     assert [line.split("  ")[0] for line in lines] == [str(out / name) for name in [*names, "sheet.png"]]
     assert all("likeness " in line or "no face found" in line for line in lines[:3])
-    assert "9/9" in result.stderr or "step" in result.stderr
+    assert "/9 [" in result.stderr, "three pictures of three steps"
 
     record = read_record(out / names[1])
     expected = {"prompt": "a woman in a red hat", "negative_prompt": "blurry", "seed": 8, "steps": 3, "preset": "tiny"}
@@ -316,7 +316,7 @@ def test_unexpected_errors_end_with_a_hint_and_with_debug_a_traceback() -> None:
         result = run("fail")
         assert result.exit_code == 1
         assert result.stderr.startswith(
-            "error: ZeroDivisionError: so it goes. This is unexpected: run again with --debug"
+            "error: ZeroDivisionError: so it goes. This is unexpected; run again with --debug"
         )
         assert result.stderr.count("\n") == 1
         assert isinstance(run("fail", "--debug").exception, ZeroDivisionError)
@@ -327,13 +327,21 @@ def test_unexpected_errors_end_with_a_hint_and_with_debug_a_traceback() -> None:
 # --------------------------------------------------------------------------------------------- as a program of its own
 
 
+def _leaves(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    return [
+        leaf
+        for name, command in group.commands.items()
+        for leaf in (_leaves(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)])
+    ]
+
+
 def test_every_command_has_help_with_examples() -> None:
-    for name in main.commands:
-        result = run(name, "--help")
+    for name in _leaves(main):
+        result = run(*name, "--help")
         assert result.exit_code == 0
-        assert "Examples:" in result.stdout
-        assert f"consistentid {name} " in result.stdout
-        assert "--debug" in result.stdout
+        assert "Examples:" in result.stdout, name
+        assert f"  consistentid {' '.join(name)}" in result.stdout, name
+        assert "--debug" in result.stdout, name
     assert run("--version").stdout.startswith("consistentid, version ")
     assert "generate" in run().stderr
 

@@ -69,7 +69,7 @@ def _quiet() -> None:
 
 
 def progress_bar(unit: str) -> Callable[[int, int], None]:
-    """A callback `(done, total)` that draws a bar on stderr, from its first call on."""
+    """A callback `(done, total)` that draws a bar on stderr, from its first call to the end of the command."""
     bar: Any = None
 
     def show(done: int, total: int) -> None:
@@ -78,9 +78,9 @@ def progress_bar(unit: str) -> Callable[[int, int], None]:
             from tqdm import tqdm
 
             bar = tqdm(total=total, unit=unit, leave=False)
+            # Also when the command fails, so that its error has a line of its own.
+            click.get_current_context().call_on_close(bar.close)
         bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
 
     return show
 
