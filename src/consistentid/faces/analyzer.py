@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ class Face(Detection):
     embedding: NDArray[np.float32]
     parsing: NDArray[np.uint8]
     quality: float
+
+
+Found = TypeVar("Found", bound=Detection)
 
 
 class Detector(Protocol):
@@ -109,35 +112,43 @@ class FaceAnalyzer:
     def analyze(self, image: Image.Image) -> list[Face]:
         """All faces of a picture, largest first.
 
+        Args:
+            image: RGB picture.
+
         Raises:
             PhotographError: the picture is a photograph and the networks know drawings only.
         """
+        detections = self.detect(image)
+        return [self.describe(image, found, detections) for found in detections]
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        """Where the faces are, largest first: the cheap half of `analyze`, which raises the same."""
         if self.guard is not None:
             self.guard(image)
-        detections = sorted(self.detector.detect(image), key=_area, reverse=True)
-        return [
-            Face(
-                box=found.box,
-                landmarks=found.landmarks,
-                score=found.score,
-                embedding=self.recogniser.embed(image, found.landmarks),
-                parsing=self._parse(image, found, [other for other in detections if other is not found]),
-                quality=quality(image, found),
-            )
-            for found in detections
-        ]
+        return sorted(self.detector.detect(image), key=_area, reverse=True)
 
-    def _parse(self, image: Image.Image, face: Detection, others: Sequence[Detection]) -> NDArray[np.uint8]:
+    def describe(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> Face:
+        """All that is known of one face, given all that were detected: the other half of `analyze`."""
+        return Face(
+            box=face.box,
+            landmarks=face.landmarks,
+            score=face.score,
+            embedding=self.recogniser.embed(image, face.landmarks),
+            parsing=self._parse(image, face, detections),
+            quality=quality(image, face),
+        )
+
+    def _parse(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> NDArray[np.uint8]:
         """Labels of one face at the picture's size; a small face is parsed on a crop round it."""
         crop = _surroundings(face, image.size)
         left, top, right, bottom = crop
         labels = np.zeros((image.height, image.width), np.uint8)
-        labels[top:bottom, left:right] = self.parser.parse(image.crop(crop))
-        if others:
-            y, x = np.mgrid[top:bottom, left:right].astype(np.float32) + 0.5
-            own = _distance(face, x, y)
-            for other in others:
-                labels[top:bottom, left:right][_distance(other, x, y) < own] = 0
+        region = labels[top:bottom, left:right]
+        region[:] = self.parser.parse(image.crop(crop))
+        own = _distance(face, crop)
+        for other in detections:
+            if other is not face:
+                region[_distance(other, crop) < own] = 0
         return labels
 
 
@@ -157,7 +168,7 @@ def quality(image: Image.Image, face: Detection) -> float:
     return float(np.prod([min(max(factor, 0.05), 1.0) for factor in (size, sharpness, 1 - turn)]))
 
 
-def pick(faces: Sequence[Face], photo: str, index: int | None = None) -> Face:
+def pick(faces: Sequence[Found], photo: str, index: int | None = None) -> Found:
     """The one face that is meant.
 
     Args:
@@ -197,10 +208,13 @@ def _surroundings(face: Detection, size: tuple[int, int]) -> tuple[int, int, int
     return left, top, left + width, top + height
 
 
-def _distance(face: Detection, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of positions from a face's centre, in units of its size."""
-    centre = _centre(face)
-    distance: NDArray[np.float32] = np.hypot(x - centre[0], y - centre[1]) / max(np.sqrt(_area(face)), 1.0)
+def _distance(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """(H, W) distance of a crop's pixels from a face's centre, in units of its size."""
+    left, top, right, bottom = crop
+    x, y = _centre(face)
+    across = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
+    down = np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)
+    distance: NDArray[np.float32] = np.hypot(across[None, :], down[:, None]) / np.float32(max(_area(face), 1) ** 0.5)
     return distance
 
 

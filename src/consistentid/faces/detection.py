@@ -78,15 +78,11 @@ class OnnxDetector:
         canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), (offset, offset))
         pixels = (np.asarray(canvas, np.float32).transpose(2, 0, 1)[None] - 127.5) / 128
         scores, boxes, landmarks = self._decode(self._session.run(None, {self._input: pixels}), size)
-        limit = np.array(image.size * 2, np.float32)
-        return [
-            Detection(
-                box=((boxes[index] - offset) / scale).clip(0, limit),
-                landmarks=(landmarks[index] - offset) / np.float32(scale),
-                score=float(scores[index]),
-            )
-            for index in suppress(boxes, scores)
-        ]
+        boxes = ((boxes - offset) / np.float32(scale)).clip(0, image.size * 2)
+        landmarks = (landmarks - offset) / np.float32(scale)
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, landmarks, scores = boxes[inside], landmarks[inside], scores[inside]
+        return [Detection(boxes[index], landmarks[index], float(scores[index])) for index in suppress(boxes, scores)]
 
     def _decode(self, outputs: Sequence[NDArray[np.float32]], size: int) -> tuple[Points, Points, Points]:
         """Candidates above the threshold: scores (K,), boxes (K, 4), landmarks (K, 5, 2) in pixels of the canvas."""

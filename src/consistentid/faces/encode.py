@@ -85,10 +85,7 @@ class IdentityEncoder:
         indices = [face_index] * len(images) if face_index is None or isinstance(face_index, int) else face_index
         if not len(names) == len(indices) == len(images):
             raise InputError(f"{len(images)} pictures, {len(names)} names and {len(indices)} face indices do not fit")
-        views = [
-            _View(name, image, pick(self.analyzer.analyze(image), name, index))
-            for name, image, index in zip(names, images, indices, strict=True)
-        ]
+        views = [self._view(*photo) for photo in zip(names, images, indices, strict=True)]
         if strangers := outliers([view.face for view in views], self.same_person):
             named = " and ".join(views[index].name for index in strangers)
             raise FaceError(
@@ -110,6 +107,10 @@ class IdentityEncoder:
             blank_features=blank,
             provenance=self.provenance,
         )
+
+    def _view(self, name: str, image: Image.Image, index: int | None) -> _View:
+        detections = self.analyzer.detect(image)
+        return _View(name, image, self.analyzer.describe(image, pick(detections, name, index), detections))
 
     def _best_parts(self, views: Sequence[_View]) -> dict[str, Image.Image]:
         """The picture of each visible part from the view that shows most of it, and best."""

@@ -24,7 +24,7 @@ _EYES, _MOUTH, _FEATURES = (4, 5), (11, 12, 13), (2, 3, 4, 5, 6, 10, 11, 12, 13)
 _MIN_SHARE: Final = 0.002
 """Share of the picture from which skin is a face and not a speck: a face of about 1/20 of the side."""
 
-_NOSE_TIP: Final = 0.7
+_NOSE_TIP: Final = 0.8
 """Share of the nose's pixels above its tip."""
 
 
