@@ -6,8 +6,19 @@ known for every pixel, is what training and measuring identity preservation need
 """
 
 from consistentid.data.portraits.captions import Caption, describe
-from consistentid.data.portraits.draw import Portraits, draw
+from consistentid.data.portraits.draw import Portraits, draw, locate
 from consistentid.data.portraits.people import SPLITS, People, sample_people
 from consistentid.data.portraits.scenes import Scenes, sample_scenes
 
-__all__ = ["SPLITS", "Caption", "People", "Portraits", "Scenes", "describe", "draw", "sample_people", "sample_scenes"]
+__all__ = [
+    "SPLITS",
+    "Caption",
+    "People",
+    "Portraits",
+    "Scenes",
+    "describe",
+    "draw",
+    "locate",
+    "sample_people",
+    "sample_scenes",
+]

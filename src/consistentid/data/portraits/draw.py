@@ -15,6 +15,7 @@ from consistentid.data.portraits.canvas import Canvas
 from consistentid.data.portraits.people import EYES, HAIR, People
 from consistentid.data.portraits.sampling import Table
 from consistentid.data.portraits.scenes import COLORS, STYLES, Scenes
+from consistentid.errors import InputError
 
 CHUNK = 32  # pictures drawn at a time: the working set of a larger batch leaves the processor's cache
 
@@ -34,9 +35,15 @@ class Portraits:
 
 
 def draw(people: People, scenes: Scenes, size: int = 128, device: torch.device | str = "cpu") -> Portraits:
-    """Draw every person in the scene of the same row, ``size`` pixels square."""
+    """Draw every person in the scene of the same row, ``size`` pixels square.
+
+    A row is drawn alike whatever rows are drawn with it, up to the rounding of the last bit.
+
+    Raises:
+        InputError: not as many scenes as people.
+    """
     if len(people) != len(scenes):
-        raise ValueError(f"one scene a person is needed, not {len(scenes)} scenes for {len(people)} people")
+        raise InputError(f"{len(people)} people and {len(scenes)} scenes: give as many scenes as people")
     parts = [
         _draw(people[i : i + CHUNK], scenes[i : i + CHUNK], size, torch.device(device))
         for i in range(0, len(people), CHUNK)
@@ -94,5 +101,15 @@ def _draw(people: People, scenes: Scenes, size: int, device: torch.device) -> Po
     attire.paint_hat(canvas, p, s, frame)
     finish.apply_style(canvas, s, u, v)
 
-    landmarks = (frame.landmarks(p) + 1) * (size / 2)
-    return Portraits(canvas.rgb.clamp_(0, 1), canvas.labels, landmarks)
+    return Portraits(canvas.rgb.clamp_(0, 1), canvas.labels, _landmarks(frame, p, size))
+
+
+def locate(people: People, scenes: Scenes, size: int = 128) -> Tensor:
+    """The landmarks of pictures alone, as `Portraits` has them, without drawing."""
+    p, s = _columns(people, torch.device("cpu")), _columns(scenes, torch.device("cpu"))
+    nowhere = torch.zeros(1, 1, 1)
+    return _landmarks(face.Frame.of(p, s, nowhere, nowhere), p, size)
+
+
+def _landmarks(frame: face.Frame, p: SimpleNamespace, size: int) -> Tensor:
+    return (frame.landmarks(p) + 1) * (size / 2)

@@ -236,9 +236,8 @@ def paint_mouth(canvas: Canvas, p: Traits, f: Frame) -> None:
     thin = canvas.pixel * 0.25
     inner = torch.maximum(shapes.between(y, upper - thin, lower + thin), inside_x)
     canvas.fill(inner, color((0.28, 0.05, 0.07), x), 11, outline=False)
-    if bool((f.open > 0.2).any()):
-        teeth = torch.maximum(shapes.between(y, upper, upper + 0.075 * f.open), x.abs() - width * 0.75)
-        canvas.fill(torch.maximum(teeth, y - lower), color((0.97, 0.96, 0.93), x), outline=False)
+    teeth = torch.maximum(shapes.between(y, upper, upper + 0.075 * f.open), x.abs() - width * 0.75)
+    canvas.fill(torch.maximum(teeth, y - lower), color((0.97, 0.96, 0.93), x), outline=False)
     canvas.fill(torch.maximum(shapes.between(y, upper - bow, upper), inside_x), lips * 0.88, 12, outline=False)
     low = torch.maximum(shapes.between(y, lower, lower + p.lower_lip * hump**0.6), inside_x)
     canvas.fill(low, lips, 13, outline=False)
