@@ -11,6 +11,7 @@ from PIL import Image
 
 from consistentid.faces.alignment import TEMPLATE, similarity
 from consistentid.faces.analyzer import Detection, Parser
+from consistentid.faces.parts import LABELS
 from consistentid.faces.regions import components
 
 Mask = NDArray[np.bool_]
@@ -75,20 +76,23 @@ def faces_in_labels(labels: NDArray[np.uint8]) -> list[Detection]:
 
 
 def _heads(labels: NDArray[np.uint8]) -> Iterator[Mask]:
-    regions = components(~np.isin(labels, (_BACKGROUND, _CLOTH)) & (labels < 19))
+    regions = components(~np.isin(labels, (_BACKGROUND, _CLOTH)) & (labels < len(LABELS)))
     for number in range(1, int(regions.max(initial=0)) + 1):
-        head = regions == number
-        reach = 0.5 * np.sqrt((head & (labels == _SKIN)).sum())
-        noses = _blobs(head & (labels == _NOSE), reach)
-        if len(noses) < 2:
-            yield head
-            continue
-        positions = _positions(head)
-        nearest = np.abs(positions[:, None] - noses).argmin(axis=1)
-        for index in range(len(noses)):
-            part = np.zeros_like(head)
-            part[head] = nearest == index
-            yield part
+        yield from _divided(regions == number, labels)
+
+
+def _divided(head: Mask, labels: NDArray[np.uint8]) -> list[Mask]:
+    """One mask for each face of heads that touch: pixels go to the nearest nose that has a mouth and an eye."""
+    reach = 0.5 * float(np.sqrt((head & (labels == _SKIN)).sum()))
+    noses = _blobs(head & (labels == _NOSE), reach)
+    while len(noses) > 1:
+        parts = np.zeros((len(noses), *head.shape), bool)
+        parts[np.abs(_positions(head)[:, None] - noses).argmin(axis=1), *np.nonzero(head)] = True
+        real = [all(np.isin(labels[part], kind).any() for kind in (_MOUTH, (*_EYES, _GLASSES))) for part in parts]
+        if all(real):
+            return list(parts)
+        noses = noses[real]
+    return [head]
 
 
 def _detection(labels: NDArray[np.uint8], face: Mask) -> Detection:

@@ -43,7 +43,8 @@ def draw_faces(image: Image.Image, faces: Sequence[Face]) -> Image.Image:
         left, top, right, bottom = face.box.tolist()
         draw.rectangle((left, top, right, bottom), outline=_MARK, width=stroke)
         for x, y in face.landmarks.tolist():
-            draw.ellipse((x - stroke, y - stroke, x + stroke, y + stroke), fill=_MARK, outline=(0, 0, 0))
+            radius = 2 * stroke
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_MARK, outline=(0, 0, 0), width=stroke)
         draw.text(
             (left + 2 * stroke, top + stroke), str(number), fill=_MARK, font=font, stroke_width=1, stroke_fill=(0, 0, 0)
         )

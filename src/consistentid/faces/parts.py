@@ -49,7 +49,7 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
         "square": _Layout(
             labels={
                 "face": ((1, 2, 3),),
-                "eyes": ((4, 5), (6,)),  # eyes that dark glasses hide are where the glasses are
+                "eyes": ((4, 5),),
                 "ears": ((7, 8),),
                 "nose": ((10,),),
                 "mouth": ((11, 12, 13),),

@@ -1,0 +1,95 @@
+"""Small real networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand_drawn import colour_parser, save_onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.from_labels import LabelDetector
+from consistentid.faces.parsing import FaceParser
+from consistentid.faces.recognition import OnnxRecogniser
+
+KPS = np.array([(-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1)], np.float32)
+"""Landmarks that the tiny detector gives, in cells from the corner of the one that it found."""
+
+
+@pytest.fixture
+def parser() -> FaceParser:
+    return colour_parser(256)
+
+
+@pytest.fixture(scope="session")
+def recogniser_weights() -> NDArray[np.float32]:
+    return np.random.RandomState(0).randn(3 * 8 * 8, 512).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def recogniser_path(tmp_path_factory: pytest.TempPathFactory, recogniser_weights: NDArray[np.float32]) -> Path:
+    """(B, 3, 112, 112) -> (B, 512): an 8x8 mosaic of the picture, times a random matrix."""
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["mosaic"], kernel_shape=[14, 14], strides=[14, 14]),
+        helper.make_node("Flatten", ["mosaic"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weights"], ["embedding"]),
+    ]
+    path = tmp_path_factory.mktemp("onnx") / "recogniser.onnx"
+    shapes: dict[str, list[int | str]] = {"input": ["batch", 3, 112, 112], "embedding": ["batch", 512]}
+    return save_onnx(path, nodes, {"weights": recogniser_weights}, shapes)
+
+
+@pytest.fixture
+def analyzer(parser: FaceParser, recogniser_path: Path) -> FaceAnalyzer:
+    return FaceAnalyzer(LabelDetector(parser), OnnxRecogniser(recogniser_path), parser)
+
+
+@pytest.fixture
+def detector_path(tmp_path: Path) -> Callable[..., Path]:
+    """Makes an SCRFD-shaped detector of red cells of 8 pixels that are not surrounded by red.
+
+    Boxes reach three cells to each side of the cell's corner, landmarks lie at `KPS` cells from it.
+    """
+
+    def make(size: int | str = "size", outputs: int = 9) -> Path:
+        nodes = [helper.make_node("Conv", ["input", "red_minus_green"], ["red"])]
+        shapes: dict[str, list[int | str]] = {"input": [1, 3, size, size]}
+        for stride in (8, 16, 32):
+            cell = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+            around = {"kernel_shape": [5, 5], "pads": [2] * 4, "count_include_pad": 0}
+            nodes += [
+                helper.make_node("AveragePool", ["red"], [f"p{stride}"], **cell),
+                helper.make_node("AveragePool", [f"p{stride}"], [f"n{stride}"], **around),
+                helper.make_node("Sub", [f"n{stride}", "half"], [f"over{stride}"]),
+                helper.make_node("Relu", [f"over{stride}"], [f"excess{stride}"]),
+                helper.make_node("Mul", [f"excess{stride}", "ten"], [f"penalty{stride}"]),
+                helper.make_node("Sub", [f"p{stride}", f"penalty{stride}"], [f"raw{stride}"]),
+                helper.make_node("Mul", [f"raw{stride}", "one" if stride == 8 else "zero"], [f"map{stride}"]),
+                helper.make_node("Reshape", [f"map{stride}", "column"], [f"cell{stride}"]),
+                helper.make_node("Concat", [f"cell{stride}"] * 2, [f"pair{stride}"], axis=1),
+                helper.make_node("Reshape", [f"pair{stride}", "column"], [f"score{stride}"]),
+                helper.make_node("Mul", [f"score{stride}", "zero"], [f"nothing{stride}"]),
+                helper.make_node("Add", [f"nothing{stride}", "distances"], [f"box{stride}"]),
+                helper.make_node("Add", [f"nothing{stride}", "offsets"], [f"points{stride}"]),
+            ]
+        for kind, width in (("score", 1), ("box", 4), ("points", 10)):
+            for stride in (8, 16, 32):
+                shapes[f"{kind}{stride}"] = [f"n{stride}", width]
+        constants = {
+            "red_minus_green": np.array([0.5, -0.5, 0], np.float32).reshape(1, 3, 1, 1),
+            "half": np.array(0.5, np.float32),
+            "ten": np.array(10, np.float32),
+            "one": np.array(1, np.float32),
+            "zero": np.array(0, np.float32),
+            "column": np.array([-1, 1], np.int64),
+            "distances": np.full((1, 4), 3, np.float32),
+            "offsets": KPS.reshape(1, 10),
+        }
+        kept = dict(list(shapes.items())[: outputs + 1])
+        return save_onnx(tmp_path / f"detector_{size}_{outputs}.onnx", nodes, constants, kept)
+
+    return make

@@ -1,0 +1,129 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hand_drawn import face_labels, picture
+from PIL import Image
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from consistentid.errors import FaceError, InputError, NoFaceError, SeveralFacesError
+from consistentid.faces.analyzer import Face, FaceAnalyzer
+from consistentid.faces.encode import IdentityEncoder, outliers
+from consistentid.faces.parts import PARTS, PartLayout, part_pictures, whole_picture
+
+ONE = face_labels(256, 240, (120, 110, 120))
+PROVENANCE = {"recogniser": "r@1", "image_encoder": "i@2", "parser": "p@3"}
+Make = Callable[..., IdentityEncoder]
+
+
+@pytest.fixture
+def make(analyzer: FaceAnalyzer) -> Make:
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8
+    )
+    network = CLIPVisionModelWithProjection(config).eval()
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+
+    def build(layout: PartLayout = "square", **options: float) -> IdentityEncoder:
+        return IdentityEncoder(analyzer, network, processor, layout, provenance=PROVENANCE, **options)
+
+    return build
+
+
+def penultimate(encoder: IdentityEncoder, image: Image.Image | None) -> torch.Tensor:
+    pixels = torch.zeros(1, 3, 32, 32)
+    if image is not None:
+        pixels = encoder.processor(images=image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        return encoder.image_encoder(pixels, output_hidden_states=True).hidden_states[2][0]
+
+
+@pytest.mark.parametrize("layout", ["square", "canvas"])
+def test_one_photo(make: Make, layout: PartLayout) -> None:
+    encoder, photo = make(layout), picture(ONE)
+    (face,) = encoder.analyzer.analyze(photo)
+    who = encoder.encode(photo)
+    np.testing.assert_allclose(who.embedding, face.embedding, atol=1e-6)
+    torch.testing.assert_close(who.face_features, penultimate(encoder, whole_picture(photo, face.box, layout)))
+    torch.testing.assert_close(who.blank_features, penultimate(encoder, None))
+    for index, cut in enumerate(part_pictures(photo, face.parsing, layout).values()):
+        torch.testing.assert_close(who.part_features[index], penultimate(encoder, cut))
+    assert who.visible_parts == PARTS
+    assert dict(who.provenance) == PROVENANCE | {"part_layout": layout}
+
+
+def test_features_can_be_differentiated_through(make: Make) -> None:
+    who = make().encode(picture(ONE))
+    scale = torch.ones(1, requires_grad=True)
+    (who.face_features * scale).sum().backward()
+    assert scale.grad is not None
+
+
+def test_hidden_parts_are_blank_and_masked(make: Make) -> None:
+    hidden = np.where(np.isin(ONE, (7, 8)), 17, ONE).astype(np.uint8)
+    who = make().encode(picture(hidden))
+    assert who.visible_parts == ("face", "eyes", "nose", "mouth")
+    torch.testing.assert_close(who.part_features[PARTS.index("ears")], who.blank_features)
+
+
+def test_several_photos_are_weighted_by_quality_and_give_each_its_best_part(make: Make) -> None:
+    encoder = make()
+    large = picture(np.where(np.isin(ONE, (4, 5)), 1, ONE).astype(np.uint8))
+    small = picture(face_labels(256, 256, (130, 120, 60)))
+    faces = [encoder.analyzer.analyze(photo)[0] for photo in (large, small)]
+    assert faces[0].quality > faces[1].quality
+    both = encoder.encode(small, large)
+    mean = faces[0].quality * faces[0].embedding + faces[1].quality * faces[1].embedding
+    np.testing.assert_allclose(both.embedding, mean / np.linalg.norm(mean), atol=1e-5)
+    alone = [encoder.encode(photo) for photo in (large, small)]
+    torch.testing.assert_close(both.face_features, alone[0].face_features)
+    assert "eyes" not in alone[0].visible_parts
+    torch.testing.assert_close(both.part_features[1], alone[1].part_features[1])
+    torch.testing.assert_close(both.part_features[3], alone[0].part_features[3])
+    assert both.visible_parts == PARTS
+
+
+def test_another_person_among_the_photos_is_named(make: Make) -> None:
+    encoder = make()
+    bearded = ONE.copy()
+    bearded[115:][ONE[115:] == 1] = 17
+    photos = [picture(labels) for labels in (ONE, bearded, face_labels(256, 256, (126, 118, 120)))]
+    ada, bob, ada_again = (encoder.analyzer.analyze(photo)[0].embedding for photo in photos)
+    assert ada @ ada_again > max(ada @ bob, ada_again @ bob) + 0.01
+    encoder.same_person = float(ada @ ada_again + max(ada @ bob, ada_again @ bob)) / 2
+    with pytest.raises(FaceError, match=r"bob\.png shows another person than the other pictures; leave it out"):
+        encoder.encode(*photos, names=["a.png", "bob.png", "c.png"])
+    assert encoder.encode(photos[0], photos[2]).visible_parts == PARTS
+
+
+def face(angle: float, quality: float = 1.0) -> Face:
+    embedding = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    return Face(
+        np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, embedding, np.zeros((1, 1), np.uint8), quality
+    )
+
+
+def test_outliers() -> None:
+    assert outliers([face(0)], 0.2) == []
+    assert outliers([face(0), face(0.5), face(1.0)], 0.2) == []
+    assert outliers([face(0), face(3.1), face(0.2)], 0.2) == [1]
+    assert outliers([face(3.1, 0.1), face(0), face(3.0, 0.1)], 0.2) == [0, 2]
+    assert outliers([face(0), face(1.2), face(2.4)], 0.2) == []  # linked through the one between them
+    assert outliers([face(0), face(1.6)], 0.2) == [1]
+
+
+def test_unclear_photos_are_named(make: Make) -> None:
+    encoder = make()
+    pair = picture(face_labels(256, 256, (65, 100, 100), (188, 100, 110)))
+    with pytest.raises(NoFaceError, match="picture 2"):
+        encoder.encode(picture(ONE), Image.new("RGB", (64, 64)))
+    with pytest.raises(SeveralFacesError, match=r"pair\.png"):
+        encoder.encode(pair, names=["pair.png"])
+    assert encoder.encode(pair, face_index=0).visible_parts == PARTS
+    assert encoder.encode(picture(ONE), pair, face_index=[None, 0]).visible_parts == PARTS
+    with pytest.raises(InputError, match="at least one"):
+        encoder.encode()
+    with pytest.raises(InputError, match="1 pictures, 2 names"):
+        encoder.encode(pair, names=["a", "b"])

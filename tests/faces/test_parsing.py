@@ -1,0 +1,146 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recipe
+import synth
+import torch
+from hand_drawn import GOLDEN, colour_parser, face_labels, picture
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
+
+from consistentid.errors import CheckpointError
+from consistentid.faces.parsing import FaceParser, label_order
+from consistentid.faces.parts import LABELS
+
+CELEBA = [
+    "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
+    "nose", "mouth", "u_lip", "l_lip", "neck", "neck_l", "cloth", "hair", "hat",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bisenet_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inventory = json.loads((GOLDEN / "inventory" / "face_parsing_bisenet.json").read_text())
+    weights = recipe.state_dict(inventory["keys"], inventory["seed"], inventory["prefix"])
+    path = tmp_path_factory.mktemp("bisenet") / "face_parsing.pth"
+    torch.save({key: torch.from_numpy(value) for key, value in weights.items()}, path)
+    return path
+
+
+def segformer(folder: Path, names: dict[int, str] | None = None) -> FaceParser:
+    torch.manual_seed(0)
+    labels = {"id2label": names} if names else {"num_labels": 19}
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=16, **labels
+    )
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return FaceParser.segformer(folder)
+
+
+def test_bisenet_equals_the_reference(bisenet_path: Path) -> None:
+    parser = FaceParser.bisenet(bisenet_path)
+    expected = load_file(GOLDEN / "cases" / "bisenet.safetensors")
+    with torch.no_grad():
+        logits = parser.network(torch.from_numpy(recipe.tensor("bisenet.in", (1, 3, 128, 96))))
+    torch.testing.assert_close(logits, expected["out"], atol=1e-5, rtol=0)
+
+
+def test_bisenet_input_equals_the_reference(bisenet_path: Path) -> None:
+    expected = np.load(GOLDEN / "cases" / "clip_images.npz")
+    pixels = FaceParser.bisenet(bisenet_path).pixels(Image.fromarray(synth.photo(300, 220)))[0]
+    assert pixels.shape == (3, 512, 512)
+    np.testing.assert_allclose(pixels[:, ::16, ::16], expected["sd15/bisenet_input_sub"], atol=1e-5)
+
+
+def test_bisenet_refuses_other_files(tmp_path: Path, bisenet_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no face parser .*absent\.pth"):
+        FaceParser.bisenet(tmp_path / "absent.pth")
+    truncated = tmp_path / "truncated.pth"
+    truncated.write_bytes(bisenet_path.read_bytes()[:100_000])
+    with pytest.raises(CheckpointError, match=r"truncated\.pth is not a readable weights file"):
+        FaceParser.bisenet(truncated)
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"weight": torch.zeros(3)}, foreign)
+    with pytest.raises(CheckpointError, match=r"foreign\.pth is not a BiSeNet face parser.*cp\.resnet\.conv1\.weight"):
+        FaceParser.bisenet(foreign)
+    code = tmp_path / "code.pth"
+    torch.save({"weight": Path("not a tensor")}, code)
+    with pytest.raises(CheckpointError, match=r"code\.pth is not a readable weights file"):
+        FaceParser.bisenet(code)
+
+
+def test_labels_have_the_pictures_size_and_place() -> None:
+    parser = colour_parser(128)
+    labels = face_labels(128, 96, (64, 48, 60))
+    np.testing.assert_array_equal(parser.parse(picture(labels)), labels)
+    large = np.kron(labels, np.ones((10, 10), np.uint8))
+    assert (parser.parse(picture(large)) == large).mean() > 0.97
+    upright = labels.T.copy()
+    np.testing.assert_array_equal(parser.parse(picture(upright)), upright)
+
+
+def test_padding_shows_no_black_bars() -> None:
+    """Were the borders black, the network would see a label that the picture does not have."""
+
+    class Darkness(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            darkest = pixels.amin() * self.weight
+            return (
+                torch.nn.functional.one_hot((darkest < 0.1).long() * 18, 19)
+                .float()
+                .view(1, 19, 1, 1)
+                .expand(1, 19, 8, 8)
+            )
+
+    network = FaceParser(Darkness(), size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    assert network.parse(Image.new("RGB", (200, 50), "white")).max() == 0
+
+
+def test_segformer_runs_as_transformers_runs_it(tmp_path: Path) -> None:
+    parser = segformer(tmp_path)
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8))
+    processor = SegformerImageProcessorPil.from_pretrained(tmp_path)
+    network = SegformerForSemanticSegmentation.from_pretrained(tmp_path)
+    with torch.no_grad():
+        output = network(**processor(images=image, return_tensors="pt"))
+    (expected,) = processor.post_process_semantic_segmentation(output, target_sizes=[(64, 64)])
+    labels = parser.parse(image)
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(labels, expected.numpy())
+
+
+def test_segformer_classes_follow_their_names(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (64, 64, 3)).astype(np.uint8))
+    plain = segformer(tmp_path / "plain").parse(image)
+    order = np.random.RandomState(1).permutation(19)
+    names = ["background", *CELEBA]
+    named = segformer(tmp_path / "named", {index: names[label] for index, label in enumerate(order)}).parse(image)
+    np.testing.assert_array_equal(named, order[plain])
+
+
+def test_label_names_of_both_kinds() -> None:
+    assert label_order(dict(enumerate(["background", *CELEBA])), "n") == list(range(19))
+    assert label_order(dict(enumerate(LABELS)), "n") == list(range(19))
+    with pytest.raises(CheckpointError, match=r"some/net is not.*it has 3.*skin"):
+        label_order({0: "background", 1: "road", 2: "sky"}, "some/net")
+    with pytest.raises(CheckpointError, match="it has 2"):
+        label_order({0: "LABEL_0", 1: "LABEL_1"}, "some/net")
+
+
+def test_segformer_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a usable SegFormer"):
+        FaceParser.segformer(tmp_path / "absent")
+
+
+def test_large_pictures_keep_their_size() -> None:
+    labels = colour_parser(128).parse(picture(face_labels(1500, 1200, (750, 600, 700))))
+    assert labels.shape == (1200, 1500)
+    assert labels[656, 750] == 10
