@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from consistentid import __version__
+from consistentid.cli.dataset import dataset
 from consistentid.cli.doctor import doctor
 from consistentid.cli.generate import generate
 from consistentid.cli.identify import identify
@@ -68,5 +69,5 @@ def main() -> None:
     """New portraits of a given person: one or more photos in, a prompt in, pictures of that person out."""
 
 
-for command in (generate, identify, doctor):
+for command in (generate, identify, dataset, doctor):
     main.add_command(command)

@@ -101,7 +101,7 @@ class Settings:
     """How pictures are made. A preset holds those it was made for; a call may change each.
 
     Attributes:
-        steps: sampling steps, at least 1.
+        steps: sampling steps, 1 to 500.
         guidance_scale: classifier-free guidance; 1 or less = off.
         scale: strength of the identity tokens; 0 = none, 1 = as trained.
         merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
@@ -145,7 +145,7 @@ class Settings:
 
 
 _RANGES = (
-    ("steps", 1, 1000),
+    ("steps", 1, 500),  # beyond, schedulers repeat or leave out noise levels
     ("guidance_scale", 0, 100),
     ("scale", 0, 10),
     ("merge_at", 0, 1),
