@@ -13,11 +13,13 @@ from consistentid.training.stack.recipe import Recipe
 NETWORKS = {
     "pictures": ("pictures", ""),
     "autoencoder": ("autoencoder", "train_autoencoder"),
+    "decoder": ("autoencoder", "train_decoder"),
     "clip": ("clip", "train_clip"),
     "parser": ("parser", "train_parser"),
     "recogniser": ("recogniser", "train_recogniser"),
     "judge": ("recogniser", "train_judge"),
     "unet": ("unet", "train_unet"),
+    "package": ("package", "package"),
 }
 
 

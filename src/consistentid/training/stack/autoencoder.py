@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.stack.loop import Losses, batched, train
+from consistentid.training.stack.pictures import Pool
 from consistentid.training.stack.recipe import Recipe
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
@@ -34,44 +37,82 @@ def _gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
+def reconstruction_loss(y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Weighted absolute and squared error, and the error of the edges."""
+    error = y - x
+    edges = sum(F.l1_loss(a, b) for a, b in zip(_gradients(y), _gradients(x), strict=True))
+    return (weight * (error.abs() + error**2)).mean() + 0.5 * edges
+
+
+@torch.no_grad()
+def reconstruction_report(vae: PatchAutoencoderKL, held_out: Pool, device: torch.device) -> dict[str, float]:
+    """Mean absolute error in [-1, 1] on held-out people, over everything and on the details of the face."""
+    total, detail, latents = [], [], []
+    for part in batched(min(len(held_out), 512), 32):
+        x, weight = pixels(held_out.images[part], device), detail_weight(held_out.labels[part], device)
+        z = vae.encode(x).latent_dist.mean
+        error = (vae.decode(z).sample - x).abs()
+        total.append(error.mean())
+        detail.append(error[(weight > 2).expand_as(error)].mean())
+        latents.append(z)
+    return {
+        "mean_absolute_error": float(torch.stack(total).mean()),
+        "mean_absolute_error_on_facial_details": float(torch.stack(detail).mean()),
+        "latent_std": float(torch.cat(latents).std()),
+    }
+
+
 def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
-    """Train and save ``out/vae``; reports the mean absolute error in [-1, 1] on held-out people."""
+    """Fit and save ``out/vae``: the best linear code of patches, found in closed form; `train_decoder` goes on."""
     section = recipe.section("autoencoder")
-    torch.manual_seed(section.schedule.seed)
-    vae = AutoencoderKL(**section.network).to(device, memory_format=torch.channels_last)
+    torch.manual_seed(section.options["seed"])
+    vae = PatchAutoencoderKL(sample_size=recipe.content["size"], **section.network).to(device)
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    every = max(1, len(pool) // section.options["pictures"])
+    vae.start_from_principal_components(pixels(pool.images[::every], device))
+    vae.eval()
+    figures = reconstruction_report(vae, held_out, device)
+    vae.register_to_config(scaling_factor=round(1 / figures["latent_std"], 4))
+    vae.half().save_pretrained(out / "vae")
+    print(json.dumps({"network": "autoencoder", "held_out": figures}))
+
+
+def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train the decoder of ``out/vae`` further, on latents that stay as they are; the UNet is not affected."""
+    section = recipe.section("decoder")
+    vae = PatchAutoencoderKL.from_pretrained(out / "vae").float().to(device)
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    latents = open_latents(pool, vae, out / "latents-train.npy", device)
+    decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        x, weight = pixels(pool.images[np.sort(rows)], device), detail_weight(pool.labels[np.sort(rows)], device)
-        posterior = vae.encode(x).latent_dist
-        y = vae.decode(posterior.sample(generator)).sample
-        error = y - x
-        l1 = (weight * error.abs()).mean()
-        edges = sum(F.l1_loss(a, b) for a, b in zip(_gradients(y), _gradients(x), strict=True))
-        kl = posterior.kl().mean() / x[0].numel()
-        return {
-            "loss": l1 + (weight * error**2).mean() + 0.5 * edges + section.options["kl"] * kl,
-            "l1": error.abs().mean(),
-            "kl": kl,
-        }
+        rows = np.sort(rows)
+        x, weight = pixels(pool.images[rows], device), detail_weight(pool.labels[rows], device)
+        z = torch.from_numpy(latents[rows]).float().to(device)
+        # Generated latents are never quite those of a picture.
+        z = z + section.options["noise"] * torch.randn(z.shape, generator=generator, device=device)
+        y = vae.decode(z / vae.config.scaling_factor).sample
+        return {"loss": reconstruction_loss(y, x, weight), "l1": (y - x).abs().mean()}
 
-    @torch.no_grad()
     def report() -> dict[str, float]:
-        total, detail, latents = [], [], []
-        for part in batched(min(len(held_out), 512), 32):
-            x, labels = pixels(held_out.images[part], device), detail_weight(held_out.labels[part], device)
-            z = vae.encode(x).latent_dist.mean
-            error = (vae.decode(z).sample - x).abs()
-            total.append(error.mean())
-            detail.append(error[(labels > 2).expand_as(error)].mean())
-            latents.append(z)
-        z = torch.cat(latents)
-        vae.register_to_config(scaling_factor=round(float(1 / z.std()), 4))
-        return {
-            "mean_absolute_error": float(torch.stack(total).mean()),
-            "mean_absolute_error_on_facial_details": float(torch.stack(detail).mean()),
-            "latent_std": float(z.std()),
-        }
+        return reconstruction_report(vae, held_out, device)
 
-    train("autoencoder", vae, loss, section.schedule, len(pool), out, device=device, report=report)
+    train("decoder", decoder, loss, section.schedule, len(pool), out, device=device, report=report)
     vae.half().save_pretrained(out / "vae")
+
+
+@torch.no_grad()
+def open_latents(pool: Pool, vae: PatchAutoencoderKL, path: Path, device: torch.device) -> NDArray[np.float16]:
+    """Scaled latents (N, C, h, w) of the whole pool, computed once and kept at ``path``."""
+    if not path.exists():
+        parts = []
+        for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
+            z = vae.encode(pixels(pool.images[part], device)).latent_dist.mean * vae.config.scaling_factor
+            parts.append(z.half().cpu().numpy())
+        temporary = path.with_suffix(".partial.npy")
+        np.save(temporary, np.concatenate(parts))
+        temporary.rename(path)
+    latents: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return latents

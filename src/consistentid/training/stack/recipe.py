@@ -47,7 +47,7 @@ class Recipe:
         if name not in self.content:
             raise InputError(f"{self.path} has no section {name!r}; it has {', '.join(self.content)}")
         values = self.content[name]
-        return Section(values["network"], Schedule(**values["schedule"]), values.get("options", {}))
+        return Section(values.get("network", {}), Schedule(**values["schedule"]) if "schedule" in values else None, values.get("options", {}))
 
     def pool(self, split: str) -> Pool:
         """The pictures of a split."""

@@ -6,39 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from consistentid.training.stack.autoencoder import pixels
+from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.training.stack.autoencoder import open_latents
 from consistentid.training.stack.loop import Losses, batched, train
-from consistentid.training.stack.pictures import Pool
 from consistentid.training.stack.recipe import Recipe
 from consistentid.training.stack.text import captions, tokenize
-
-
-@torch.no_grad()
-def open_latents(pool: Pool, vae: AutoencoderKL, path: Path, device: torch.device) -> NDArray[np.float16]:
-    """Scaled latents (N, C, h, w) of the whole pool, computed once and kept at ``path``."""
-    if not path.exists():
-        parts = []
-        for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
-            z = vae.encode(pixels(pool.images[part], device)).latent_dist.mean * vae.config.scaling_factor
-            parts.append(z.half().cpu().numpy())
-        temporary = path.with_suffix(".partial.npy")
-        np.save(temporary, np.concatenate(parts))
-        temporary.rename(path)
-    latents: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    return latents
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/base``, a diffusers pipeline folder; reports the held-out noise loss."""
     section = recipe.section("unet")
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
-    vae = AutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
+    vae = PatchAutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
     text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").float().to(device).eval()
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
     latents = open_latents(pool, vae, out / "latents-train.npy", device)
@@ -84,7 +68,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
 
 
 def save_base(
-    vae: AutoencoderKL,
+    vae: PatchAutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,

@@ -1,0 +1,77 @@
+"""Text cross-attention of chosen words, seen while the UNet runs with its own fused kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class AttentionRecorder:
+    """Records the attention of a few text tokens in the cross-attention layers of some UNet blocks.
+
+    The layers run as always; beside them the softmax over the *text* tokens alone is computed once more, from the
+    layer's own query and key projections (a LoRA included), and only the wanted columns are kept. The ID tokens, which
+    the layers attend to separately, do not enter.
+
+    Args:
+        unet: UNet2DConditionModel.
+        blocks: names of blocks such as "mid_block"; by default all that have cross-attention but the outermost down
+            and up block when there are seven or more (the middle five of SD1.5, as in the paper).
+    """
+
+    def __init__(self, unet: nn.Module, blocks: list[str] | None = None) -> None:
+        layers = {n: m for n, m in unet.named_modules() if n.endswith(".attn2")}
+        names = list(dict.fromkeys(_block(n) for n in layers))
+        names.sort(key=lambda n: ("down_blocks", "mid_block", "up_blocks").index(n.split(".")[0]))
+        if blocks is None:
+            blocks = names[1:-1] if len(names) >= 7 else names
+        self.layers: dict[str, Any] = {n: m for n, m in layers.items() if _block(n) in blocks}
+        self.maps: dict[str, Tensor] = {}
+        self._positions = torch.empty(0)
+        self._sizes = (0, 0)
+
+    @contextmanager
+    def recording(self, positions: Tensor, size: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
+        """Within the block, every run of the UNet fills the yielded mapping: layer -> (B, N, h, w), mean over heads.
+
+        Args:
+            positions: (B, N) long, the text positions to watch.
+            size: height and width of the latents.
+        """
+        self._positions, self._sizes, self.maps = positions, size, {}
+        handles = [
+            layer.register_forward_pre_hook(self._hook(name), with_kwargs=True) for name, layer in self.layers.items()
+        ]
+        try:
+            yield self.maps
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str) -> Any:
+        def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            text = kwargs["encoder_hidden_states"]
+            text = text[0] if isinstance(text, tuple) else text  # diffusers passes (text, ID tokens)
+            self.maps[name] = self._attention(layer, hidden, text)
+
+        return record
+
+    def _attention(self, layer: Any, hidden: Tensor, text: Tensor) -> Tensor:
+        q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(text)))
+        scores = (q @ k.transpose(-1, -2)) * layer.scale  # (B, heads, h*w, T)
+        log_z = scores.logsumexp(-1, keepdim=True)
+        wanted = self._positions[:, None, None, :].expand(*scores.shape[:3], -1)
+        p = (scores.gather(-1, wanted) - log_z).exp().mean(1)  # (B, h*w, N)
+        height, width = self._sizes
+        shrink = round((height * width / p.shape[1]) ** 0.5)
+        return p.transpose(1, 2).unflatten(-1, (-(-height // shrink), -1))
+
+
+def _block(name: str) -> str:
+    first, second = name.split(".")[:2]
+    return first if first == "mid_block" else f"{first}.{second}"

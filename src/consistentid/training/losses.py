@@ -1,0 +1,58 @@
+"""The two losses of ConsistentID training, as pure functions (paper, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def noise_loss(prediction: Tensor, target: Tensor, person: Tensor | None = None) -> Tensor:
+    """Mean squared error of the denoiser, of each sample on the person only where asked for.
+
+    Args:
+        prediction, target: (B, C, h, w).
+        person: (B, 1, h, w) weight of every position: 1 on the person, 0 on the background; all 1 for samples that
+            are not masked. None for no masking.
+    """
+    error = (prediction - target) ** 2
+    if person is None:
+        return error.mean()
+    weight = person.expand_as(error)
+    return ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)).mean()
+
+
+def localisation_loss(attention: Tensor, masks: Tensor, used: Tensor) -> Tensor:
+    """How much the words of the parts look beside their part: mean attention outside minus inside.
+
+    ``1/N sum_j (mean(P_j over 1 - m_j) - mean(P_j over m_j))`` with P_j divided by its spatial maximum.
+
+    Args:
+        attention: (B, N, h, w), the text cross-attention of the word of each part.
+        masks: (B, N, h, w) in [0, 1], where each part is.
+        used: (B, N) bool, which parts have a word in the text and pixels in the picture.
+
+    Returns:
+        Scalar in [-1, 1]; 0 where no part is used.
+    """
+    p = attention / attention.amax((-2, -1), keepdim=True).clamp(min=1e-8)
+    inside = (p * masks).sum((-2, -1)) / masks.sum((-2, -1)).clamp(min=1e-6)
+    outside = (p * (1 - masks)).sum((-2, -1)) / (1 - masks).sum((-2, -1)).clamp(min=1e-6)
+    return ((outside - inside) * used).sum() / used.sum().clamp(min=1)
+
+
+def localisation_over_layers(maps: Sequence[Tensor], masks: Tensor, used: Tensor) -> Tensor:
+    """Mean of `localisation_loss` over layers of any resolution.
+
+    Args:
+        maps: of each layer (B, N, h, w), averaged over its heads.
+        masks: (B, N, H, W) at the highest resolution; shrunk by area to each layer's.
+        used: (B, N) bool.
+    """
+    losses = []
+    for p in maps:
+        mask = F.interpolate(masks, p.shape[-2:], mode="area")
+        losses.append(localisation_loss(p.float(), mask, used & (mask.amax((-2, -1)) > 0.05)))
+    return torch.stack(losses).mean()

@@ -1,0 +1,48 @@
+"""Put the trained networks together as the preset that ships inside the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from consistentid.errors import CheckpointError
+from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.training.stack.recipe import Recipe
+
+LIMIT = 32_000_000  # bytes of everything that ships
+
+
+def package(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Write ``out/drawn``: base, image encoder, parser, recogniser, judge, adapter and the reports of their training.
+
+    Raises:
+        CheckpointError: something is missing, or all together is too large to ship.
+    """
+    folder = out / "drawn"
+    partial = folder.with_name("drawn.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    needed = ["base", "vae", "image_encoder", "parser", "recogniser.onnx", "judge.onnx", "adapter"]
+    if missing := [name for name in needed if not (out / name).exists()]:
+        raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
+    pipe = StableDiffusionPipeline.from_pretrained(out / "base", torch_dtype=torch.float16)
+    pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float16)  # its decoder may be younger
+    pipe.save_pretrained(partial / "base")
+    for name in ("image_encoder", "parser", "adapter"):
+        shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.state.pt", "*.jsonl", "*.partial"))
+    for name in ("recogniser.onnx", "judge.onnx"):
+        shutil.copy(out / name, partial / name)
+    reports = {
+        p.name.removesuffix(".report.json"): json.loads(p.read_text()) for p in sorted(out.glob("*.report.json"))
+    }
+    (partial / "reports.json").write_text(json.dumps(reports, indent=1) + "\n")
+    shutil.copy(recipe.path, partial / "recipe.yaml")
+    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
+    if size > LIMIT:
+        raise CheckpointError(f"{partial} has {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that may ship")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    print(f"{folder}: {size / 1e6:.1f} MB")
