@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _bases(golden: Path) -> dict[str, Any]:
     return {variant: cls.from_pretrained(golden / variant / "pipe") for variant, cls in classes.items()}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def base(_bases: dict[str, Any]) -> Callable[[str], Any]:
     """Makes a text-to-image pipeline of a variant, with a UNet of its own."""
 
@@ -63,26 +64,20 @@ def golden_identity(golden: Path) -> Callable[..., Identity]:
         "only_background": synth.maps()["only_background"],
     }
 
-    def make(variant: str, map: str, embedding: np.ndarray) -> Identity:
+    @cache
+    @torch.no_grad()
+    def features(variant: str, map: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         encoder = CLIPVisionModelWithProjection.from_pretrained(golden / variant / "image_encoder")
-
-        @torch.no_grad()
-        def features(pixels: torch.Tensor) -> torch.Tensor:
-            return encoder(pixels, output_hidden_states=True).hidden_states[-2]
-
         pictures = part_pictures(photo, maps[map], "canvas", canvas_size=1280 if variant == "microxl" else 512)
         pixels = processor(images=[photo, *pictures.values()], return_tensors="pt").pixel_values
-        whole, *parts = features(pixels)
-        blank = features(torch.zeros_like(pixels[:1]))[0]
+        pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])
+        whole, *parts, blank = encoder(pixels, output_hidden_states=True).hidden_states[-2]
         by_name = dict(zip(pictures, parts, strict=True))
-        return Identity(
-            embedding=torch.from_numpy(embedding),
-            face_features=whole,
-            part_features=torch.stack([by_name.get(part, blank) for part in PARTS]),
-            part_mask=torch.tensor([part in pictures for part in PARTS]),
-            blank_features=blank,
-            provenance={"part_layout": "canvas"},
-        )
+        mask = torch.tensor([part in pictures for part in PARTS])
+        return whole, torch.stack([by_name.get(part, blank) for part in PARTS]), mask, blank
+
+    def make(variant: str, map: str, embedding: np.ndarray) -> Identity:
+        return Identity(torch.from_numpy(embedding), *features(variant, map), {"part_layout": "canvas"})
 
     return make
 

@@ -175,9 +175,10 @@ class ConsistentID:
         injection.check_sizes(unet, layers, self.spec, self._layers)
         if not self._layers:
             self._layers = injection.fresh_layers(layers, self.spec)
+        device, dtype = unet.device, unet.dtype
         for parameter in self._layers.values():
-            parameter.data = parameter.data.to(unet.device, unet.dtype)
-        self.to(unet.device)
+            parameter.data = parameter.data.to(device, dtype)
+        self.to(device)
         with ExitStack() as undo:
             injection.add_id_layers(unet, layers, self._layers, self.spec.tokens, undo)
             injection.add_lora(unet, layers, self._layers, undo)

@@ -336,7 +336,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
 def _read_spec(config: Path, metadata: Mapping[str, str]) -> AdapterSpec:
     try:
         return AdapterSpec.from_dict(json.loads(config.read_text() if config.is_file() else metadata["spec"]))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, CheckpointError) as error:
         raise CheckpointError(f"{config} is not an adapter's config ({error}); {_REMEDY}") from error
 
 

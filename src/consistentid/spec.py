@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from consistentid.errors import CheckpointError
@@ -82,17 +82,26 @@ class AdapterSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> AdapterSpec:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; entries left out have their default.
 
         Raises:
-            CheckpointError: a name is not a field of the spec.
+            CheckpointError: an entry is not a field of the spec, or its value is not of the field's kind.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"the adapter's config must be a mapping, got {type(values).__name__}")
+        known = cls().to_dict()
+        if unknown := sorted(set(values) - set(known)):
             raise CheckpointError(
                 f"the adapter's config has unknown entries {unknown}; known are {sorted(known)}."
                 " It was probably written by a newer version: upgrade consistentid"
+            )
+        for name, value in values.items():
+            if type(value) is not type(known[name]):
+                kind = type(known[name]).__name__
+                raise CheckpointError(f"the adapter's config has {name}: {value!r}; it must be a value of type {kind}")
+        if set(values.get("phrases", PHRASES)) != set(PHRASES) or len(values.get("swapped_parts", ())) not in (0, 2):
+            raise CheckpointError(
+                f"the adapter's config must have phrases for {', '.join(PHRASES)} and two swapped_parts or none"
             )
         return cls(**(dict(values) | {"swapped_parts": tuple(values.get("swapped_parts", ()))}))
 
