@@ -63,6 +63,8 @@ def _quiet() -> None:
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    # Its progress bars stay: a download may be long.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
