@@ -372,7 +372,7 @@ def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Pat
     with subprocess.Popen([*PROGRAM, *args], stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as process:
         assert process.stderr is not None
         seen = b""
-        while b"step" not in seen:
+        while seen.count(b"\r") < 2:  # the bar is drawn a second time: sampling is under way
             piece = process.stderr.read(1)
             assert piece, seen.decode()
             seen += piece
