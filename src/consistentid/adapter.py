@@ -312,7 +312,7 @@ class ConsistentID:
             negative = plain.negative
             if negative is not None and self.spec.fuse_negative:
                 negative = self._fuse_features(negative, person.blank_features.expand_as(person.part_features), texts)
-            tokens = self._people_tokens(people, len(prompts), guided).to(full.text)
+            tokens = self._people_tokens(people, guided).to(full.text)
 
         step = DelayedMerge.of(
             {"prompt_embeds": (plain.text, fused), "add_text_embeds": (plain.pooled, full.pooled)},
@@ -370,16 +370,17 @@ class ConsistentID:
         features = part_features.expand(len(texts), *part_features.shape)
         return self.fuse(text, *self.arrange(texts, features, text.shape[1]))
 
-    def _people_tokens(self, people: Sequence[Identity], prompts: int, guided: bool) -> Tensor:
-        """ID tokens (B, P, tokens, D) of P people for B prompts; under guidance the unconditional ones stand before."""
+    def _people_tokens(self, people: Sequence[Identity], guided: bool) -> Tensor:
+        """ID tokens (1, P, tokens, D) of P people; under guidance (2, ...), the unconditional ones first.
+
+        Pipelines repeat them for every picture of the batch.
+        """
         embedding = torch.stack([x.embedding for x in people])
-        tokens = self.id_tokens(embedding, torch.stack([x.face_features for x in people])).unsqueeze(0)
-        rows = tokens.expand(prompts, -1, -1, -1)
+        tokens = self.id_tokens(embedding, torch.stack([x.face_features for x in people]))
         if not guided:
-            return rows
+            return tokens.unsqueeze(0)
         blank = torch.stack([x.blank_features for x in people])
-        unconditional = self.id_tokens(torch.zeros_like(embedding), blank).unsqueeze(0)
-        return torch.cat([unconditional.expand(prompts, -1, -1, -1), rows])
+        return torch.stack([self.id_tokens(torch.zeros_like(embedding), blank), tokens])
 
 
 def _negatives(negative_prompt: str | Sequence[str] | None, prompts: int) -> list[str] | None:

@@ -78,7 +78,7 @@ def token_counter(pipe: Any) -> Count:
     tokenizer = pipe.tokenizer
 
     def count(text: str) -> int:
-        return len(tokenizer(pipe.maybe_convert_prompt(text, tokenizer), truncation=False, verbose=False).input_ids)
+        return len(tokenizer.tokenize(pipe.maybe_convert_prompt(text, tokenizer))) + 2  # start and end token
 
     return count
 

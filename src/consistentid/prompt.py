@@ -131,7 +131,7 @@ def compose(
         pictures=tuple(_swapped(part, spans, spec.swapped_parts) for part in spans),
         # count includes start and end token: the last token of a text of n tokens in all is number n - 2
         positions=tuple(count(full[: len(head) + end]) - 2 for _, end in spans.values()),
-        cut=sentence[len(kept) :].strip(),
+        cut=sentence[len(kept) :].strip(" ,;:"),
         unseen=unseen,
     )
 
