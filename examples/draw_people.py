@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     own = np.array([[(person, person, scene) for scene in range(8)] for person in range(4)])
-    shared = np.array([[(person, 0, scene) for person in range(8)] for scene in (0, 3)])
+    shared = np.array([[(person, 0, scene) for person in range(8)] for scene in (7, 3)])
     sheet(own, options.size).save(options.out / "one-person-eight-scenes.png", optimize=True)
     sheet(shared, options.size).save(options.out / "eight-people.png", optimize=True)
 

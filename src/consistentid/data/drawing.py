@@ -117,7 +117,7 @@ def draw_dataset(
     Raises:
         InputError: the folder holds something else, or cannot be written.
     """
-    check_folder(folder, megabytes=1 + int(len(drawing) * drawing.size**2 * (1.6 if photos else 0.8)) // 2**20)
+    check_folder(folder, megabytes=1 + int(len(drawing) * drawing.size**2 * (1.4 if photos else 0.9)) // 2**20)
     _claim(drawing, folder)
     for kind in (IMAGES, MASKS, PHOTOS):
         for unfinished in (folder / kind).glob("*/.*"):  # of a run that was killed while writing

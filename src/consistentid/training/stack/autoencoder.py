@@ -50,8 +50,8 @@ def reconstruction_report(vae: PatchAutoencoderKL, held_out: Pool, device: torch
     total, detail, latents = [], [], []
     for part in batched(min(len(held_out), 512), 32):
         x, weight = pixels(held_out.images[part], device), detail_weight(held_out.labels[part], device)
-        z = vae.encode(x).latent_dist.mean
-        error = (vae.decode(z).sample - x).abs()
+        z = vae.encode(x, return_dict=False)[0].mean
+        error = (vae.decode(z, return_dict=False)[0] - x).abs()
         total.append(error.mean())
         detail.append(error[(weight > 2).expand_as(error)].mean())
         latents.append(z)
@@ -109,7 +109,7 @@ def open_latents(pool: Pool, vae: PatchAutoencoderKL, path: Path, device: torch.
     if not path.exists():
         parts = []
         for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
-            z = vae.encode(pixels(pool.images[part], device)).latent_dist.mean * vae.config.scaling_factor
+            z = vae.encode(pixels(pool.images[part], device), return_dict=False)[0].mean * vae.config.scaling_factor
             parts.append(z.half().cpu().numpy())
         temporary = path.with_suffix(".partial.npy")
         np.save(temporary, np.concatenate(parts))

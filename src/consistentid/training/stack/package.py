@@ -10,13 +10,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from consistentid.errors import CheckpointError
+from consistentid.faces.provenance import fingerprint
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.stack.recipe import Recipe
 
 LIMIT = 32_000_000  # bytes of everything that ships
 
 
-def package(recipe: Recipe, out: Path, device: torch.device) -> None:
+def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     """Write ``out/drawn``: base, image encoder, parser, recogniser, judge, adapter and the reports of their training.
 
     Raises:
@@ -35,6 +36,10 @@ def package(recipe: Recipe, out: Path, device: torch.device) -> None:
         shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.state.pt", "*.jsonl", "*.partial"))
     for name in ("recogniser.onnx", "judge.onnx"):
         shutil.copy(out / name, partial / name)
+    config = json.loads((partial / "adapter" / "config.json").read_text())
+    shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser"}
+    config["networks"] = {role: fingerprint(partial / name) for role, name in shipped.items()}
+    (partial / "adapter" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     reports = {
         p.name.removesuffix(".report.json"): json.loads(p.read_text()) for p in sorted(out.glob("*.report.json"))
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,30 @@ from consistentid.training.stack.pictures import Pool, PoolSpec, open_pool
 
 @dataclass(frozen=True)
 class Section:
-    """One network: the arguments of its class or config, its schedule, and options of its training."""
+    """What a recipe says of one network."""
 
-    network: dict[str, Any]
-    schedule: Schedule
-    options: dict[str, Any] = field(default_factory=dict)
+    where: str  # for errors
+    values: dict[str, Any]
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The arguments of its class or config."""
+        return dict(self.values.get("network", {}))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of its training."""
+        return dict(self.values.get("options", {}))
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long and how fast it learns."""
+        if "schedule" not in self.values:
+            raise InputError(f"{self.where} has no schedule; give it at least steps, batch and lr")
+        try:
+            return Schedule(**self.values["schedule"])
+        except TypeError as error:
+            raise InputError(f"{self.where}: its schedule is wrong ({error}); see recipes/drawn.yaml") from None
 
 
 @dataclass(frozen=True)
@@ -46,8 +65,7 @@ class Recipe:
         """The section of a network."""
         if name not in self.content:
             raise InputError(f"{self.path} has no section {name!r}; it has {', '.join(self.content)}")
-        values = self.content[name]
-        return Section(values.get("network", {}), Schedule(**values["schedule"]) if "schedule" in values else None, values.get("options", {}))
+        return Section(f"{self.path}, section {name!r},", self.content[name])
 
     def pool(self, split: str) -> Pool:
         """The pictures of a split."""

@@ -33,13 +33,13 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         cross_attention_dim=text_encoder.config.hidden_size, **section.network,
     ).to(device)  # fmt: skip
     noise_schedule = DDPMScheduler(**section.options["scheduler"])
-    dropped = section.options["text_dropout"]
+    dropped, power = section.options["text_dropout"], section.options["timestep_power"]
 
     def noise_loss(z: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         with torch.no_grad():
             context = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
         noise = torch.randn(z.shape, generator=generator, device=device)
-        t = torch.randint(0, noise_schedule.config.num_train_timesteps, (len(z),), generator=generator, device=device)
+        t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
         return F.mse_loss(unet(noisy, t, context).sample, noise_schedule.get_velocity(z, noise, t))
 
@@ -65,6 +65,16 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
 
     train("unet", unet, loss, section.schedule, len(pool), out, device=device, report=report)
     save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+
+
+def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> torch.Tensor:
+    """Random timesteps (count,) in [0, steps); a power above 1 favours early ones.
+
+    The schedule was made for 64 x 64 latents. Small ones hold less redundancy, so their structure is decided at less
+    noise, and uniform timesteps would mostly be spent where nothing but the background can be seen.
+    """
+    u = torch.rand(count, generator=generator, device=generator.device)
+    return (steps * u**power).long()
 
 
 def save_base(
