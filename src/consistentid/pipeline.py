@@ -22,6 +22,7 @@ from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.from_labels import LabelDetector
+from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
@@ -136,6 +137,22 @@ class ConsistentIDPipeline:
             canvas_size=preset.canvas_size,
             provenance={role: _provenance(network) for role, network in used.items()},
         )
+
+    @cached_property
+    def judge(self) -> OnnxRecogniser:
+        """The recogniser that scores and never conditions.
+
+        Raises:
+            InputError: the preset has none.
+            CheckpointError: its weights are missing or broken.
+        """
+        network = self.preset.judge
+        if network is None:
+            raise InputError(
+                f"the preset {self.preset.name!r} has no judge; name a recogniser as judge in its YAML file"
+            )
+        with _loading("judge", network):
+            return OnnxRecogniser(_onnx_file(network))
 
     def identify(self, *photos: Photo, face_index: int | None = None) -> Identity:
         """The person on one or more photos.
@@ -385,7 +402,7 @@ def _load_analyzer(preset: Preset, device: torch.device) -> FaceAnalyzer:
         )
     with _loading("recogniser", preset.recogniser):
         recogniser = OnnxRecogniser(_onnx_file(preset.recogniser))
-    return FaceAnalyzer(detector, recogniser, parser)
+    return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
 
 
 def _onnx_file(network: Network) -> Path:

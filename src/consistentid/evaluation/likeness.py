@@ -127,7 +127,7 @@ def _plain(studio: ConsistentIDPipeline, prompts: Sequence[str], seed: int) -> l
 def main(preset: str, people: int, prompts: int, out: Path | None) -> None:
     """Share of portraits that the judge takes for the right person, with both bounds."""
     studio = ConsistentIDPipeline.from_preset(preset)
-    report = json.dumps(measure(studio, studio.judge, people, prompts), indent=1)
+    report = json.dumps(measure(studio, people, prompts), indent=1)
     if out:
         out.write_text(report)
     click.echo(report)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from consistentid.errors import FaceError, InputError
+from consistentid.errors import FaceError, InputError, PhotographError
 from consistentid.faces.analyzer import Face, FaceAnalyzer, pick
 from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures, whole_picture
 from consistentid.identity import Identity
@@ -109,7 +109,10 @@ class IdentityEncoder:
         )
 
     def _view(self, name: str, image: Image.Image, index: int | None) -> _View:
-        detections = self.analyzer.detect(image)
+        try:
+            detections = self.analyzer.detect(image)
+        except PhotographError as error:
+            raise PhotographError(f"{name}: {error}") from None
         return _View(name, image, self.analyzer.describe(image, pick(detections, name, index), detections))
 
     def _best_parts(self, views: Sequence[_View]) -> dict[str, Image.Image]:

@@ -168,6 +168,7 @@ class Preset:
         scheduler: class name in diffusers; empty = the base's own. `scheduler_options` go to its `from_config`.
         dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
         canvas_size: side on which released weights want the outlines of facial parts filled; others do not use it.
+        drawings_only: the networks know drawings only, so photographs are refused.
         settings: what a call leaves open.
     """
 
@@ -184,6 +185,7 @@ class Preset:
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     canvas_size: int = 512
+    drawings_only: bool = False
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -205,7 +207,7 @@ class Preset:
             InputError: an unknown name; the message lists the names there are.
         """
         settings = [item.name for item in fields(Settings)]
-        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size"]
+        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size", "drawings_only"]
         if unknown := sorted(set(changes) - {*_ROLES, *settings, *plain}):
             raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join([*_ROLES, *plain, *settings])}")
         direct: dict[str, Any] = {name: changes[name] for name in plain if name in changes}

@@ -31,6 +31,7 @@ class TrainConfig:
         same_picture: probability that the reference is the picture to be drawn itself.
         fixed_sentence: probability of the adapter's fixed facial sentence instead of the caption's.
         text_only: probability of the plain prompt without facial sentence.
+        timestep_power: above 1 favours timesteps of little noise, see `skewed_timesteps`.
     """
 
     schedule: Schedule
@@ -45,6 +46,7 @@ class TrainConfig:
     same_picture: float = 0.1
     fixed_sentence: float = 0.5
     text_only: float = 0.1
+    timestep_power: float = 1.0
 
     @classmethod
     def from_yaml(cls, path: Path) -> TrainConfig:

@@ -30,6 +30,7 @@ from consistentid.training.stack.autoencoder import open_latents
 from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
 from consistentid.training.stack.text import captions
+from consistentid.training.stack.unet import skewed_timesteps
 
 
 class AdapterTrainer:
@@ -95,7 +96,8 @@ class AdapterTrainer:
         tokens = self.cid.id_tokens(embedding, face)
 
         noise = torch.randn(z.shape, generator=generator, device=device)
-        t = torch.randint(0, self.schedule.config.num_train_timesteps, (len(z),), generator=generator, device=device)
+        steps = self.schedule.config.num_train_timesteps
+        t = skewed_timesteps(len(z), steps, config.timestep_power, generator)
         noisy = self.schedule.add_noise(z, noise, t)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(z, noise, t) if velocity else noise
