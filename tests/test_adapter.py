@@ -208,9 +208,11 @@ def test_a_second_attach_is_refused_and_harmless(pipe: Any, cid: ConsistentID, p
 def test_an_attach_that_fails_midway_changes_nothing(pipe: Any) -> None:
     middle(pipe).set_attention_slice(1)  # the last layer
     before = fingerprint(pipe.unet)
+    cid = ConsistentID(SMALL)
     with pytest.raises(PipelineError, match=r"SlicedAttnProcessor.*set_default_attn_processor"):
-        ConsistentID(SMALL).attach(pipe)
+        cid.attach(pipe)
     assert fingerprint(pipe.unet) == before
+    assert not cid.parameter_groups()["lora"]
 
 
 def test_weights_of_another_base_are_refused(golden: Path, base: Callable[[str], Any]) -> None:
@@ -222,6 +224,16 @@ def test_weights_of_another_base_are_refused(golden: Path, base: Callable[[str],
     with pytest.raises(PipelineError, match=r"do not fit the UNet's, \d+ differ, the first is \d+\.to_"):
         cid.attach(pipe)
     assert fingerprint(pipe.unet) == before
+
+
+def test_networks_that_are_not_there_are_missed(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
+    pipe.text_encoder = None
+    with pytest.raises(PipelineError, match="no text encoder"):
+        cid.inputs(person(), PROMPT)
+    offloaded = small_pipe()
+    offloaded.unet.to("meta")
+    with pytest.raises(PipelineError, match=r"call attach\(\) before enable_sequential_cpu_offload"):
+        ConsistentID(SMALL).attach(offloaded)
 
 
 @pytest.mark.parametrize(
@@ -487,6 +499,7 @@ def test_a_prompt_equal_to_the_negative_one_is_refused(cid: ConsistentID, person
         ({"negative_prompt": ["a", "b", "c"]}, "3 negative prompts for 1 prompts"),
         ({"prompt": []}, "at least one identity and one prompt"),
         ({"identity": []}, "at least one identity and one prompt"),
+        ({"prompt": None}, "at least one identity and one prompt"),
     ],
 )
 def test_bad_arguments_are_named(

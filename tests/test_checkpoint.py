@@ -59,7 +59,7 @@ def test_released_layout_in_both_spellings(tmp_path: Path, projection: str) -> N
     state = small_state(replace(SMALL, dim_head=64))
     loaded = checkpoint.read(save(tmp_path / "weights.bin", released(state, projection)))
     assert same(loaded.tensors, state)
-    assert not loaded.own
+    assert loaded.guessed
     assert loaded.spec.fuse_negative
     assert (loaded.spec.shortcut, loaded.spec.marker != "") == (projection == "image_proj_model",) * 2
     sizes = ("id_dim", "clip_dim", "text_dim", "tokens", "id_hidden", "id_depth", "id_heads", "facial_dim")
@@ -205,12 +205,19 @@ def test_one_file_explains_itself_without_a_config(tmp_path: Path) -> None:
     assert {x.dtype for x in half.state_dict().values()} == {torch.float16}
 
 
+def test_our_names_without_a_spec_are_not_guessed_at(tmp_path: Path) -> None:
+    save_file(small_state(), tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not say what it is, and there is no config\.json"):
+        checkpoint.read(tmp_path / "w.safetensors")
+    assert checkpoint.read(tmp_path / "w.safetensors", SMALL).spec is SMALL
+
+
 def test_released_weights_convert_to_a_safetensors_file(tmp_path: Path) -> None:
     state = small_state(replace(SMALL, dim_head=64))
     loaded = checkpoint.read(save(tmp_path / "w.bin", released(state)))
     checkpoint.write(tmp_path / "w.safetensors", loaded.spec, loaded.tensors)
     again = checkpoint.read(tmp_path / "w.safetensors")
-    assert again.own
+    assert not again.guessed
     assert again.spec == loaded.spec
     assert same(again.tensors, state)
 

@@ -97,7 +97,7 @@ class ConsistentID:
         self.image_projection.load_state_dict(state["image_projection"], assign=True)
         self.facial_encoder.load_state_dict(state["facial_encoder"], assign=True)
         self._layers = {name: nn.Parameter(tensor) for name, tensor in state["attention"].items()}
-        self._guessed_habits = not loaded.own
+        self._guessed_habits = loaded.guessed
         return self
 
     def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
@@ -173,17 +173,16 @@ class ConsistentID:
             self._use_spec(self.spec.as_released("sdxl" if encoding.is_xl(pipe) else "sd15"))
         layers = injection.attention_layers(unet)
         injection.check_sizes(unet, layers, self.spec, self._layers)
-        if not self._layers:
-            self._layers = injection.fresh_layers(layers, self.spec)
+        parameters = self._layers or injection.fresh_layers(layers, self.spec)
         device, dtype = unet.device, unet.dtype
-        for parameter in self._layers.values():
+        for parameter in parameters.values():
             parameter.data = parameter.data.to(device, dtype)
         self.to(device)
         with ExitStack() as undo:
-            injection.add_id_layers(unet, layers, self._layers, self.spec.tokens, undo)
-            injection.add_lora(unet, layers, self._layers, undo)
+            injection.add_id_layers(unet, layers, parameters, self.spec.tokens, undo)
+            injection.add_lora(unet, layers, parameters, undo)
             self._undo = undo.pop_all()
-        self._pipe, self._attached_layers = pipe, layers
+        self._pipe, self._attached_layers, self._layers = pipe, layers, parameters
         self.scale = self._scale
 
     def detach(self) -> None:
@@ -289,7 +288,7 @@ class ConsistentID:
         """
         pipe = self._check_alive()
         people = list(identity) if isinstance(identity, Sequence) else [identity]
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         negatives = _negatives(negative_prompt, len(prompts))
         _check_arguments(people, prompts, face_text, parts, merge_at, guidance_scale)
         for person in people:
@@ -314,12 +313,11 @@ class ConsistentID:
                 negative = self._fuse_features(negative, person.blank_features.expand_as(person.part_features), texts)
             tokens = self._people_tokens(people, guided).to(full.text)
 
-        step = DelayedMerge.of(
-            {"prompt_embeds": (plain.text, fused), "add_text_embeds": (plain.pooled, full.pooled)},
-            merge_at,
-            unchanged=negative,
-            callback=callback,
-        )
+        rows = {
+            "prompt_embeds": (plain.text, fused, negative),
+            "add_text_embeds": (plain.pooled, full.pooled, plain.negative_pooled),
+        }
+        step = DelayedMerge.of(rows, merge_at, callback)
         embeds = {
             "prompt_embeds": plain.text if merge_at > 0 else fused,
             "negative_prompt_embeds": negative,

@@ -48,12 +48,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         spec: sizes and habits.
         tensors: flat state in our layout.
-        own: whether the file says itself what its habits are; those of a released layout are guessed from the sizes.
+        guessed: whether the habits are guessed from a released layout's sizes; our own files say theirs.
     """
 
     spec: AdapterSpec
     tensors: dict[str, Tensor]
-    own: bool
+    guessed: bool
 
 
 def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
@@ -71,15 +71,13 @@ def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
         raise CheckpointError(f"no weights file {path}; check the path")
     state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
     tensors, released = to_ours(state, str(path))
-    own = spec is not None
-    config = path.with_name(CONFIG_NAME)
-    if spec is None and not released and (config.is_file() or "spec" in metadata):
-        spec = _read_spec(config, metadata)
-        own = True
-    if spec is None:
+    guessed = spec is None and bool(released)
+    if guessed:
         spec = released_spec(tensors, "sdxl" if "image_proj_model" in released else "sd15", str(path))
+    elif spec is None:
+        spec = _read_spec(path, metadata)
     check(spec, tensors, str(path))
-    return Checkpoint(spec, tensors, own)
+    return Checkpoint(spec, tensors, guessed)
 
 
 def write(path: Path, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> None:
@@ -333,7 +331,10 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _read_spec(config: Path, metadata: Mapping[str, str]) -> AdapterSpec:
+def _read_spec(path: Path, metadata: Mapping[str, str]) -> AdapterSpec:
+    config = path.with_name(CONFIG_NAME)
+    if not config.is_file() and "spec" not in metadata:
+        raise CheckpointError(f"{path} does not say what it is, and there is no {CONFIG_NAME} beside it; {_REMEDY}")
     try:
         return AdapterSpec.from_dict(json.loads(config.read_text() if config.is_file() else metadata["spec"]))
     except (OSError, ValueError, CheckpointError) as error:

@@ -54,6 +54,8 @@ def check_pipeline(pipe: Any) -> None:
         raise PipelineError(f"{name} guides by image and text at once, which the adapter was not trained for")
     if not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
         raise PipelineError(f"{name} has no UNet; the adapter is for the SD1.5 and SDXL families")
+    if pipe.unet.device.type == "meta":
+        raise PipelineError("the UNet's weights are offloaded; call attach() before enable_sequential_cpu_offload()")
 
 
 def is_xl(pipe: Any) -> bool:
@@ -99,7 +101,12 @@ def encode(
         seconds: what the second text encoder reads instead, SDXL only.
         negatives: B negative prompts, or None for the pipeline's default.
         guided: whether to encode the negative prompts at all.
+
+    Raises:
+        PipelineError: the pipeline was loaded without its text encoder.
     """
+    if pipe.text_encoder is None:
+        raise PipelineError("the pipeline has no text encoder to read the prompt with; load it, or put it back")
     negative = None if negatives is None else list(negatives)
     if is_xl(pipe):
         second = None if seconds is None else list(seconds)

@@ -35,28 +35,25 @@ class DelayedMerge:
     @classmethod
     def of(
         cls,
-        pairs: Mapping[str, tuple[Tensor | None, Tensor | None]],
+        rows: Mapping[str, tuple[Tensor | None, Tensor | None, Tensor | None]],
         merge_at: float,
-        *,
-        unchanged: Tensor | None,
         callback: Callback | None,
     ) -> Self:
-        """Keeps of `pairs` those that will change anything.
+        """Keeps of `rows`, name -> (before, after, negative), those that the merge will change.
 
         Raises:
             InputError: a prompt's text equals the negative one, so that its rows could not be told apart.
         """
         swaps = {}
-        for name, (before, after) in pairs.items():
-            if before is not None and after is not None and 0 < merge_at < 1 and not torch.equal(before, after):
-                swaps[name] = (before.clone(), after.clone())  # the pipeline may write into what it was given
-        if "prompt_embeds" in swaps and unchanged is not None:
-            same = [torch.equal(a, b) for a in swaps["prompt_embeds"][0] for b in unchanged]
-            if any(same):
+        for name, (before, after, negative) in rows.items():
+            if before is None or after is None or not 0 < merge_at < 1 or torch.equal(before, after):
+                continue
+            if negative is not None and any(torch.equal(one, other) for one in before for other in negative):
                 raise InputError(
                     "prompt and negative_prompt are the same text, so the merge cannot tell them apart; change one of"
                     " them, or use merge_at=0 or merge_at=1"
                 )
+            swaps[name] = (before.clone(), after.clone())  # the pipeline may write into what it was given
         return cls(swaps, merge_at, callback)
 
     @property
