@@ -23,12 +23,12 @@ DETAIL_LABELS = (2, 3, 4, 5, 6, 10, 11, 12, 13)
 
 def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def detail_weight(labels: NDArray[np.uint8], device: torch.device) -> Tensor:
     """(B, 1, H, W): 3 on the details of the face, 1.5 on the rest of the person, 1 elsewhere."""
-    tensor = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
+    tensor = torch.from_numpy(np.array(labels)).to(device)
     details = torch.isin(tensor, torch.tensor(DETAIL_LABELS, dtype=torch.uint8, device=device))
     return (1 + 0.5 * (tensor > 0).float() + 1.5 * details.float())[:, None]
 

@@ -33,7 +33,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         cross_attention_dim=text_encoder.config.hidden_size, **section.network,
     ).to(device)  # fmt: skip
     noise_schedule = DDPMScheduler(**section.options["scheduler"])
-    dropped, power = section.options["text_dropout"], section.options["timestep_power"]
+    dropped, power = section.options["text_dropout"], section.options.get("timestep_power", 1.0)
 
     def noise_loss(z: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         with torch.no_grad():
@@ -59,7 +59,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         losses = []
         for part in batched(min(len(held_out), 512), 64):
             texts = [f"{c.image}, {c.face}" for c in captions(held_out, np.arange(part.start, part.stop), seed=1)]
-            z = torch.from_numpy(held_latents[part]).float().to(device)
+            z = torch.from_numpy(np.array(held_latents[part])).float().to(device)
             losses.append(float(noise_loss(z, texts, generator)))
         return {"held_out_loss": float(np.mean(losses))}
 
