@@ -1,0 +1,73 @@
+"""The autoencoder of the drawn preset starts from the best linear code, and loads through diffusers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from consistentid.nn.patch_autoencoder import PATCH, PatchAutoencoderKL
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    torch.manual_seed(0)
+    return F.interpolate(torch.rand(24, 3, 6, 6) * 2 - 1, (64, 64), mode="bicubic").clamp(-1, 1)
+
+
+def linear_code(pictures: torch.Tensor, channels: int) -> torch.Tensor:
+    """The pictures after the best linear code of their patches, computed independently by SVD."""
+    patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2)
+    mean = patches.mean(0)
+    basis = torch.linalg.svd(patches - mean, full_matrices=False).Vh[:channels]
+    rebuilt = (patches - mean) @ basis.T @ basis + mean
+    return F.pixel_shuffle(rebuilt.view(len(pictures), 8, 8, -1).permute(0, 3, 1, 2), PATCH)
+
+
+def test_starts_as_the_best_linear_code(pictures: torch.Tensor) -> None:
+    vae = PatchAutoencoderKL(latent_channels=12, block_out_channels=(3, 12, 48, 64))
+    vae.start_from_principal_components(pictures)
+    with torch.no_grad():
+        latents = vae.encode(pictures).latent_dist
+        rebuilt = vae.decode(latents.mean).sample
+    assert latents.mean.shape == (24, 12, 8, 8)
+    assert latents.std.max() < 0.1
+    expected = linear_code(pictures, 12)
+    best = (expected - pictures).abs().mean()
+    assert (rebuilt - pictures).abs().mean() < 1.1 * best + 0.005
+    assert (rebuilt - expected).abs().mean() < 0.02
+
+
+def test_any_size_that_is_a_multiple_of_the_patch() -> None:
+    vae = PatchAutoencoderKL(latent_channels=4, block_out_channels=(3, 12, 48, 16))
+    with torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 24, 40)).latent_dist.mode()
+        assert latents.shape == (1, 4, 3, 5)
+        assert vae.decode(latents, return_dict=False)[0].shape == (1, 3, 24, 40)
+
+
+def test_a_pipeline_folder_loads_it(tmp_path: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(Path(__file__).parents[1] / "golden/tokenizer/tokenizer")
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=4, in_channels=4, out_channels=4, block_out_channels=(16, 16), cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1, attention_head_dim=2, norm_num_groups=4,
+    )  # fmt: skip
+    vae = PatchAutoencoderKL(latent_channels=4, block_out_channels=(3, 12, 48, 16), scaling_factor=0.5)
+    StableDiffusionPipeline(
+        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    ).save_pretrained(tmp_path)  # fmt: skip
+    pipe = DiffusionPipeline.from_pretrained(tmp_path)
+    assert isinstance(pipe.vae, PatchAutoencoderKL)
+    assert pipe.vae_scale_factor == PATCH
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, pipe.vae.state_dict()[name])
+    assert pipe("a hat", num_inference_steps=1).images[0].size == (32, 32)
