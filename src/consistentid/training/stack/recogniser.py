@@ -1,7 +1,7 @@
 """The recogniser, which conditions the adapter, and the judge, which only scores: two independent face networks.
 
 Both take (B, 3, 112, 112) RGB in [-1, 1], aligned to the ArcFace template, and give (B, 512), as w600k_r50 does, so
-that photos and drawings share one contract. They differ in architecture, seed and training people.
+that photos and drawings share one contract. They differ in architecture and seed.
 """
 
 from __future__ import annotations
