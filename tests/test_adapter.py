@@ -97,7 +97,8 @@ def fingerprint(unet: Any) -> dict[str, Any]:
         "parameters": [(name, id(x), x.requires_grad, x.sum().item()) for name, x in unet.named_parameters()],
         "config": dict(unet.config),
         "projection": unet.encoder_hid_proj,
-        "adapters": sorted(getattr(unet, "peft_config", None) or {}),
+        "adapters": sorted(unet.peft_config) if hasattr(unet, "peft_config") else None,
+        "lora loaded": bool(unet._hf_peft_config_loaded),
     }
 
 
