@@ -361,6 +361,7 @@ def _loading(role: str, network: Network) -> Iterator[None]:
 
 
 def _load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
+    import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
     import diffusers
 
     base = preset.base
