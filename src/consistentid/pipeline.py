@@ -361,8 +361,9 @@ def _loading(role: str, network: Network) -> Iterator[None]:
 
 
 def _load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
-    import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
     import diffusers
+
+    import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
 
     base = preset.base
     if len(base.files) == 1 or (base.path and base.path.is_file()):

@@ -62,11 +62,9 @@ def embed_all(images: Sequence[Image.Image], detector: Detector, judge: Recognis
     return np.stack(vectors)
 
 
-def measure(
-    studio: ConsistentIDPipeline, judge: Recogniser, people: int, prompts: int, seed: int = 0
-) -> dict[str, Any]:
+def measure(studio: ConsistentIDPipeline, people: int, prompts: int, seed: int = 0) -> dict[str, Any]:
     """The three shares, and what they were made of."""
-    size, detector = 128, studio.analyzer.detector
+    size, detector, judge = 128, studio.analyzer.detector, studio.judge
     reference, genuine, portraits, plain = [], [], [], []
     refused = 0
     texts = PROMPTS[:prompts]

@@ -40,7 +40,8 @@ def impostor_threshold(references: Floats, genuine: Floats, far: float = 0.01) -
 def accepted(references: Floats, pictures: Floats, threshold: float) -> NDArray[np.bool_]:
     """(N, K): is the picture (N, K, D) taken for its person? Pictures without a face (NaN) are not."""
     similarity = np.einsum("nd,nkd->nk", references, pictures)
-    return np.nan_to_num(similarity, nan=-1.0) > threshold
+    hits: NDArray[np.bool_] = np.nan_to_num(similarity, nan=-1.0) > threshold
+    return hits
 
 
 def share_over_identities(hits: NDArray[np.bool_], samples: int = 2000, seed: int = 0) -> Share:

@@ -23,7 +23,7 @@ __all__ = ["ModelMixin", "PatchAutoencoderKL"]
 PATCH = 8
 
 
-class PatchAutoencoderKL(AutoencoderKL):
+class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has no types
     """AutoencoderKL on patches of 8 x 8 pixels: pictures (B, 3, 8h, 8w) <-> latents (B, latent_channels, h, w).
 
     Args:
@@ -35,7 +35,7 @@ class PatchAutoencoderKL(AutoencoderKL):
         scaling_factor: one over the standard deviation of the latents.
     """
 
-    @register_to_config
+    @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
         self,
         latent_channels: int = 16,
@@ -44,13 +44,13 @@ class PatchAutoencoderKL(AutoencoderKL):
         sample_size: int = 64,
         scaling_factor: float = 1.0,
     ) -> None:
-        values = dict(
-            latent_channels=latent_channels,
-            block_out_channels=block_out_channels,
-            layers_per_block=layers_per_block,
-            sample_size=sample_size,
-            scaling_factor=scaling_factor,
-        )
+        values: dict[str, Any] = {
+            "latent_channels": latent_channels,
+            "block_out_channels": block_out_channels,
+            "layers_per_block": layers_per_block,
+            "sample_size": sample_size,
+            "scaling_factor": scaling_factor,
+        }
         super().__init__(
             in_channels=3 * PATCH**2,
             out_channels=3 * PATCH**2,

@@ -69,7 +69,8 @@ class AttentionRecorder:
         p = (scores.gather(-1, wanted) - log_z).exp().mean(1)  # (B, h*w, N)
         height, width = self._sizes
         shrink = round((height * width / p.shape[1]) ** 0.5)
-        return p.transpose(1, 2).unflatten(-1, (-(-height // shrink), -1))
+        maps: Tensor = p.transpose(1, 2).unflatten(-1, (-(-height // shrink), -1))
+        return maps
 
 
 def _block(name: str) -> str:

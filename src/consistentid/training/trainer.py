@@ -101,7 +101,7 @@ class AdapterTrainer:
         noisy = self.schedule.add_noise(z, noise, t)
         velocity = self.schedule.config.prediction_type == "v_prediction"
         target = self.schedule.get_velocity(z, noise, t) if velocity else noise
-        size = tuple(z.shape[-2:])
+        size = (z.shape[-2], z.shape[-1])
         masks, person = (m.to(device) for m in target_masks(self.pool.labels[rows], size))
         whole = torch.from_numpy(rng.random(len(rows)) >= config.background_masking).to(device)
         person = torch.where(whole[:, None, None, None], 1.0, person)
