@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 # A pipeline folder that names this module finds out how to load the class by the base classes it sees here.
@@ -60,6 +60,8 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
             mid_block_add_attention=False,
             **{**values, "block_out_channels": block_out_channels[-1:]},
         )
+        # The code is linear: the encoder has no residual blocks, only the decoder learns more.
+        self.encoder.down_blocks, self.encoder.mid_block = nn.ModuleList(), nn.Identity()
         self.register_to_config(in_channels=3, out_channels=3, **values)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any, ...]:
@@ -77,7 +79,7 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
     def start_from_principal_components(self, pictures: Tensor) -> None:
         """Set the weights so that the autoencoder is the linear one of least squared error on the patches of pictures.
 
-        The residual blocks start as the identity. The norms and activations that end encoder and decoder are made
+        The decoder's residual blocks start as the identity. The norms and activations that end encoder and decoder are made
         linear: a strong constant pair of channels fixes the norm's scale, and silu(x) - silu(-x) = x.
 
         Args:
@@ -91,11 +93,10 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
         gain = spread**-0.5  # between all alike and all as strong as in the picture
         down = (basis * gain).T
         up = basis / gain
-        for part in (self.encoder, self.decoder):
-            for block in part.modules():
-                if hasattr(block, "conv2"):
-                    block.conv2.weight.zero_()
-                    block.conv2.bias.zero_()
+        for block in self.decoder.modules():
+            if hasattr(block, "conv2"):
+                block.conv2.weight.zero_()
+                block.conv2.bias.zero_()
         for conv in (self.quant_conv, self.post_quant_conv):
             conv.weight.copy_(torch.eye(conv.out_channels)[:, :, None, None])
             conv.bias.zero_()
