@@ -244,6 +244,7 @@ def test_configs_that_are_not_ours(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"unknown entries \['colour'\]"):
         ConsistentID.from_pretrained(tmp_path)
     wrong: list[dict[str, Any]] = [{"id_dim": "many"}, {"phrases": {"face": "one face"}}, {"swapped_parts": ["nose"]}]
+    wrong.append({"part_layout": "round"})
     for broken in ("{", "[1]", *(json.dumps(values | entry) for entry in wrong)):
         config.write_text(broken)
         with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -99,6 +99,8 @@ class AdapterSpec:
             if type(value) is not type(known[name]):
                 kind = type(known[name]).__name__
                 raise CheckpointError(f"the adapter's config has {name}: {value!r}; it must be a value of type {kind}")
+        if (layout := values.get("part_layout", "square")) not in ("square", "canvas"):
+            raise CheckpointError(f"the adapter's config has part_layout: {layout!r}; it must be 'square' or 'canvas'")
         if set(values.get("phrases", PHRASES)) != set(PHRASES) or len(values.get("swapped_parts", ())) not in (0, 2):
             raise CheckpointError(
                 f"the adapter's config must have phrases for {', '.join(PHRASES)} and two swapped_parts or none"

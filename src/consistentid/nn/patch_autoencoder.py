@@ -79,7 +79,7 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
     def start_from_principal_components(self, pictures: Tensor) -> None:
         """Set the weights so that the autoencoder is the linear one of least squared error on the patches of pictures.
 
-        The decoder's residual blocks start as the identity. The norms and activations that end encoder and decoder are made
+        The decoder's residual blocks start as the identity. The norms and activations that end both networks are made
         linear: a strong constant pair of channels fixes the norm's scale, and silu(x) - silu(-x) = x.
 
         Args:
