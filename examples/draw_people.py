@@ -21,7 +21,7 @@ def sheet(keys: NDArray[np.int64], size: int) -> Image.Image:
     person, owner, number = keys.reshape(-1, 3).T.tolist()
     people = sample_people(person, split="test")
     scenes = sample_scenes(list(zip(owner, number, strict=True)), split="test")
-    pictures = (draw(people, scenes, size).images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pictures = draw(people, scenes, size).pixels()
     grid = pictures.reshape(rows, columns, size, size, 3).swapaxes(1, 2)
     return Image.fromarray(grid.reshape(rows * size, columns * size, 3))
 

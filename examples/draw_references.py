@@ -32,9 +32,8 @@ def main() -> None:
     portraits = draw(sample_people(numbers, split="test"), scenes, SIZE)
     folder = Path(__file__).parent / "portraits"
     folder.mkdir(exist_ok=True)
-    for name, picture in zip(PEOPLE, portraits.images, strict=True):
-        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(folder / f"{name}.png", optimize=True)
+    for name, picture in zip(PEOPLE, portraits.pixels(), strict=True):
+        Image.fromarray(picture).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

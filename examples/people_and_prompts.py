@@ -11,17 +11,10 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from consistentid import ConsistentIDPipeline
-from consistentid.evaluation.likeness import drawings
+from consistentid.evaluation import likeness
 
 PEOPLE = (10, 2, 16, 18, 24, 8, 26, 30)
-PROMPTS = (
-    "a person in a red hat on a beach",
-    "a person in a blue suit in a city at night",
-    "a person wearing round glasses in a forest",
-    "a person smiling, in the snow",
-    "a person with a golden crown, on a purple background",
-    "a person in a green hoodie at sunset",
-)
+PROMPTS = (*likeness.PROMPTS[:5], "a person in a green hoodie at sunset")
 TILE, HEAD = 128, 34
 
 
@@ -40,7 +33,7 @@ def main() -> None:
         lines = "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part)
         text.multiline_text((TILE * column + 8 * bool(column) + 4, 3), lines, fill="black", font=font)
     for row, person in enumerate(PEOPLE):
-        reference = drawings(person, [0], TILE)[0]
+        reference = likeness.drawings(person, [0], TILE)[0]
         who = studio.identify(reference)
         portraits = [studio(who, prompt, seed=options.seed).images[0] for prompt in PROMPTS]
         for column, picture in enumerate((reference, *portraits)):

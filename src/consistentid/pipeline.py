@@ -12,13 +12,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from consistentid.adapter import ConsistentID
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError
-from consistentid.faces.analyzer import Detector, FaceAnalyzer
+from consistentid.faces.analyzer import Detector, FaceAnalyzer, embed_largest
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.from_labels import LabelDetector
@@ -255,12 +254,8 @@ class ConsistentIDPipeline:
         target = identity.embedding.numpy()
         scores = []
         for image in images:
-            faces = self.analyzer.detector.detect(image)
-            if not faces:
-                scores.append(math.nan)
-                continue
-            largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
-            scores.append(float(self.analyzer.recogniser.embed(image, largest.landmarks) @ target))
+            found = embed_largest(image, self.analyzer.detector, self.analyzer.recogniser)
+            scores.append(math.nan if found is None else float(found @ target))
         return scores
 
     def _sample(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_drawn import colour_parser, save_onnx
+from hand_drawn import KPS, colour_parser, save_onnx
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -15,9 +15,6 @@ from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
-
-KPS = np.array([(-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1)], np.float32)
-"""Landmarks that the tiny detector gives, in cells from the corner of the one that it found."""
 
 
 @pytest.fixture

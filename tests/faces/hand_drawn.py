@@ -21,6 +21,9 @@ sys.path[:0] = [str(GOLDEN), str(GOLDEN / "inputs")]
 PALETTE = np.random.RandomState(3).permutation(np.stack(np.meshgrid(*[[20, 128, 235]] * 3), -1).reshape(-1, 3))[:19]
 PALETTE = PALETTE.astype(np.uint8)
 
+KPS = np.array([(-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1)], np.float32)
+"""Landmarks that the tiny detector gives, in cells from the corner of the one that it found."""
+
 
 def ellipse(labels: NDArray[np.uint8], x: float, y: float, rx: float, ry: float, label: int) -> None:
     rows, columns = np.mgrid[: labels.shape[0], : labels.shape[1]] + 0.5

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hand_drawn import KPS
 from PIL import Image
 
-from conftest import KPS
 from consistentid.errors import CheckpointError
 from consistentid.faces.detection import OnnxDetector, insightface_networks, suppress
 

@@ -127,7 +127,7 @@ def draw_dataset(
         if missing := [row for row in rows if not all(path.exists() for path in _files(drawing, row, folder, photos))]:
             # Always a whole block: the last bit of a number may depend on how many are computed together.
             portraits = draw(*drawing.tables(rows), drawing.size)
-            images = (portraits.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            images = portraits.pixels()
             for row in missing:
                 i = row - rows.start
                 _write(images[i], portraits.labels[i].numpy(), *_files(drawing, row, folder, photos))

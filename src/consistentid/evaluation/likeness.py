@@ -26,7 +26,7 @@ from tqdm import tqdm
 from consistentid.data.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import FaceError
 from consistentid.evaluation.metrics import accepted, impostor_threshold, share_over_identities
-from consistentid.faces.analyzer import Detector, Recogniser
+from consistentid.faces.analyzer import Detector, Recogniser, embed_largest
 from consistentid.pipeline import ConsistentIDPipeline
 
 PROMPTS = (
@@ -45,20 +45,13 @@ def drawings(person: int, scenes: Sequence[int], size: int, split: str = "test")
     """RGB pictures of one person in several scenes."""
     people = sample_people([person] * len(scenes), split=split)
     drawn = draw(people, sample_scenes([(person, s) for s in scenes], split=split), size)
-    pixels = (drawn.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(p) for p in pixels]
+    return [Image.fromarray(picture) for picture in drawn.pixels()]
 
 
 def embed_all(images: Sequence[Image.Image], detector: Detector, judge: Recogniser) -> NDArray[np.float32]:
     """(K, 512) unit vectors of the largest faces; NaN where there is none."""
-    vectors = []
-    for image in images:
-        faces = detector.detect(image)
-        if faces:
-            largest = max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2])))
-            vectors.append(judge.embed(image, largest.landmarks))
-        else:
-            vectors.append(np.full(512, np.nan, np.float32))
+    found = [embed_largest(image, detector, judge) for image in images]
+    vectors = [np.full(512, np.nan, np.float32) if vector is None else vector for vector in found]
     return np.stack(vectors)
 
 

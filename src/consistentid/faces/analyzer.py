@@ -152,6 +152,12 @@ class FaceAnalyzer:
         return labels
 
 
+def embed_largest(image: Image.Image, detector: Detector, recogniser: Recogniser) -> NDArray[np.float32] | None:
+    """(512,) embedding of unit length of a picture's largest face; None where there is no face."""
+    faces = detector.detect(image)
+    return recogniser.embed(image, max(faces, key=_area).landmarks) if faces else None
+
+
 def quality(image: Image.Image, face: Detection) -> float:
     """How well a face can be seen, 0 to 1: the product of size, sharpness and frontality, at least 0.05 each.
 

@@ -17,7 +17,7 @@ from consistentid.faces.parts import PARTS, part_masks
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.training.stack.autoencoder import pixels
 from consistentid.training.stack.clip import part_crops
-from consistentid.training.stack.loop import batched
+from consistentid.training.stack.loop import batched, save_atomically
 from consistentid.training.stack.pictures import Pool
 
 
@@ -78,9 +78,7 @@ def open_references(
             "mask": mask,
             "blank": blank,
         }
-        temporary = path.with_suffix(".partial")
-        torch.save(tensors, temporary)
-        temporary.rename(path)
+        save_atomically(lambda p: torch.save(tensors, p), path)
     return References(**torch.load(path, weights_only=True, mmap=True), views=views)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from consistentid.data.portraits import attire, face, finish, hair
@@ -32,6 +33,10 @@ class Portraits:
     images: Tensor
     labels: Tensor
     landmarks: Tensor
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The images as Pillow and files want them: (B, H, W, 3) uint8."""
+        return np.ascontiguousarray((self.images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
 
 
 def draw(people: People, scenes: Scenes, size: int = 128, device: torch.device | str = "cpu") -> Portraits:

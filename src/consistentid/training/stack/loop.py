@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,27 +48,15 @@ def batch_indices(count: int, batch: int, step: int, seed: int) -> NDArray[np.in
     position = step * batch
     while len(out) < batch:
         epoch, offset = divmod(position, count)
-        order = np.random.default_rng((seed, epoch)).permutation(count)
-        take = order[offset : offset + batch - len(out)]
+        take = _permutation(count, seed, epoch)[offset : offset + batch - len(out)]
         out.extend(take.tolist())
         position += len(take)
     return np.array(out)
 
 
-class _Order:
-    """batch_indices with the current epoch's permutation kept."""
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        self.count, self.batch, self.seed = count, batch, seed
-        self.epoch, self.order = -1, np.empty(0, np.int64)
-
-    def __call__(self, step: int) -> NDArray[np.int64]:
-        epoch, offset = divmod(step * self.batch, self.count)
-        if offset + self.batch > self.count:
-            return batch_indices(self.count, self.batch, step, self.seed)
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return self.order[offset : offset + self.batch]
+@lru_cache(maxsize=2)
+def _permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def save_atomically(write: Callable[[Path], Any], path: Path) -> None:
@@ -116,7 +105,6 @@ def train(
         save_atomically(lambda p: torch.save(state, p), state_path)
 
     out.mkdir(parents=True, exist_ok=True)
-    order = _Order(count, schedule.batch, schedule.seed)
     model.train()
     saved = began = time.monotonic()
     smooth: dict[str, float] = {}
@@ -124,7 +112,7 @@ def train(
         generator = torch.Generator(device).manual_seed(schedule.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(step)
-        losses = loss(order(step), generator)
+        losses = loss(batch_indices(count, schedule.batch, step, schedule.seed), generator)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses["loss"])
         norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)

@@ -76,9 +76,8 @@ def _draw_block(spec: PoolSpec, folder: Path, block: int) -> None:
     rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(spec)))
     people, scenes = spec.tables(rows)
     drawn = draw(people, scenes, spec.size)
-    images = (drawn.images * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
     temporary = path.with_suffix(".partial.npz")
-    np.savez(temporary, images=images, labels=drawn.labels.numpy(), landmarks=drawn.landmarks.numpy())
+    np.savez(temporary, images=drawn.pixels(), labels=drawn.labels.numpy(), landmarks=drawn.landmarks.numpy())
     temporary.rename(path)
 
 
