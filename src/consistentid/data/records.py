@@ -70,6 +70,11 @@ class Record:
             if value is not None and (not value or _leaves(value)):
                 raise DatasetError(f"{name} {value!r}: is no path inside {folder}/; make it relative to that folder")
 
+    @property
+    def key(self) -> str:
+        """Names the picture in its data set: its path without suffix."""
+        return str(PurePosixPath(self.image).with_suffix(""))
+
     def files(self, folder: Path) -> dict[str, Path]:
         """Where the files of the record are in the data set `folder`: "image", "mask" and, if there is, "embedding"."""
         given = {name: getattr(self, name) for name in _FOLDERS}
