@@ -6,12 +6,12 @@ Both vary in wording and in how much they tell, by the random generator given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from consistentid.data.portraits.people import BEARDS, EYES, HAIR, HAIRSTYLES, HIDES_EARS, People
 from consistentid.data.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES, Scenes
+from consistentid.faces.caption import Caption
 
 EXPRESSION_WORDS = {
     "neutral": ("with a calm face", "with a neutral expression", "looking serious"),
@@ -39,14 +39,6 @@ STYLE_WORDS = {
     "pencil": ("a pencil sketch of", "a pencil drawing of"),
     "poster": ("a poster of", "a colorful poster of"),
 }
-
-
-@dataclass(frozen=True)
-class Caption:
-    """``image`` tells the scene, ``face`` the parts of the face."""
-
-    image: str
-    face: str
 
 
 def describe(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -> Caption:
