@@ -135,6 +135,7 @@ class ConsistentIDPipeline:
             part_layout=self.adapter.spec.part_layout,
             canvas_size=preset.canvas_size,
             provenance={role: _provenance(network) for role, network in used.items()},
+            same_person=preset.same_person,
         )
 
     @cached_property

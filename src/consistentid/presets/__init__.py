@@ -169,6 +169,8 @@ class Preset:
         dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
         canvas_size: side on which released weights want the outlines of facial parts filled; others do not use it.
         drawings_only: the networks know drawings only, so photographs are refused.
+        same_person: cosine of two embeddings of the recogniser from which two pictures are taken for one person, -1 to
+            1; `benchmarks/same_person.py` measures it. The default is for ArcFace networks such as w600k_r50.
         settings: what a call leaves open.
     """
 
@@ -186,6 +188,7 @@ class Preset:
     dtype: str = "auto"
     canvas_size: int = 512
     drawings_only: bool = False
+    same_person: float = 0.2
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
@@ -193,6 +196,8 @@ class Preset:
             network = self.networks.get(role)
             if network and network.kind not in known:
                 raise InputError(f"{role}: unknown kind {network.kind!r}; known kinds are {', '.join(known)}")
+        if not isinstance(self.same_person, (int, float)) or not -1 <= self.same_person <= 1:
+            raise InputError(f"same_person={self.same_person!r} is not allowed; give a number from -1 to 1")
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -207,7 +212,7 @@ class Preset:
             InputError: an unknown name; the message lists the names there are.
         """
         settings = [item.name for item in fields(Settings)]
-        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size", "drawings_only"]
+        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size", "drawings_only", "same_person"]
         if unknown := sorted(set(changes) - {*_ROLES, *settings, *plain}):
             raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join([*_ROLES, *plain, *settings])}")
         direct: dict[str, Any] = {name: changes[name] for name in plain if name in changes}
