@@ -36,6 +36,7 @@ class Identity:
         part_mask: (N,) bool, which parts were visible.
         blank_features: (L, clip_dim) the same encoder on an all-zero pixel tensor, for the unconditional branch.
         provenance: "recogniser", "image_encoder" and "parser" as ``name@sha256-prefix``, and "part_layout".
+        face_text: a sentence about the parts of the face; empty = none was written.
 
     Raises:
         InputError: shapes that do not fit together.
@@ -47,6 +48,7 @@ class Identity:
     part_mask: Tensor
     blank_features: Tensor
     provenance: Mapping[str, str]
+    face_text: str = ""
 
     def __post_init__(self) -> None:
         for name in _TENSORS:
@@ -81,7 +83,7 @@ class Identity:
         target = Path(path)
         temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
         try:
-            save_file(tensors, temporary, metadata={**self.provenance, "format": _FORMAT})
+            save_file(tensors, temporary, metadata={**self.provenance, "face_text": self.face_text, "format": _FORMAT})
             temporary.replace(target)
         except (OSError, SafetensorError) as error:
             raise InputError(f"cannot write the identity to {target}: {error}; choose another path") from error
@@ -111,7 +113,7 @@ class Identity:
         if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
             raise CheckpointError(f"{path} holds values that are not finite in {broken}; {remedy}")
         try:
-            return cls(**tensors, provenance=metadata)
+            return cls(**tensors, face_text=metadata.pop("face_text", ""), provenance=metadata)
         except InputError as error:
             raise CheckpointError(f"{path}: {error}; {remedy}") from error
 
@@ -123,6 +125,9 @@ class Identity:
             identities: at least one, all made by the same networks.
             weights: one non-negative number each, of any positive sum; equal shares by default.
                 A part is averaged over the identities that show it.
+
+        Returns:
+            A person without `face_text`: no sentence describes the mixture.
 
         Raises:
             InputError: no identities, or weights that do not fit.
@@ -155,7 +160,7 @@ class Identity:
         )
 
     def with_parts(self, **parts: Identity) -> Identity:
-        """The same person with single parts of others: ``ada.with_parts(eyes=bob)``.
+        """The same person with single parts of others, without `face_text`: ``ada.with_parts(eyes=bob)``.
 
         Raises:
             InputError: a name that is not in `PARTS`, or a part that the other identity does not show.
@@ -172,7 +177,7 @@ class Identity:
             self.check_networks(other.provenance)
             index = PARTS.index(part)
             features[index], mask[index] = other.part_features[index], True
-        return replace(self, part_features=features, part_mask=mask)
+        return replace(self, part_features=features, part_mask=mask, face_text="")
 
     def check_networks(self, expected: Mapping[str, str]) -> None:
         """Make sure that this identity comes from the networks expected.

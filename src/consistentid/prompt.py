@@ -87,6 +87,13 @@ def facial_sentence(spec: AdapterSpec, visible: Collection[str], parts: Mapping[
     return f"The person has {', '.join(phrases)}." if phrases else ""
 
 
+def completed(sentence: str, visible: Collection[str], spec: AdapterSpec) -> str:
+    """A facial sentence that someone else wrote, and after it the standard one about visible parts it does not name."""
+    named = find_parts(sentence)
+    rest = facial_sentence(spec, [part for part in visible if part not in named])
+    return f"{sentence.rstrip(' .,;:')}. {rest}" if sentence.strip() and rest else sentence.strip() or rest
+
+
 def compose(
     prompt: str, sentence: str, visible: Collection[str], spec: AdapterSpec, count: Count, limit: int = 77
 ) -> FacialText:
@@ -115,7 +122,7 @@ def compose(
             head = prompt
     else:
         head = prompt.rstrip(" .,;:") + spec.separator if prompt.strip() and sentence.strip() else prompt
-    kept = _fitting(head, sentence, count, limit)
+    kept = fitting(head, sentence, count, limit)
     if not kept and not spec.clauses:
         head = prompt
     full = head + kept
@@ -143,14 +150,14 @@ def check_length(prompt: str, count: Count, limit: int, name: str = "prompt") ->
         PromptTooLongError: it does not; the message shows the part that does not fit.
     """
     if (tokens := count(prompt)) > limit:
-        fits = _fitting("", prompt, count, limit)
+        fits = fitting("", prompt, count, limit)
         raise PromptTooLongError(
             f"the {name} has {tokens - 2} tokens, but the text encoder reads {limit - 2};"
             f" shorten it: from here on it does not fit: {prompt[len(fits) :].strip()!r}"
         )
 
 
-def _fitting(head: str, text: str, count: Count, limit: int) -> str:
+def fitting(head: str, text: str, count: Count, limit: int) -> str:
     """The longest start of `text`, in whole words, that fits behind `head`."""
     if count(head + text) <= limit:
         return text

@@ -9,7 +9,7 @@ outer corner of the first pixel, so that its centre is (0.5, 0.5) and coordinate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
@@ -24,6 +24,12 @@ _SHARP: Final = 0.05
 
 _SURROUNDINGS: Final = 2.0
 """Side of the crop on which a face is parsed, as a multiple of its box: about that of the pictures parsers learn on."""
+
+_PORTRAIT: Final = 4.0
+"""Side of a portrait cut out round a distant face, as a multiple of its box: head and shoulders."""
+
+_DISTANT: Final = 8.0
+"""The picture's longer side, as a multiple of the face's box, from which the face is distant."""
 
 _WHOLE: Final = 0.75
 """Share of the picture's longer side from which that crop is the whole picture."""
@@ -140,7 +146,7 @@ class FaceAnalyzer:
 
     def _parse(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> NDArray[np.uint8]:
         """Labels of one face at the picture's size; a small face is parsed on a crop round it."""
-        crop = _surroundings(face, image.size)
+        crop = surroundings(face, image.size)
         left, top, right, bottom = crop
         labels = np.zeros((image.height, image.width), np.uint8)
         region = labels[top:bottom, left:right]
@@ -164,7 +170,7 @@ def quality(image: Image.Image, face: Detection) -> float:
     Size is the box's longer side against 112 pixels, sharpness the mean contrast of neighbouring pixels in the aligned
     face, frontality how near the nose is to the middle between the eyes.
     """
-    size = float(max(face.box[2:] - face.box[:2])) / SIZE
+    size = _length(face) / SIZE
     grey = np.asarray(align(image, face.landmarks).convert("L"), np.float32) / 255
     edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     sharpness = float(edges.std()) / _SHARP
@@ -201,9 +207,18 @@ def pick(faces: Sequence[Found], photo: str, index: int | None = None) -> Found:
     return faces[index or 0]
 
 
-def _surroundings(face: Detection, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square round a face on which it is parsed, cut to the picture; all of it where the face is large."""
-    side = round(_SURROUNDINGS * float(max(face.box[2:] - face.box[:2])))
+def surroundings(face: Detection, size: tuple[int, int], times: float = _SURROUNDINGS) -> tuple[int, int, int, int]:
+    """The square round a face, so many times as long as its box.
+
+    Args:
+        face: in a picture.
+        size: width and height of that picture.
+        times: by default the square on which a face is parsed.
+
+    Returns:
+        Left, top, right, bottom, cut to the picture; all of the picture where the square is nearly as large.
+    """
+    side = round(times * _length(face))
     if side >= _WHOLE * max(size):
         return 0, 0, *size
     width, height = (min(side, length) for length in size)
@@ -222,6 +237,26 @@ def _distance(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.fl
     down = np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)
     distance: NDArray[np.float32] = np.hypot(across[None, :], down[:, None]) / np.float32(max(_area(face), 1) ** 0.5)
     return distance
+
+
+def close_up(image: Image.Image, face: Face) -> tuple[Image.Image, Face]:
+    """A portrait cut out of a picture in which the face is distant, and the face in it; other pictures stay whole."""
+    if max(image.size) < _DISTANT * _length(face):
+        return image, face
+    left, top, right, bottom = surroundings(face, image.size, _PORTRAIT)
+    corner = np.array((left, top), np.float32)
+    moved = replace(
+        face,
+        box=face.box - np.tile(corner, 2),
+        landmarks=face.landmarks - corner,
+        parsing=face.parsing[top:bottom, left:right],
+    )
+    return image.crop((left, top, right, bottom)), moved
+
+
+def _length(face: Detection) -> float:
+    """The box's longer side, pixels."""
+    return float(max(face.box[2:] - face.box[:2]))
 
 
 def _area(face: Detection) -> float:

@@ -12,14 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from consistentid.errors import FaceError, InputError, PhotographError
-from consistentid.faces.analyzer import Face, FaceAnalyzer, pick
+from consistentid.faces.analyzer import Face, FaceAnalyzer, close_up, pick, surroundings
+from consistentid.faces.caption import Captioner
 from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures, whole_picture
 from consistentid.identity import Identity
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """One photo of the person."""
+    """One photo of the person, or the portrait cut out of it where the face is distant."""
 
     name: str
     image: Image.Image
@@ -62,6 +63,7 @@ class IdentityEncoder:
         *images: Image.Image,
         names: Sequence[str] | None = None,
         face_index: int | Sequence[int | None] | None = None,
+        captioner: Captioner | None = None,
     ) -> Identity:
         """The person that all pictures show.
 
@@ -72,6 +74,7 @@ class IdentityEncoder:
             images: RGB pictures of one person.
             names: of the pictures, for messages; "picture 1", ... by default.
             face_index: which face, largest first, where a picture has several: one for all pictures or one for each.
+            captioner: writes the identity's `face_text` from the best picture; none = no sentence.
 
         Raises:
             InputError: no pictures, or names or indices that do not fit them.
@@ -89,7 +92,8 @@ class IdentityEncoder:
         if strangers := outliers([view.face for view in views], self.same_person):
             named = " and ".join(views[index].name for index in strangers)
             raise FaceError(
-                f"{named} shows another person than the other pictures; leave it out, or choose its right face by index"
+                f"{named} shows another person than the other pictures; leave it out, choose its right face by index,"
+                f" or lower the preset's same_person ({self.same_person:g})"
             )
         main = max(views, key=lambda view: view.face.quality)
         pictures = self._best_parts(views)
@@ -106,6 +110,9 @@ class IdentityEncoder:
             part_mask=torch.tensor([part in seen for part in PARTS]),
             blank_features=blank,
             provenance=self.provenance,
+            face_text=captioner.describe_faces([main.image.crop(surroundings(main.face, main.image.size))])[0]
+            if captioner
+            else "",
         )
 
     def _view(self, name: str, image: Image.Image, index: int | None) -> _View:
@@ -113,7 +120,8 @@ class IdentityEncoder:
             detections = self.analyzer.detect(image)
         except PhotographError as error:
             raise PhotographError(f"{name}: {error}") from None
-        return _View(name, image, self.analyzer.describe(image, pick(detections, name, index), detections))
+        face = self.analyzer.describe(image, pick(detections, name, index), detections)
+        return _View(name, *close_up(image, face))
 
     def _best_parts(self, views: Sequence[_View]) -> dict[str, Image.Image]:
         """The picture of each visible part from the view that shows most of it, and best."""
