@@ -18,6 +18,7 @@ from PIL import Image
 from consistentid.adapter import ConsistentID
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError
 from consistentid.faces.analyzer import Detector, FaceAnalyzer, embed_largest
+from consistentid.faces.caption import Captioner
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.from_labels import LabelDetector
@@ -154,12 +155,13 @@ class ConsistentIDPipeline:
         with _loading("judge", network):
             return OnnxRecogniser(_onnx_file(network))
 
-    def identify(self, *photos: Photo, face_index: int | None = None) -> Identity:
+    def identify(self, *photos: Photo, face_index: int | None = None, captioner: Captioner | None = None) -> Identity:
         """The person on one or more photos.
 
         Args:
             photos: paths or Pillow images, all of one person.
             face_index: which face where a photo shows several; 0 is the largest.
+            captioner: a vision-language model that puts the face into words, which are then the facial sentence.
 
         Raises:
             InputError: no photos, or one that cannot be read.
@@ -172,7 +174,7 @@ class ConsistentIDPipeline:
             to_rgb(x, name) if isinstance(x, Image.Image) else load_image(x)
             for x, name in zip(photos, names, strict=True)
         ]
-        return self.encoder.encode(*images, names=names, face_index=face_index)
+        return self.encoder.encode(*images, names=names, face_index=face_index, captioner=captioner)
 
     def __call__(
         self,
@@ -207,7 +209,7 @@ class ConsistentIDPipeline:
             scale: strength of the identity tokens.
             merge_at: fraction of the steps after which the fused facial text takes over.
             height, width: pixels.
-            face_text: the facial sentence.
+            face_text: the facial sentence; by default the identity's own or a fixed one.
             parts: words for single parts, e.g. ``{"eyes": "green eyes"}``.
             progress: called with (steps done, steps in all) after each step.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from consistentid.faces.caption import Captioner
     from consistentid.pipeline import ConsistentIDPipeline
     from consistentid.presets import Preset
 
@@ -43,6 +44,11 @@ dtype_option = click.option(
 face_index_option = click.option(
     "--face-index", type=click.IntRange(min=0), help="Which face, when a photo shows several; 0 is the largest."
 )
+captioner_option = click.option(
+    "--captioner",
+    metavar="ID",
+    help="Vision-language model (hub id or folder) that puts the face into words, such as llava-hf/llava-1.5-7b-hf.",
+)
 
 
 def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> ConsistentIDPipeline:
@@ -51,6 +57,15 @@ def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> Cons
     from consistentid.pipeline import ConsistentIDPipeline
 
     return ConsistentIDPipeline(preset, device=device, dtype=dtype)
+
+
+def load_captioner(name: str | None, studio: ConsistentIDPipeline) -> Captioner | None:
+    """The vision-language model of that name, where the pipeline computes; none without a name."""
+    if name is None:
+        return None
+    from consistentid.faces.caption import Captioner
+
+    return Captioner.from_pretrained(name, studio.device)
 
 
 def _quiet() -> None:

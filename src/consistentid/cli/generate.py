@@ -10,11 +10,13 @@ import click
 
 from consistentid.cli.common import (
     EXISTING,
+    captioner_option,
     debug_option,
     device_option,
     dtype_option,
     face_index_option,
     json_option,
+    load_captioner,
     load_pipeline,
     preset_option,
     print_json,
@@ -69,6 +71,7 @@ Examples:
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
 @click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
 @face_index_option
+@captioner_option
 @preset_option
 @device_option
 @dtype_option
@@ -92,6 +95,7 @@ def generate(
     out: Path,
     sheet: bool,
     face_index: int | None,
+    captioner: str | None,
     preset: str,
     device: str | None,
     dtype: str | None,
@@ -113,6 +117,8 @@ def generate(
         raise InputError(f"--part: unknown part {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
     if face_text is not None and parts:
         raise InputError("--face-text and --part exclude one another; write the parts into the sentence")
+    if captioner is not None and (face_text is not None or parts):
+        raise InputError("--captioner writes the facial sentence; leave out --face-text and --part, or the captioner")
     if best_of is not None and best_of < num:
         raise InputError(f"--best-of {best_of} is less than --num {num}; raise the one or lower the other")
     chosen = load_preset(preset).override(
@@ -125,10 +131,12 @@ def generate(
         negative_prompt=negative_prompt,
     )
     who, photos = _read_references(references)
+    if who and captioner is not None:
+        raise InputError(f"--captioner: {references[0]} holds no photo; give it to `consistentid identify` instead")
     check_folder(out)
 
     studio = load_pipeline(chosen, device, dtype)
-    identity = who or studio.identify(*references, face_index=face_index)
+    identity = who or studio.identify(*references, face_index=face_index, captioner=load_captioner(captioner, studio))
     result = studio(
         identity,
         prompt,
@@ -143,7 +151,7 @@ def generate(
     record: dict[str, Any] = {
         "prompt": prompt,
         **chosen.settings.record(),
-        "face_text": face_text,
+        "face_text": identity.face_text or None if face_text is None and not parts else face_text,
         "parts": parts,
         "preset": chosen.name,
         "networks": dict(identity.provenance),

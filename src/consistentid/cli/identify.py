@@ -8,10 +8,12 @@ import click
 
 from consistentid.cli.common import (
     EXISTING,
+    captioner_option,
     debug_option,
     device_option,
     face_index_option,
     json_option,
+    load_captioner,
     load_pipeline,
     preset_option,
     print_json,
@@ -33,6 +35,7 @@ Examples:
 @click.option("--show", type=EXISTING, help="Also draw what was seen (box, landmarks, parts) into this picture.")
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @face_index_option
+@captioner_option
 @preset_option
 @device_option
 @json_option
@@ -43,6 +46,7 @@ def identify(
     show: Path | None,
     force: bool,
     face_index: int | None,
+    captioner: str | None,
     preset: str,
     device: str | None,
     as_json: bool,
@@ -71,7 +75,7 @@ def identify(
     images = [load_image(path) for path in photos]
 
     studio = load_pipeline(chosen, device, None)
-    identity = studio.identify(*photos, face_index=face_index)
+    identity = studio.identify(*photos, face_index=face_index, captioner=load_captioner(captioner, studio))
     if show:
         from consistentid.faces.overlay import draw_faces
 
@@ -87,9 +91,12 @@ def identify(
                 "file": str(out),
                 "preset": chosen.name,
                 "parts": list(identity.visible_parts),
+                "face_text": identity.face_text,
                 "networks": dict(identity.provenance),
                 "show": str(show) if show else None,
             }
         )
     else:
         click.echo(f"{out}  parts seen: {', '.join(identity.visible_parts) or 'none'}")
+        if identity.face_text:
+            click.echo(f"in words: {identity.face_text}")
