@@ -33,17 +33,18 @@ def someone(seed: int, hidden: tuple[str, ...] = (), **provenance: str) -> Ident
 
 
 def tensors(who: Identity) -> dict[str, torch.Tensor]:
-    return {f.name: getattr(who, f.name) for f in dataclasses.fields(who) if f.name != "provenance"}
+    return {f.name: getattr(who, f.name) for f in dataclasses.fields(who) if f.name not in ("provenance", "face_text")}
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
-    ada = someone(0, hidden=("ears",))
+    ada = dataclasses.replace(someone(0, hidden=("ears",)), face_text="Her eyes are green: \u00fcber.")
     ada.save(tmp_path / "ada.safetensors")
     loaded = Identity.load(tmp_path / "ada.safetensors")
     torch.testing.assert_close(loaded.embedding, ada.embedding, atol=0, rtol=0)
     torch.testing.assert_close(tensors(loaded), tensors(ada), atol=1e-5, rtol=1e-3)
     assert all(value.dtype in (torch.float32, torch.bool) for value in tensors(loaded).values())
     assert loaded.provenance == PROVENANCE
+    assert loaded.face_text == ada.face_text
     assert loaded.visible_parts == ("face", "eyes", "nose", "mouth")
     assert load_file(tmp_path / "ada.safetensors")["part_features"].dtype == torch.float16
 
@@ -149,6 +150,8 @@ def test_parts_of_another() -> None:
     torch.testing.assert_close(mixed.embedding, ada.embedding)
     assert mixed.visible_parts == PARTS
     assert ada.visible_parts == ("face", "ears", "nose", "mouth")  # unchanged
+    described = dataclasses.replace(ada, face_text="Her eyes are green.")
+    assert described.with_parts(eyes=bob).face_text == Identity.blend([described, bob]).face_text == ""
     with pytest.raises(InputError, match="unknown part 'chin'; known parts are face, eyes, ears, nose, mouth"):
         ada.with_parts(chin=bob)
     with pytest.raises(InputError, match="does not show its nose; it shows face, eyes"):

@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 
 from consistentid.errors import InputError, PromptTooLongError
 from consistentid.faces.parts import PARTS
-from consistentid.prompt import compose, facial_sentence, find_parts
+from consistentid.prompt import completed, compose, facial_sentence, find_parts
 from consistentid.spec import AdapterSpec
 from vectors import GOLDEN
 
@@ -167,6 +167,25 @@ def test_parts_build_the_sentence() -> None:
     assert facial_sentence(OURS, ("face",)) == "The person has one face."
     assert facial_sentence(OURS, (), {"ears": "pointed ears"}) == "The person has pointed ears."
     assert facial_sentence(OURS, ()) == ""
+
+
+def test_a_foreign_sentence_is_completed_by_the_visible_parts_it_lacks() -> None:
+    seen = ("face", "eyes", "nose", "mouth")
+    assert completed("Her Face is oval, with green eyes", seen, OURS) == (
+        "Her Face is oval, with green eyes. The person has one nose, and one mouth."
+    )
+    whole = "An oval face, green eyes, a small nose and full lips."
+    assert completed(f" {whole} ", seen, OURS) == whole
+    assert completed("", seen, OURS) == facial_sentence(OURS, seen)
+    assert completed("Blue eyes.", (), OURS) == "Blue eyes."
+
+
+def test_several_parts_of_one_clause_each_keep_their_own_word(ids: Any) -> None:
+    sentence = "He has a Square-Jawed FACE with small ears, a hook-nose and thin lips"
+    for spec in (OURS, *RELEASED.values()):
+        text = composed(ids, "a man", sentence, spec=spec, limit=10**6)
+        assert text.words == ("face", "ears", "nose", "mouth")
+        assert len(set(text.positions)) == 4
 
 
 def test_parts_that_do_not_exist_are_named() -> None:

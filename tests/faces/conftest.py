@@ -7,14 +7,61 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_drawn import KPS, colour_parser, save_onnx
+import torch
+from hand_drawn import GOLDEN, KPS, colour_parser, save_onnx
 from numpy.typing import NDArray
 from onnx import helper
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
 
 from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
+
+TEMPLATE = (
+    "{% for message in messages %}USER: {% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}<image> {% else %}{{ item['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaVA of one layer each whose answers depend on picture and question."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(GOLDEN / "tokenizer" / "tokenizer")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        initializer_range=0.5, bos_token_id=813, eos_token_id=814, pad_token_id=814,
+    )  # fmt: skip
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token)
+    model = LlavaForConditionalGeneration(config)
+    model.generation_config.eos_token_id = 814
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=TEMPLATE,
+        num_additional_image_tokens=1,
+    )
+    place = tmp_path_factory.mktemp("captioner") / "llava"
+    model.save_pretrained(place)
+    processor.save_pretrained(place)
+    return place
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
+from consistentid.faces.analyzer import Detection
 from consistentid.faces.parsing import FaceParser
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -56,6 +57,21 @@ def landmarks_of(x: float, y: float, size: float) -> NDArray[np.float32]:
 def picture(labels: NDArray[np.uint8]) -> Image.Image:
     """The label map in the colours of `PALETTE`."""
     return Image.fromarray(PALETTE[labels])
+
+
+class Told:
+    """A detector that has been told."""
+
+    def __init__(self, *faces: tuple[float, float, float]) -> None:
+        self.faces = faces
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        return [
+            Detection(
+                np.array([x - 0.4 * s, y - 0.5 * s, x + 0.4 * s, y + 0.5 * s], np.float32), landmarks_of(x, y, s), 0.9
+            )
+            for x, y, s in self.faces
+        ]
 
 
 class NearestColour(nn.Module):

@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hand_drawn import colour_parser, face_labels, landmarks_of, picture
+from hand_drawn import Told, colour_parser, face_labels, landmarks_of, picture
 from PIL import Image, ImageFilter
 
 from consistentid.errors import InputError, NoFaceError, PhotographError, SeveralFacesError
@@ -45,25 +45,10 @@ def test_largest_first_and_each_with_its_own_parts(analyzer: FaceAnalyzer) -> No
             assert mine.sum() == pytest.approx(((label == TWO) & side).sum(), rel=0.1, abs=3)
 
 
-class Fixed:
-    """A detector that has been told."""
-
-    def __init__(self, *faces: tuple[float, float, float]) -> None:
-        self.faces = faces
-
-    def detect(self, image: Image.Image) -> list[Detection]:
-        return [
-            Detection(
-                np.array([x - 0.4 * s, y - 0.5 * s, x + 0.4 * s, y + 0.5 * s], np.float32), landmarks_of(x, y, s), 0.9
-            )
-            for x, y, s in self.faces
-        ]
-
-
 @pytest.mark.parametrize("place", [(800, 500), (20, 30), (1180, 780)])
 def test_small_faces_in_large_pictures_are_parsed_up_close(analyzer: FaceAnalyzer, place: tuple[int, int]) -> None:
     labels = face_labels(1200, 800, (*place, 40))
-    far = FaceAnalyzer(Fixed((*place, 40)), analyzer.recogniser, colour_parser(64))
+    far = FaceAnalyzer(Told((*place, 40)), analyzer.recogniser, colour_parser(64))
     (face,) = far.analyze(picture(labels))
     assert face.parsing.shape == (800, 1200)
     left, top = max(0, place[0] - 30), max(0, place[1] - 30)

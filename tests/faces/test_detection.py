@@ -82,9 +82,18 @@ def test_networks_of_another_kind_are_refused(detector_path: Callable[..., Path]
 
 
 def test_insightface_packs_run_through_the_same_code(detector_path: Callable[..., Path], recogniser_path: Path) -> None:
-    pytest.importorskip("insightface")
+    FaceAnalysis = pytest.importorskip("insightface.app").FaceAnalysis
     pack = detector_path().parent
     (pack / "recogniser.onnx").write_bytes(recogniser_path.read_bytes())
     detector, recogniser = insightface_networks(str(pack))
-    (face,) = detector.detect(cells(640, 640, 8, (20, 30)))
-    assert recogniser.embed(cells(640, 640, 8, (20, 30)), face.landmarks).shape == (512,)
+    photo = cells(640, 640, 8, (20, 30), (50, 12))
+    ours = sorted(detector.detect(photo), key=lambda face: face.score)
+    theirs = FaceAnalysis(name=str(pack), allowed_modules=["detection", "recognition"])
+    theirs.prepare(ctx_id=-1, det_size=(640, 640))
+    bgr = np.ascontiguousarray(np.asarray(photo)[..., ::-1])
+    expected = sorted(theirs.get(bgr), key=lambda face: face.det_score)
+    assert len(ours) == len(expected) == 2
+    for mine, other in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(mine.box, other.bbox + 0.5, atol=1e-3)  # theirs count from a pixel's centre
+        np.testing.assert_allclose(mine.landmarks, other.kps + 0.5, atol=1e-3)
+        assert recogniser.embed(photo, mine.landmarks) @ other.normed_embedding > 0.999

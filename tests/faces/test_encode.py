@@ -1,14 +1,16 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hand_drawn import face_labels, picture
+from hand_drawn import Told, colour_parser, face_labels, picture
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from consistentid.errors import FaceError, InputError, NoFaceError, SeveralFacesError
-from consistentid.faces.analyzer import Face, FaceAnalyzer
+from consistentid.faces.analyzer import Face, FaceAnalyzer, surroundings
+from consistentid.faces.caption import Captioner
 from consistentid.faces.encode import IdentityEncoder, outliers
 from consistentid.faces.parts import PARTS, PartLayout, part_pictures, whole_picture
 
@@ -68,6 +70,32 @@ def test_hidden_parts_are_blank_and_masked(make: Make) -> None:
     torch.testing.assert_close(who.part_features[PARTS.index("ears")], who.blank_features)
 
 
+@pytest.mark.parametrize("layout", ["square", "canvas"])
+def test_a_distant_face_is_seen_as_in_a_portrait(make: Make, layout: PartLayout) -> None:
+    """A face of 40 pixels in a photo of 4,000: all that is asked of it comes from the pixels round it."""
+    labels = np.zeros((3000, 4000), np.uint8)
+    labels[1340:1500, 2920:3080] = face_labels(160, 160, (80, 80, 40))
+    photo = picture(labels)
+    encoder = make(layout)
+    encoder.analyzer = FaceAnalyzer(Told((3000, 1420, 40)), encoder.analyzer.recogniser, colour_parser(80))
+    far = encoder.encode(photo)
+    assert far.visible_parts == PARTS
+    encoder.analyzer.detector = Told((80, 80, 40))
+    near = encoder.encode(photo.crop((2920, 1340, 3080, 1500)))
+    for name in ("embedding", "face_features", "part_features"):
+        torch.testing.assert_close(getattr(far, name), getattr(near, name), msg=name)
+
+
+def test_the_best_picture_is_put_into_words(make: Make, llava: Path) -> None:
+    encoder, captioner = make(), Captioner.from_pretrained(llava)
+    large, small = picture(ONE), picture(face_labels(256, 256, (130, 120, 60)))
+    (face,) = encoder.analyzer.analyze(large)
+    expected = captioner.describe_faces([large.crop(surroundings(face, large.size))])
+    assert [encoder.encode(small, large, captioner=captioner).face_text] == expected
+    assert captioner.describe_faces([small]) != expected
+    assert encoder.encode(large).face_text == ""
+
+
 def test_several_photos_are_weighted_by_quality_and_give_each_its_best_part(make: Make) -> None:
     encoder = make()
     large = picture(np.where(np.isin(ONE, (4, 5)), 1, ONE).astype(np.uint8))
@@ -93,7 +121,9 @@ def test_another_person_among_the_photos_is_named(make: Make) -> None:
     ada, bob, ada_again = (encoder.analyzer.analyze(photo)[0].embedding for photo in photos)
     assert ada @ ada_again > max(ada @ bob, ada_again @ bob) + 0.01
     encoder.same_person = float(ada @ ada_again + max(ada @ bob, ada_again @ bob)) / 2
-    with pytest.raises(FaceError, match=r"bob\.png shows another person than the other pictures; leave it out"):
+    with pytest.raises(
+        FaceError, match=r"bob\.png shows another person than the other pictures; leave it out.*same_person"
+    ):
         encoder.encode(*photos, names=["a.png", "bob.png", "c.png"])
     assert encoder.encode(photos[0], photos[2]).visible_parts == PARTS
 

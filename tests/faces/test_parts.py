@@ -79,6 +79,19 @@ def test_missing_parts_and_unknown_labels_are_left_out(layout: str) -> None:
     assert part_masks(np.zeros((40, 48), np.uint8), layout) == {}
 
 
+def test_profiles_show_the_one_eye_and_ear_that_are_seen() -> None:
+    profile = FACE.copy()
+    profile[:, :50] = np.where(np.isin(profile[:, :50], (1, 4, 7)), 0, profile[:, :50])
+    masks = part_masks(profile)
+    assert tuple(masks) == PARTS
+    np.testing.assert_array_equal(masks["eyes"], FACE == 5)
+    np.testing.assert_array_equal(masks["ears"], FACE == 8)
+    for part, label in (("eyes", 5), ("ears", 8)):
+        assert part_masks(profile, "canvas")[part].sum() == (label == FACE).sum()
+        side = np.ptp(np.argwhere(label == FACE), axis=0).max() + 1
+        assert part_pictures(picture(profile), profile)[part].width == round(1.5 * side)
+
+
 def test_glasses_are_not_eyes() -> None:
     clear, dark = FACE.copy(), np.where(np.isin(FACE, (4, 5)), 6, FACE).astype(np.uint8)
     clear[40:42, 30:70] = 6

@@ -75,6 +75,9 @@ class Detector(Protocol):
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces of an RGB picture, in any order; an empty list where there is none."""
 
+    def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """The same for each of several pictures, which may be of different sizes."""
+
 
 class Recogniser(Protocol):
     """Says whose face it is."""
@@ -82,12 +85,20 @@ class Recogniser(Protocol):
     def embed(self, image: Image.Image, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         """(512,) float32 of unit length for the face with these (5, 2) landmarks in an RGB picture."""
 
+    def embed_batch(
+        self, images: Sequence[Image.Image], landmarks: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """(B, 512): the same for one face of each of several pictures."""
+
 
 class Parser(Protocol):
     """Says which pixel belongs to which part."""
 
     def parse(self, image: Image.Image) -> NDArray[np.uint8]:
         """(H, W) uint8 CelebAMask-HQ labels of an RGB picture, at its size."""
+
+    def parse_batch(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
+        """The same for each of several pictures, which may be of different sizes."""
 
 
 class DomainGuard(Protocol):
@@ -151,10 +162,7 @@ class FaceAnalyzer:
         labels = np.zeros((image.height, image.width), np.uint8)
         region = labels[top:bottom, left:right]
         region[:] = self.parser.parse(image.crop(crop))
-        own = _distance(face, crop)
-        for other in detections:
-            if other is not face:
-                region[_distance(other, crop) < own] = 0
+        remove_others(region, face, detections, crop)
         return labels
 
 
@@ -227,6 +235,23 @@ def surroundings(face: Detection, size: tuple[int, int], times: float = _SURROUN
         for centre, extent, length in zip(_centre(face), (width, height), size, strict=True)
     )
     return left, top, left + width, top + height
+
+
+def remove_others(
+    labels: NDArray[np.uint8], face: Detection, detections: Sequence[Detection], crop: tuple[int, int, int, int]
+) -> None:
+    """Set to background, in place, what is nearer to another face than to this one.
+
+    Args:
+        labels: (h, w) of the crop.
+        face: one of `detections`.
+        detections: all faces of the picture.
+        crop: left, top, right, bottom in the picture.
+    """
+    own = _distance(face, crop)
+    for other in detections:
+        if other is not face:
+            labels[_distance(other, crop) < own] = 0
 
 
 def _distance(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.float32]:

@@ -162,10 +162,11 @@ def clean(answer: str, complete: bool = True) -> str:
     Markup, bullets and lead-ins ("Sure, here is ...:") go; of an answer that was not `complete`, so does what follows
     its last full sentence, or else its last full clause. A refusal becomes empty.
     """
-    lines = [_BULLET.sub("", _MARKUP.sub("", line)).strip() for line in answer.splitlines()]
-    lines = [line for line in lines if line]
-    # Lines of a list become clauses of one sentence.
-    text = " ".join(line if line[-1] in ".!?,;:" else f"{line}," for line in lines).rstrip(",")
+    text = ""
+    for line in _MARKUP.sub("", answer).splitlines():
+        if text and text[-1] not in ".!?,;:" and _BULLET.match(line):
+            text += ","  # the items of a list become clauses of one sentence
+        text = f"{text} {_BULLET.sub('', line).strip()}".strip()
     text = _LEAD_IN.sub("", " ".join(text.split())).strip()
     if _REFUSAL.match(text.replace("\u2019", "'")):
         return ""

@@ -62,6 +62,10 @@ class OnnxDetector:
                 return found
         return []
 
+    def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """The faces of several pictures, one after another: networks of this kind take one at a time."""
+        return [self.detect(image) for image in images]
+
     def _attempts(self, side: int) -> Iterator[tuple[int, float]]:
         """Sizes of the network's input, and the frame's width as a share of it."""
         size = self._fixed or 640

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -43,14 +43,25 @@ class LabelDetector:
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces of an RGB picture; the score is the share of the five landmarks that is visible."""
-        scale = max(1.0, max(image.size) / self._side)
-        size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
-        small = image.resize(size, Image.Resampling.BICUBIC) if scale > 1 else image
-        stretch: NDArray[np.float32] = np.divide(image.size, size, dtype=np.float32)
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """The faces of several pictures, which are parsed together."""
+        small = [self._shrunk(image) for image in images]
         return [
-            Detection(found.box * np.tile(stretch, 2), found.landmarks * stretch, found.score)
-            for found in faces_in_labels(self._parser.parse(small))
+            [
+                _stretched(found, np.divide(image.size, labels.shape[::-1], dtype=np.float32))
+                for found in faces_in_labels(labels)
+            ]
+            for image, labels in zip(images, self._parser.parse_batch(small), strict=True)
         ]
+
+    def _shrunk(self, image: Image.Image) -> Image.Image:
+        scale = max(image.size) / self._side
+        if scale <= 1:
+            return image
+        size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
+        return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def faces_in_labels(labels: NDArray[np.uint8]) -> list[Detection]:
@@ -73,6 +84,10 @@ def faces_in_labels(labels: NDArray[np.uint8]) -> list[Detection]:
         if visible.any() and (inside == _SKIN).sum() >= _MIN_SHARE * labels.size:
             found.append(_detection(inside, visible | (inside == _SKIN)))
     return found
+
+
+def _stretched(found: Detection, stretch: NDArray[np.float32]) -> Detection:
+    return Detection(found.box * np.tile(stretch, 2), found.landmarks * stretch, found.score)
 
 
 def _heads(labels: NDArray[np.uint8]) -> Iterator[Mask]:

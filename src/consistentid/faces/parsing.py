@@ -110,7 +110,7 @@ class FaceParser:
 
         try:
             processor = SegformerImageProcessorPil.from_pretrained(name_or_path)
-            network = SegformerForSemanticSegmentation.from_pretrained(name_or_path)
+            network = SegformerForSemanticSegmentation.from_pretrained(name_or_path, dtype=torch.float32)
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
@@ -125,12 +125,18 @@ class FaceParser:
 
     def parse(self, image: Image.Image) -> NDArray[np.uint8]:
         """(H, W) uint8 CelebAMask-HQ labels of an RGB picture, at its size."""
+        return self.parse_batch([image])[0]
+
+    def parse_batch(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
+        """The labels of several pictures, of any sizes, by one run of the network."""
+        logits = self._logits(torch.cat([self.pixels(_square(image)) for image in images]))
+        return [self._read(row, image) for row, image in zip(logits, images, strict=True)]
+
+    def _read(self, logits: Tensor, image: Image.Image) -> NDArray[np.uint8]:
         side = max(image.size)
-        left, top = (side - image.width) // 2, (side - image.height) // 2
-        square = _pad(image, left, top, side)
-        logits = self._logits(self.pixels(square))
-        logits = interpolate(logits, (min(side, _MAX_LOGITS),) * 2, mode="bilinear", align_corners=False)
-        labels = self._labels[logits[0].argmax(dim=0).cpu().numpy()]
+        left, top = _corner(image)
+        full = interpolate(logits[None], (min(side, _MAX_LOGITS),) * 2, mode="bilinear", align_corners=False)
+        labels = self._labels[full[0].argmax(dim=0).cpu().numpy()]
         resized = np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
         return resized[top : top + image.height, left : left + image.width].copy()
 
@@ -171,7 +177,17 @@ def label_order(names: Mapping[int, str], network: str) -> list[int]:
     return [LABELS.index(name) for name in ours]
 
 
-def _pad(image: Image.Image, left: int, top: int, side: int) -> Image.Image:
+def _square(image: Image.Image) -> Image.Image:
     """The picture in a square, its edges drawn out to the borders: black bars would be an object to the network."""
+    if image.width == image.height:
+        return image
+    side = max(image.size)
+    left, top = _corner(image)
     around = (top, side - image.height - top), (left, side - image.width - left), (0, 0)
-    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge")) if image.width != image.height else image
+    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
+
+
+def _corner(image: Image.Image) -> tuple[int, int]:
+    """Left and top of the picture in the middle of its square."""
+    side = max(image.size)
+    return (side - image.width) // 2, (side - image.height) // 2

@@ -38,7 +38,15 @@ class OnnxRecogniser:
 
     def embed(self, image: Image.Image, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         """(D,) float32 of unit length for the face with these (5, 2) landmarks in an RGB picture."""
-        pixels = np.asarray(align(image, landmarks), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
-        embedding: NDArray[np.float32] = self._session.run(None, {self._input: pixels})[0][0].astype(np.float32)
-        embedding /= np.linalg.norm(embedding).clip(np.finfo(np.float32).tiny)
+        embedding: NDArray[np.float32] = self.embed_batch([image], [landmarks])[0]
         return embedding
+
+    def embed_batch(
+        self, images: Sequence[Image.Image], landmarks: Sequence[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """(B, D) float32 of unit length, one face of each picture, by one run of the network."""
+        faces = [np.asarray(align(*face), np.float32) for face in zip(images, landmarks, strict=True)]
+        pixels = np.stack(faces).transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
+        embeddings: NDArray[np.float32] = self._session.run(None, {self._input: pixels})[0].astype(np.float32)
+        embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
+        return embeddings
