@@ -121,10 +121,10 @@ def test_another_person_among_the_photos_is_named(make: Make) -> None:
     ada, bob, ada_again = (encoder.analyzer.analyze(photo)[0].embedding for photo in photos)
     assert ada @ ada_again > max(ada @ bob, ada_again @ bob) + 0.01
     encoder.same_person = float(ada @ ada_again + max(ada @ bob, ada_again @ bob)) / 2
-    with pytest.raises(
-        FaceError, match=r"bob\.png shows another person than the other pictures; leave it out.*same_person"
-    ):
+    with pytest.raises(FaceError, match=r"^bob\.png: not of the person on the other pictures; leave out.*same_person"):
         encoder.encode(*photos, names=["a.png", "bob.png", "c.png"])
+    with pytest.raises(FaceError, match=r"^a\.png and bob\.png: show different people"):
+        encoder.encode(*photos[:2], names=["a.png", "bob.png"])
     assert encoder.encode(photos[0], photos[2]).visible_parts == PARTS
 
 

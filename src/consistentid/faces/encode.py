@@ -90,9 +90,13 @@ class IdentityEncoder:
             raise InputError(f"{len(images)} pictures, {len(names)} names and {len(indices)} face indices do not fit")
         views = [self._view(*photo) for photo in zip(names, images, indices, strict=True)]
         if strangers := outliers([view.face for view in views], self.same_person):
+            # Of two people with a picture each, nobody can say which one is meant.
+            if alone := len(strangers) == len(views) - 1:
+                strangers = list(range(len(views)))
             named = " and ".join(views[index].name for index in strangers)
+            what = "show different people" if alone else "not of the person on the other pictures"
             raise FaceError(
-                f"{named} shows another person than the other pictures; leave it out, choose its right face by index,"
+                f"{named}: {what}; leave out what is not meant, choose the right face by index,"
                 f" or lower the preset's same_person ({self.same_person:g})"
             )
         main = max(views, key=lambda view: view.face.quality)
