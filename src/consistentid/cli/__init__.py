@@ -13,6 +13,7 @@ import click
 from consistentid import __version__
 from consistentid.cli.dataset import dataset
 from consistentid.cli.doctor import doctor
+from consistentid.cli.evaluate import evaluate
 from consistentid.cli.generate import generate
 from consistentid.cli.identify import identify
 from consistentid.errors import ConsistentIDError
@@ -69,5 +70,5 @@ def main() -> None:
     """New portraits of a given person: one or more photos in, a prompt in, pictures of that person out."""
 
 
-for command in (generate, identify, dataset, doctor):
+for command in (generate, identify, dataset, evaluate, doctor):
     main.add_command(command)

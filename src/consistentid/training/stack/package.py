@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from consistentid.errors import CheckpointError
+from consistentid.evaluation.encoders import TEXT_PROJECTION
 from consistentid.faces.provenance import fingerprint
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.stack.recipe import Recipe
@@ -26,12 +28,15 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     folder = out / "drawn"
     partial = folder.with_name("drawn.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    needed = ["base", "vae", "image_encoder", "parser", "recogniser.onnx", "judge.onnx", "adapter"]
+    needed = ["base", "vae", "text_encoder", "image_encoder", "parser", "recogniser.onnx", "judge.onnx", "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
     pipe = StableDiffusionPipeline.from_pretrained(out / "base", torch_dtype=torch.float16)
     pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(partial / "base")
+    # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
+    projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
+    save_file(projection, partial / "base/text_encoder" / TEXT_PROJECTION)
     for name in ("image_encoder", "parser", "adapter"):
         shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.state.pt", "*.jsonl", "*.partial"))
     for name in ("recogniser.onnx", "judge.onnx"):

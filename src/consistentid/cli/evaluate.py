@@ -1,0 +1,151 @@
+"""`consistentid evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from consistentid.cli.common import (
+    EXISTING,
+    debug_option,
+    device_option,
+    dtype_option,
+    json_option,
+    load_pipeline,
+    preset_option,
+    print_json,
+)
+from consistentid.errors import InputError
+
+
+@click.command(
+    short_help="Measure how well identities are kept.",
+    epilog="""\b
+Examples:
+  consistentid evaluate --people 100 --prompts 8 --out report
+  consistentid evaluate --ablate components --ablate merge --people 20 --workers 4 --out ablations
+  consistentid evaluate --preset sd15 --photos PEOPLE --judge adaface.onnx --prompts 45 --out report
+  consistentid evaluate --pictures OTHER_TOOL --manifest OTHER_TOOL/manifest.csv --out report""",
+)
+@click.option("--people", default=100, show_default=True, type=click.IntRange(1, 100_000), help="How many.")
+@click.option("--prompts", default=8, show_default=True, type=int, help="The first so many of the protocol.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100), help="Pictures of each of them.")
+@click.option("--photos", type=EXISTING, help="A folder with a folder of photos a person.  [default: drawn people]")
+@click.option("--protocol", help="Name or YAML file of a list of prompts.  [default: drawn, or paper for photos]")
+@click.option("--variant", "variants", multiple=True, help="A way of running the model. Repeatable.  [default: full]")
+@click.option("--ablate", "ablations", multiple=True, help="components, captions, merge, scale or parts. Repeatable.")
+@click.option("--adapter", help="Other adapter weights than the preset's: a path or a repository of the hub.")
+@click.option("--base", help="Another base model: a path or a repository of the hub.")
+@click.option("--steps", type=int, help="Sampling steps.  [default: the protocol's, or the preset's]")
+@click.option("--pictures", type=EXISTING, help="Score these pictures instead of making some; needs --manifest.")
+@click.option("--manifest", "manifests", multiple=True, type=EXISTING, help="CSV that says what they are. Repeatable.")
+@click.option("--judge", help="ONNX file of a face recogniser that conditions nothing.  [default: the preset's]")
+@click.option(
+    "--conditioned-judge", is_flag=True, help="Allow the recogniser that conditioned the model; it is marked."
+)
+@click.option("--clip", default="", help="CLIP model.  [default: ViT-L/14, for drawings the preset's own]")
+@click.option("--dino", default="", help="Vision transformer.  [default: DINO ViT-S/16, for drawings none]")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes.")
+@click.option("--out", required=True, type=EXISTING, help="Folder of the report; the same line goes on where it was.")
+@preset_option
+@device_option
+@dtype_option
+@json_option
+@debug_option
+def evaluate(
+    people: int,
+    prompts: int,
+    seeds: int,
+    photos: Path | None,
+    protocol: str | None,
+    variants: tuple[str, ...],
+    ablations: tuple[str, ...],
+    adapter: str | None,
+    base: str | None,
+    steps: int | None,
+    pictures: Path | None,
+    manifests: tuple[Path, ...],
+    judge: str | None,
+    conditioned_judge: bool,
+    clip: str,
+    dino: str,
+    workers: int,
+    out: Path,
+    preset: str,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Measure likeness and adherence to the prompt, and write a report.
+
+    Pictures are made of people whom the preset's networks have never seen, or, with --manifest, those of any tool are
+    scored. Writes report.html, which opens offline, report.md, report.json and scores.csv. docs/evaluation.md says what
+    is measured, and how.
+    """
+    from consistentid.evaluation.manifest import read_manifest
+    from consistentid.evaluation.protocol import load_protocol
+    from consistentid.evaluation.variants import ablation, find
+    from consistentid.presets import load_preset
+
+    if pictures and not manifests:
+        raise InputError("--pictures needs --manifest FILE, a CSV that says whose they are; see docs/evaluation.md")
+    given = {"judge": judge, "adapter": adapter, "base": base}
+    chosen = load_preset(preset).override(**{name: value for name, value in given.items() if value})
+    if not (chosen.drawings_only or photos or manifests):
+        raise InputError(f"the preset {chosen.name!r} is for photos: name a folder of people with --photos")
+    prompted = load_protocol(protocol or ("drawn" if chosen.drawings_only else "paper"))
+    rows = [row for manifest in manifests for row in read_manifest(manifest, pictures)]
+    if not rows:
+        prompted = prompted.first(prompts)
+    chosen = prompted.of(chosen).override(steps=steps)
+    ways = [find(name, chosen.settings) for name in variants or ("full",)]
+    for name in ablations:
+        ablation(name, chosen.settings)
+
+    studio = load_pipeline(chosen, device, dtype)
+    from consistentid.evaluation.encoders import load_encoders
+    from consistentid.evaluation.run import evaluate_pictures, evaluate_preset
+
+    encoders = load_encoders(studio, clip, dino, conditioned_judge=conditioned_judge)
+    if rows:
+        title = f"{len({row.method for row in rows})} methods compared"
+        data = evaluate_pictures(rows, encoders, prompted, out, title, progress=_bars())
+    else:
+        data = evaluate_preset(
+            studio,
+            encoders,
+            prompted,
+            out,
+            people=people,
+            seeds=seeds,
+            photos=photos,
+            variants=ways,
+            ablations=ablations,
+            workers=workers,
+            progress=_bars(),
+        )
+    if as_json:
+        print_json(data)
+        return
+    click.echo((out / "report.md").read_text())
+    click.echo(out / "report.html")
+
+
+def _bars() -> Callable[[str, int, int], None]:
+    """A bar on stderr for each kind of work, one after another."""
+    bars: dict[str, Any] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            from tqdm import tqdm
+
+            for bar in bars.values():
+                bar.close()
+            bars[what] = tqdm(total=total, desc=what, leave=False)
+            click.get_current_context().call_on_close(bars[what].close)
+        bars[what].update(done - bars[what].n)
+
+    return show

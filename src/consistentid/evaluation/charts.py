@@ -1,0 +1,118 @@
+"""Small charts as SVG text, for a page that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+COLORS = ("#1a6fb0", "#d1495b", "#3f8f4f", "#b07d1a", "#7a4fa3", "#4a4a4a", "#12908e", "#b0527f")
+"""Of methods, in their order."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value with its interval, named."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
+def track(title: str, points: Sequence[Point], lower: float, upper: float, width: int = 640) -> str:
+    """Values between two bounds: a line from "random" to "real", a dot with whiskers on it for each point."""
+    known = [p for p in points if not math.isnan(p.value)]
+    if not known or math.isnan(lower) or math.isnan(upper):
+        return ""
+    ends = [lower, upper, *(x for p in known for x in (p.value, p.low, p.high) if not math.isnan(x))]
+    scale = _Scale(min(ends), max(ends), 150, width - 60)
+    height = 34 + 16 * len(known)
+    out = [_open(width, height), f'<text x="0" y="20" class="t">{escape(title)}</text>']
+    out.append(_line(scale(lower), 16, scale(upper), 16, "axis"))
+    for value, name in ((lower, "random"), (upper, "real")):
+        out.append(_line(scale(value), 10, scale(value), height - 8, "bound"))
+        out.append(f'<text x="{scale(value):.1f}" y="8" class="s m">{name} {value:.3g}</text>')
+    for row, (point, color) in enumerate(zip(known, _cycle(len(known)), strict=True)):
+        y = 30 + 16 * row
+        if not math.isnan(point.low):
+            out.append(_line(scale(point.low), y, scale(point.high), y, "whisker", color))
+        out.append(f'<circle cx="{scale(point.value):.1f}" cy="{y}" r="4.5" fill="{color}"/>')
+        side = scale(max(point.value, point.high if not math.isnan(point.high) else point.value)) + 8
+        label = f"{point.name} {point.value:.3g}" if len(known) > 1 else f"{point.value:.3g}"
+        out.append(f'<text x="{side:.1f}" y="{y + 4}" class="s" fill="{color}">{escape(label)}</text>')
+    return "".join([*out, "</svg>"])
+
+
+def curve(
+    title: str,
+    x_title: str,
+    y_title: str,
+    points: Sequence[tuple[Point, Point]],
+    others: Sequence[tuple[Point, Point]] = (),
+    width: int = 480,
+    height: int = 340,
+) -> str:
+    """Points (x, y) with whiskers both ways, joined in their order; `others` stand alone for comparison."""
+    everything = [*points, *others]
+    xs, ys = ([v for pair in everything for v in _extent(pair[axis])] for axis in (0, 1))
+    if not xs or not ys:
+        return ""
+    x, y = _Scale(min(xs), max(xs), 64, width - 24), _Scale(min(ys), max(ys), height - 44, 34)
+    out = [_open(width, height), f'<text x="0" y="14" class="t">{escape(title)}</text>']
+    for tick in x.ticks():
+        out.append(_line(x(tick), 34, x(tick), height - 44, "grid"))
+        out.append(f'<text x="{x(tick):.1f}" y="{height - 28}" class="s m">{tick:g}</text>')
+    for tick in y.ticks():
+        out.append(_line(64, y(tick), width - 24, y(tick), "grid"))
+        out.append(f'<text x="58" y="{y(tick) + 4:.1f}" class="s e">{tick:g}</text>')
+    out.append(f'<text x="{width / 2}" y="{height - 8}" class="s m">{escape(x_title)} →</text>')
+    out.append(f'<text transform="translate(14,{height / 2}) rotate(-90)" class="s m">{escape(y_title)} →</text>')
+    path = " ".join(f"{x(a.value):.1f},{y(b.value):.1f}" for a, b in points)
+    out.append(f'<polyline points="{path}" fill="none" stroke="{COLORS[0]}" stroke-width="1.5"/>')
+    for group, color in ((points, COLORS[0]), (others, COLORS[5])):
+        for a, b in group:
+            out += [
+                _line(x(a.low), y(b.value), x(a.high), y(b.value), "whisker", color),
+                _line(x(a.value), y(b.low), x(a.value), y(b.high), "whisker", color),
+                f'<circle cx="{x(a.value):.1f}" cy="{y(b.value):.1f}" r="4" fill="{color}"/>',
+                f'<text x="{x(a.value) + 7:.1f}" y="{y(b.value) - 6:.1f}" class="s">{escape(a.name)}</text>',
+            ]
+    return "".join([*out, "</svg>"])
+
+
+class _Scale:
+    """From values to pixels, with a little room at both ends."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
+        self._low, self._high, self._start, self._end = low - room, high + room, start, end
+
+    def __call__(self, value: float) -> float:
+        return self._start + (value - self._low) / (self._high - self._low) * (self._end - self._start)
+
+    def ticks(self) -> list[float]:
+        """About five round values."""
+        raw = (self._high - self._low) / 5
+        unit = 10.0 ** math.floor(math.log10(raw))
+        step = next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
+        first = math.ceil(self._low / step)
+        return [round(n * step, 10) for n in range(first, math.floor(self._high / step) + 1)]
+
+
+def _extent(point: Point) -> list[float]:
+    return [v for v in (point.value, point.low, point.high) if not math.isnan(v)]
+
+
+def _cycle(count: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def _open(width: int, height: int) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, kind: str, color: str = "") -> str:
+    stroke = f' stroke="{color}"' if color else ""
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{kind}"{stroke}/>'

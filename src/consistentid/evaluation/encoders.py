@@ -1,0 +1,285 @@
+"""What the measures see of a picture: CLIP and DINO features, the judge's embedding, and features of facial parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from consistentid.errors import CheckpointError, InputError
+from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.parts import PARTS, part_pictures
+from consistentid.faces.provenance import fingerprint
+from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.presets import Preset, first_line
+
+Floats = NDArray[np.floating[Any]]
+
+CLIP_OF_PHOTOS = "openai/clip-vit-large-patch14"
+DINO_OF_PHOTOS = "facebook/dino-vits16"
+BATCH = 32
+"""Pictures encoded at a time."""
+
+TEXT_PROJECTION = "text_projection.safetensors"
+"""File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
+
+
+class PictureEncoder(Protocol):
+    """Makes features of pictures; `name` goes into the report."""
+
+    name: str
+
+    def embed(self, pictures: Sequence[Image.Image]) -> Floats:
+        """(K, D) float32 of K RGB pictures of any size, not normalised."""
+
+
+class VisionEncoder:
+    """Pictures through a network of transformers.
+
+    Args:
+        name: goes into the report.
+        network: pixel values (B, 3, H, W) -> (B, D).
+        processor: the image processor that goes with it.
+        device: where `network` is.
+    """
+
+    def __init__(self, name: str, network: Callable[[Tensor], Tensor], processor: Any, device: torch.device) -> None:
+        self.name = name
+        self._network, self._processor, self._device = network, processor, device
+
+    @torch.inference_mode()
+    def embed(self, pictures: Sequence[Image.Image]) -> Floats:
+        """(K, D) float32 of K RGB pictures, not normalised."""
+        batches = []
+        for start in range(0, len(pictures), BATCH):
+            batch = self._processor(images=list(pictures[start : start + BATCH]), return_tensors="pt")
+            batches.append(self._network(batch["pixel_values"].to(self._device)).float().cpu())
+        return torch.cat(batches).numpy()
+
+
+class ClipEncoder(VisionEncoder):
+    """A CLIP pair: pictures and texts in one space.
+
+    Args:
+        name, vision, processor, device: see `VisionEncoder`.
+        text: token ids (B, T) -> (B, D); what follows the first end token must not matter, as in CLIP.
+        tokenizer: of transformers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vision: Callable[[Tensor], Tensor],
+        processor: Any,
+        text: Callable[[Tensor], Tensor],
+        tokenizer: Any,
+        device: torch.device,
+    ) -> None:
+        super().__init__(name, vision, processor, device)
+        self._text, self._tokenizer = text, tokenizer
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str]) -> Floats:
+        """(K, D) float32 of K texts, not normalised; a text is cut where the encoder's context ends."""
+        tokens = self._tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        features: Floats = self._text(tokens["input_ids"].to(self._device)).float().cpu().numpy()
+        return features
+
+
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """All that a benchmark looks through.
+
+    Attributes:
+        clip: text and whole pictures.
+        dino: whole pictures; None where there is none for this kind of picture.
+        parts: pictures of facial parts.
+        faces: detector, judge and parser.
+        judge: the judge's name.
+        marks: reasons to read a score with care, for the report.
+    """
+
+    clip: ClipEncoder
+    dino: PictureEncoder | None
+    parts: PictureEncoder
+    faces: FaceAnalyzer
+    judge: str
+    marks: tuple[str, ...] = ()
+
+    def names(self) -> dict[str, str]:
+        """Role -> name, for the report."""
+        dino = self.dino.name if self.dino else "none"
+        return {"CLIP": self.clip.name, "DINO": dino, "facial parts": self.parts.name, "judge": self.judge}
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the encoders see of K pictures.
+
+    Attributes:
+        clip: (K, D).
+        dino: (K, E); NaN where there is no such encoder.
+        face: (K, F) the judge's embedding of the largest face; NaN where there is none.
+        parts: (K, N, G) in order of `PARTS`; NaN where a part is hidden or there is no face.
+    """
+
+    clip: Floats
+    dino: Floats
+    face: Floats
+    parts: Floats
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+    @classmethod
+    def concatenate(cls, several: Sequence[Features]) -> Features:
+        """Features of several sets of pictures, in order."""
+        return cls(**{f.name: np.concatenate([getattr(x, f.name) for x in several]) for f in fields(cls)})
+
+    def with_blank(self) -> Features:
+        """The same with a last row of NaN, so that the index -1 stands for a picture that was never made."""
+        blank = {f.name: np.full_like(getattr(self, f.name)[:1], np.nan) for f in fields(self)}
+        return Features.concatenate([self, Features(**blank)])
+
+
+def see(pictures: Sequence[Image.Image], encoders: Encoders) -> Features:
+    """Everything the measures need of RGB pictures; the largest face of each is meant."""
+    faces: list[Floats | None] = []
+    crops: list[Image.Image] = []
+    places: list[tuple[int, int]] = []
+    for row, picture in enumerate(pictures):
+        detections = encoders.faces.detect(picture)
+        if not detections:
+            faces.append(None)
+            continue
+        face = encoders.faces.describe(picture, detections[0], detections)
+        faces.append(face.embedding)
+        for part, crop in part_pictures(picture, face.parsing).items():
+            places.append((row, PARTS.index(part)))
+            crops.append(crop)
+    clip = encoders.clip.embed(pictures)
+    dino = encoders.dino.embed(pictures) if encoders.dino else np.full((len(pictures), 1), np.nan, np.float32)
+    seen = encoders.parts.embed(crops) if crops else encoders.parts.embed(pictures[:1])
+    parts = np.full((len(pictures), len(PARTS), seen.shape[1]), np.nan, np.float32)
+    for (row, part), vector in zip(places, seen, strict=bool(crops)):
+        parts[row, part] = vector
+    width = next((len(face) for face in faces if face is not None), 512)
+    nobody = np.full(width, np.nan, np.float32)
+    return Features(clip, dino, np.stack([nobody if face is None else face for face in faces]), parts)
+
+
+def load_encoders(
+    studio: ConsistentIDPipeline, clip: str = "", dino: str = "", *, conditioned_judge: bool = False
+) -> Encoders:
+    """The encoders for the pictures of a preset.
+
+    Args:
+        studio: its preset names the judge, the detector and the parser.
+        clip: hub id or folder of a CLIP model; by default ViT-L/14 for photos and the preset's own for drawings.
+        dino: hub id or folder of a vision transformer; by default DINO ViT-S/16 for photos and none for drawings.
+        conditioned_judge: allow a judge that is the recogniser which conditioned the model; it is then marked.
+
+    Raises:
+        InputError: the preset has no judge, or it conditioned the model.
+        CheckpointError: weights are missing, or of another kind.
+    """
+    preset, device = studio.preset, studio.device
+    marks = []
+    judge_name, conditions = _judge_name(preset)
+    if conditions and not conditioned_judge:
+        raise InputError(
+            f"the judge {judge_name} is the recogniser that conditioned the model, so its scores would flatter it; name"
+            " another one with --judge FILE.onnx, or add --conditioned-judge to have the scores marked"
+        )
+    if conditions:
+        marks.append(f"the judge {judge_name} conditioned the model: likeness is flattered")
+    faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
+    pair = (
+        _clip_of_preset(preset, device) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
+    )
+    if preset.drawings_only and not clip:
+        marks.append("CLIP is the pair that conditions the model: CLIP-T, CLIP-I, FGIS and adherence may flatter it")
+    structure = _dino(dino or DINO_OF_PHOTOS, device) if dino or not preset.drawings_only else None
+    return Encoders(pair, structure, structure or pair, faces, judge_name, tuple(marks))
+
+
+def _judge_name(preset: Preset) -> tuple[str, bool]:
+    """Name of the judge, and whether it is the recogniser under any name."""
+    if preset.judge is None:
+        raise InputError(f"the preset {preset.name!r} has no judge; name a face recogniser with --judge FILE.onnx")
+    judge = fingerprint(preset.judge.fetch())
+    recogniser = preset.recogniser.find()
+    same = recogniser is not None and judge.rpartition("@")[2] == fingerprint(recogniser).rpartition("@")[2]
+    return judge, same
+
+
+def _clip(source: str, device: torch.device) -> ClipEncoder:
+    from transformers import (
+        AutoTokenizer,
+        CLIPImageProcessorPil,
+        CLIPTextModelWithProjection,
+        CLIPVisionModelWithProjection,
+    )
+
+    try:
+        vision = CLIPVisionModelWithProjection.from_pretrained(source).to(device).eval()
+        text = CLIPTextModelWithProjection.from_pretrained(source).to(device).eval()
+        processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unreadable("CLIP model", source, "--clip", error) from error
+    return ClipEncoder(
+        source,
+        lambda pixels: vision(pixel_values=pixels).image_embeds,
+        processor,
+        lambda ids: text(input_ids=ids).text_embeds,
+        tokenizer,
+        device,
+    )
+
+
+def _clip_of_preset(preset: Preset, device: torch.device) -> ClipEncoder:
+    """The pair of a preset that ships: its image encoder, and the text encoder of its base with a projection."""
+    from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+    base, pictures = preset.base.fetch(), preset.image_encoder.fetch()
+    file = base / "text_encoder" / TEXT_PROJECTION
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file}: no such file, so texts and pictures cannot be compared; name a model with --clip"
+        )
+    vision = CLIPVisionModelWithProjection.from_pretrained(pictures, dtype=torch.float32).to(device).eval()
+    text = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32).to(device).eval()
+    projection = load_file(file, device=str(device))["text_projection.weight"].float()
+    return ClipEncoder(
+        fingerprint(pictures),
+        lambda pixels: vision(pixel_values=pixels).image_embeds,
+        CLIPImageProcessorPil.from_pretrained(pictures),
+        lambda ids: text(input_ids=ids).pooler_output @ projection.T,
+        CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        device,
+    )
+
+
+def _dino(source: str, device: torch.device) -> VisionEncoder:
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        model = AutoModel.from_pretrained(source).to(device).eval()
+        processor = AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _unreadable("vision transformer", source, "--dino", error) from error
+    # the class token
+    return VisionEncoder(source, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], processor, device)
+
+
+def _unreadable(kind: str, source: str, option: str, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{source}: no {kind} can be loaded from it ({first_line(error)}); give a hub id or a folder with {option}"
+    )

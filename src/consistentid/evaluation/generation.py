@@ -1,0 +1,284 @@
+"""Making the pictures of a benchmark: people x prompts x seeds x variants, resumable, by several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from consistentid.errors import ConsistentIDError, FaceError, InputError
+from consistentid.evaluation.manifest import Row
+from consistentid.evaluation.people import Person
+from consistentid.evaluation.protocol import Prompt
+from consistentid.evaluation.variants import Variant
+from consistentid.identity import Identity
+from consistentid.output import encode_png, read_record, replacing
+from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.presets import Preset
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made. Everything a process needs to know.
+
+    Attributes:
+        preset: the networks, and the settings of all variants.
+        folder: of the report.
+        people, prompts, variants: every person in every prompt, by every variant.
+        seeds: pictures of each person, prompt and variant; the same seeds for all variants.
+    """
+
+    preset: Preset
+    folder: Path
+    people: Sequence[Person]
+    prompts: Sequence[Prompt]
+    variants: Sequence[Variant]
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or len(self.prompts) > 1000 or self.seeds * len(self.people) > 4_000_000:
+            raise InputError("give at least one seed, at most 1,000 prompts and 4,000,000 people times seeds")
+
+    def seed(self, person: int, prompt: int, number: int) -> int:
+        """Of a picture: the same for all variants, and however many people and prompts there are."""
+        return ((number * 1_000_003 + person) * 1000 + prompt) % 2**32
+
+    def picture(self, variant: Variant, person: Person, prompt: int, number: int) -> Path:
+        """Where a picture is."""
+        return self.folder / "pictures" / variant.name / person.name / f"{prompt:02d}-{number}.png"
+
+    def jobs(self) -> list[tuple[Variant, int]]:
+        """(variant, number of the person); those of the base alone come last, for which the adapter is taken off."""
+        ordered = sorted(self.variants, key=lambda variant: not variant.adapter)
+        return [(variant, person) for variant in ordered for person in range(len(self.people))]
+
+    def rows(self) -> Iterator[Row]:
+        """Every picture of the plan, made or not."""
+        for variant in self.variants:
+            for person in self.people:
+                for index, prompt in enumerate(self.prompts):
+                    for number in range(self.seeds):
+                        path = self.picture(variant, person, index, number)
+                        cost = read_record(path) if path.is_file() else {}
+                        yield Row(
+                            method=variant.name,
+                            identity=person.name,
+                            prompt=prompt.text,
+                            group=prompt.group,
+                            seed=number,
+                            picture=path if cost else None,
+                            reference=person.reference,
+                            others=person.others,
+                            real=person.real.get(index),
+                            seconds=cost.get("seconds", float("nan")),
+                            memory_mb=cost.get("memory_mb", float("nan")),
+                        )
+
+
+def generate(plan: Plan, studio: ConsistentIDPipeline, workers: int = 1, progress: Progress | None = None) -> list[str]:
+    """Make all pictures of a plan that are not there yet.
+
+    Can be stopped at any moment; the same call goes on where it was.
+
+    Args:
+        plan: what to make.
+        studio: of the same preset; the variants without adapter, which come last, take it off.
+        workers: processes, each with networks of its own where there are several; they share all GPUs.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        One line for each reference that the model refused, such as one without a face; its pictures stay missing.
+
+    Raises:
+        ConsistentIDError: weights are missing, the disk is full, a process was killed.
+    """
+    jobs = plan.jobs()
+    each = len(plan.prompts) * plan.seeds
+    refused: dict[str, str] = {}
+    done = 0
+
+    def finish(person: int, reason: str | None) -> None:
+        nonlocal done
+        done += each
+        if reason:
+            refused[plan.people[person].name] = reason
+        if progress:
+            progress(done, len(jobs) * each)
+
+    todo = []
+    for variant, person in jobs:
+        if _missing(plan, variant, person):
+            todo.append((variant, person))
+        else:
+            finish(person, None)
+    if workers == 1 or len(todo) < 2:
+        for variant, person in todo:
+            finish(person, _work(studio, plan, variant, person))
+    else:
+        _in_processes(plan, todo, studio, workers, finish)
+    return [f"{name}: {reason}" for name, reason in refused.items()]
+
+
+def sample(
+    studio: ConsistentIDPipeline, who: Identity, prompts: Sequence[str], seeds: Sequence[int], variant: Variant
+) -> list[Image.Image]:
+    """A picture of a person for each prompt with its seed, as a variant makes it, all in one batch."""
+    settings = studio.preset.settings.but(**(variant.settings or {}))
+    negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
+    pipe = studio.pipe
+    if variant.adapter:
+        studio.adapter.scale = settings.scale
+        hidden = torch.arange(len(who.part_mask)) >= variant.parts
+        inputs = studio.adapter.inputs(
+            replace(who, part_mask=who.part_mask & ~hidden),
+            list(prompts),
+            negative,
+            face_text="" if variant.face_text == "none" else None,
+            merge_at=settings.merge_at,
+            guidance_scale=settings.guidance_scale,
+        )
+    else:
+        studio.adapter.detach()
+        inputs = {"prompt": list(prompts), "negative_prompt": negative, "guidance_scale": settings.guidance_scale}
+    images: list[Image.Image] = pipe(
+        **inputs,
+        num_inference_steps=settings.steps,
+        height=settings.height or None,
+        width=settings.width or None,
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+    ).images
+    return images
+
+
+def _missing(plan: Plan, variant: Variant, person: int) -> list[tuple[int, int]]:
+    """(prompt, number of the seed) of the pictures of a job that are not there."""
+    who = plan.people[person]
+    return [
+        (prompt, number)
+        for number in range(plan.seeds)
+        for prompt in range(len(plan.prompts))
+        if not plan.picture(variant, who, prompt, number).is_file()
+    ]
+
+
+def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: int) -> str | None:
+    """Make the missing pictures of one person by one variant; the reason if the reference was refused."""
+    somebody = plan.people[person]
+    try:
+        who = identity_of(studio, plan, somebody)
+    except FaceError as error:
+        return str(error)
+    if variant.face_text == "true":
+        who = replace(who, face_text=somebody.face_text)
+    missing, size = _missing(plan, variant, person), studio.preset.settings.batch_size
+    for batch in (missing[start : start + size] for start in range(0, len(missing), size)):
+        seeds = [plan.seed(person, prompt, number) for prompt, number in batch]
+        texts = [plan.prompts[prompt].text for prompt, _ in batch]
+        began = time.perf_counter()
+        images = sample(studio, who, texts, seeds, variant)
+        cost = {
+            "seconds": (time.perf_counter() - began) / len(batch),
+            "memory_mb": peak_memory_mb(studio.device),
+        }
+        for image, (prompt, number), seed in zip(images, batch, seeds, strict=True):
+            record: dict[str, Any] = {
+                "prompt": plan.prompts[prompt].text,
+                "seed": seed,
+                "variant": variant.name,
+                "identity": somebody.name,
+                "preset": plan.preset.name,
+                **plan.preset.settings.but(**(variant.settings or {})).record(),
+                **cost,
+                "ai_generated": True,
+            }
+            with replacing(plan.picture(variant, somebody, prompt, number)) as temporary:
+                temporary.write_bytes(encode_png(image, record))
+    return None
+
+
+def identity_of(studio: ConsistentIDPipeline, plan: Plan, person: Person) -> Identity:
+    """The person as the model sees them, kept in a file, since every variant needs the same.
+
+    Raises:
+        FaceError: there is no one face in the reference.
+    """
+    file = plan.folder / "identities" / f"{person.name}.safetensors"
+    if file.is_file():
+        return Identity.load(file)
+    who = studio.identify(person.reference)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    who.save(file)
+    return who
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process has held so far, on the GPU if it computes there; NaN where it cannot be told."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+# ---------------------------------------------------------------------------------------------------------- processes
+
+_worker: tuple[ConsistentIDPipeline, Plan] | None = None
+"""Of a process of the pool: what its jobs share."""
+
+
+def _in_processes(
+    plan: Plan,
+    todo: Sequence[tuple[Variant, int]],
+    studio: ConsistentIDPipeline,
+    workers: int,
+    finish: Callable[[int, str | None], None],
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    gpus = torch.cuda.device_count() if studio.device.type == "cuda" else 0
+    for number in range(workers):
+        devices.put(f"cuda:{number % gpus}" if gpus else str(studio.device))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (plan, studio.dtype, devices, threads))
+    try:
+        jobs = {pool.submit(_job, variant, person): person for variant, person in todo}
+        for job in as_completed(jobs):
+            finish(jobs[job], job.result())
+    except BrokenProcessPool:
+        raise ConsistentIDError(
+            "a process that made pictures has died, perhaps for lack of memory; the same command goes on where it was,"
+            " with fewer --workers it needs less"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(plan: Plan, dtype: torch.dtype, devices: Any, threads: int) -> None:
+    global _worker
+    parent = multiprocessing.parent_process()
+    if parent:  # a parent that is killed cannot tell its pool to end
+        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    torch.set_num_threads(threads)
+    _worker = ConsistentIDPipeline(plan.preset, devices.get(), dtype), plan
+
+
+def _job(variant: Variant, person: int) -> str | None:
+    assert _worker is not None
+    return _work(*_worker, variant, person)

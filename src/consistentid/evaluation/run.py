@@ -1,0 +1,207 @@
+"""From a preset to its report: people, pictures, scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consistentid.errors import FaceError, InputError
+from consistentid.evaluation.attention import attention_sheet, word_attention
+from consistentid.evaluation.benchmark import score
+from consistentid.evaluation.encoders import Encoders
+from consistentid.evaluation.generation import Plan, generate, identity_of
+from consistentid.evaluation.manifest import NAME, Row, write_manifest
+from consistentid.evaluation.people import draw_people, read_people
+from consistentid.evaluation.protocol import Protocol
+from consistentid.evaluation.report import About, write_report
+from consistentid.evaluation.variants import CURVES, Variant, ablation
+from consistentid.faces.provenance import fingerprint
+from consistentid.output import check_folder, replacing, versions
+from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.presets import Preset
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all)."""
+
+_CLAIM = "run.json"
+_ATTENTION = 3
+
+
+def evaluate_preset(
+    studio: ConsistentIDPipeline,
+    encoders: Encoders,
+    protocol: Protocol,
+    folder: Path,
+    *,
+    people: int,
+    seeds: int = 1,
+    photos: Path | None = None,
+    variants: Sequence[Variant],
+    ablations: Sequence[str] = (),
+    workers: int = 1,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Make the pictures of a benchmark, score them and write the report.
+
+    Can be stopped at any moment; the same call goes on where it was, also with more people, prompts or variants.
+
+    Args:
+        studio: the preset, with the settings of the protocol; the variant of the base alone takes its adapter off.
+        encoders: what the scores are made with.
+        protocol: the prompts.
+        folder: of the report; new, empty, or of the same preset and protocol.
+        people: how many.
+        seeds: pictures of each person and prompt.
+        photos: a folder of people; drawn ones by default.
+        variants: ways of running the model.
+        ablations: names of `variants.ABLATIONS`, whose variants are added.
+        workers: processes that make pictures.
+        progress: told how far it is.
+
+    Returns:
+        The report as plain values.
+
+    Raises:
+        InputError: an argument out of its range, or the folder holds something else.
+        ConsistentIDError: see `generate` and `score`.
+    """
+    settings = studio.preset.settings
+    groups = {name: ablation(name, settings) for name in ablations}
+    chosen = list(dict.fromkeys([*variants, *(v for group in groups.values() for v in group.values())]))
+    if photos and any(variant.face_text == "true" for variant in chosen):
+        raise InputError("a true sentence about the face is known for drawn people only; leave out the captions")
+    check_folder(folder)
+    _claim(folder, studio.preset, protocol)
+    home = folder / "people"
+    who = (
+        read_people(photos, people)
+        if photos
+        else draw_people(home, people, protocol.prompts, lambda *n: progress("people", *n))
+    )
+    plan = Plan(studio.preset, folder, who, protocol.prompts, chosen, seeds)
+    sheets = _attention(studio, plan)  # first, while the adapter is on for certain
+    refused = generate(plan, studio, workers, lambda *n: progress("pictures", *n))
+    rows = list(plan.rows())
+    write_manifest(folder / NAME, rows)
+    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, lambda *n: progress("seen", *n))
+    facts = {
+        "preset": studio.preset.name,
+        "adapter": _told(studio.preset),
+        "protocol": f"{protocol.name}: {protocol.about}",
+        "made of": f"{people} people, {len(protocol.prompts)} prompts, {seeds} seed{'s' * (seeds > 1)} each",
+        "settings": ", ".join(f"{name} {value}" for name, value in settings.record().items() if value != ""),
+        "processes": workers,
+        **environment(),
+    }
+    about = About(
+        title=f"How well the preset {studio.preset.name!r} keeps identities",
+        facts=facts,
+        labels={variant.name: variant.about for variant in chosen},
+        curves={
+            name: (CURVES[name][0], {value: v.name for value, v in group.items()})
+            for name, group in groups.items()
+            if name in CURVES
+        },
+        sheets=sheets,
+        refused=refused,
+    )
+    return write_report(folder, benchmark, about)
+
+
+def evaluate_pictures(
+    rows: Sequence[Row],
+    encoders: Encoders,
+    protocol: Protocol,
+    folder: Path,
+    title: str,
+    progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Score pictures that are there already and write the report.
+
+    Args:
+        rows: of one or several manifests.
+        encoders: what the scores are made with.
+        protocol: prompts of the same text are known to ask of the picture what they ask there.
+        folder: of the report.
+        title: of the report.
+        progress: told how far it is.
+
+    Raises:
+        InputError, ImageError: see `score`.
+    """
+    check_folder(folder)
+    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, lambda *n: progress("seen", *n))
+    people = len({row.identity for row in rows})
+    facts = {"made of": f"{len(rows)} pictures of {people} people", **environment()}
+    return write_report(folder, benchmark, About(title=title, facts=facts))
+
+
+def environment() -> dict[str, str]:
+    """What a result depends on beside the weights: the command, versions, machine."""
+    told = ", ".join(f"{name} {number}" for name, number in versions().items())
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    command = shlex.join(["consistentid", *sys.argv[1:]])
+    return {"command": command, "versions": told, "machine": f"{platform.machine()}, {os.cpu_count()} cores{gpu}"}
+
+
+def _claim(folder: Path, preset: Preset, protocol: Protocol) -> None:
+    """Note whose pictures the folder holds, or make sure that they are the same model's."""
+    about = {
+        "adapter": _told(preset),
+        "base": str(preset.base),
+        "settings": preset.settings.record(),
+        "scheduler": preset.scheduler,
+        "protocol": protocol.name,
+    }
+    note = folder / _CLAIM
+    if not note.exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise InputError(f"{folder}: is not empty, and holds no evaluation; name a new folder")
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps(about, indent=1) + "\n")
+        return
+    try:
+        found = json.loads(note.read_text())
+        others = [
+            f"{key} {found.get(key)} instead of {value}" for key, value in about.items() if found.get(key) != value
+        ]
+    except (OSError, ValueError, AttributeError):
+        raise InputError(f"{note}: cannot be read; delete the folder, or name a new one") from None
+    if others:
+        raise InputError(f"{folder}: holds an evaluation with {', '.join(others)}; name a new folder")
+
+
+def _told(preset: Preset) -> str:
+    """Name and hash of the adapter, and of the base's UNet where it is on this machine."""
+    adapter, base = preset.adapter.find(), preset.base.path
+    names = [fingerprint(adapter) if adapter else str(preset.adapter)]
+    if base and (base / "unet").is_dir():
+        names.append(fingerprint(base / "unet"))
+    return " on ".join(names)
+
+
+def _attention(studio: ConsistentIDPipeline, plan: Plan) -> dict[str, Path]:
+    """Sheets of the first people, made once."""
+    sheets = {}
+    for number, person in enumerate(plan.people[:_ATTENTION]):
+        prompt = number % len(plan.prompts)
+        file = plan.folder / "attention" / f"{person.name}-{prompt:02d}.png"
+        text = plan.prompts[prompt].text
+        if not file.exists():
+            try:
+                who = identity_of(studio, plan, person)
+            except FaceError:  # told of by `generate`
+                continue
+            found = word_attention(studio, who, text, plan.seed(number, prompt, 0))
+            with replacing(file) as temporary:
+                attention_sheet(*found).save(temporary)
+        sheets[f"{person.name}: {text}"] = file
+    return sheets
