@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 import torch
-from random_models import filled, pipeline, unet
+from random_models import bare_pipeline, filled, pipeline, unet
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -189,11 +189,7 @@ def main(device: str, dtype: str, width: int, height: int, repeats: int, picture
         pipe = pipeline("sd15", kind, place)
         pipe.set_progress_bar_config(disable=True)
     else:  # what the other networks weigh need not be in memory
-        from diffusers import StableDiffusionPipeline
-
-        others = dict.fromkeys(("vae", "text_encoder", "tokenizer", "scheduler", "safety_checker", "feature_extractor"))
-        network = filled(lambda: unet("sd15"), kind, place)
-        pipe = StableDiffusionPipeline(unet=network, requires_safety_checker=False, **others)
+        pipe = bare_pipeline("sd15", filled(lambda: unet("sd15"), kind, place))
     cid = adapter(pipe, kind)
     turns = {name: (partial(prepared, name, pipe, cid), one_step(pipe, name, width, height)) for name in VARIANTS}
 

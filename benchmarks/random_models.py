@@ -59,7 +59,8 @@ def filled(build: Callable[[], Module], dtype: torch.dtype, device: torch.device
     """A network with random weights that keep activations of moderate size, made much faster than by its own rules."""
     with torch.device("meta"):
         module = build()
-    module = module.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    # the method of the base class: diffusers' own warns of networks that keep some layers in float32
+    nn.Module.to(module, dtype).to_empty(device=device).eval().requires_grad_(False)
     noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0)).to(device, dtype)
     for name, tensor in module.named_parameters():
         _fill(name, tensor, noise)
@@ -83,6 +84,15 @@ def _fill(name: str, tensor: torch.Tensor, noise: torch.Tensor) -> None:
 def unet(base: Base) -> UNet2DConditionModel:
     """A fresh UNet; see `filled`."""
     return UNet2DConditionModel(**_UNETS[base])
+
+
+def bare_pipeline(base: Base, network: UNet2DConditionModel) -> Any:
+    """A pipeline that has nothing but its UNet."""
+    missing = ["vae", "text_encoder", "tokenizer", "scheduler"]
+    if base == "sdxl":
+        return StableDiffusionXLPipeline(unet=network, **dict.fromkeys([*missing, "text_encoder_2", "tokenizer_2"]))
+    missing += ["safety_checker", "feature_extractor"]
+    return StableDiffusionPipeline(unet=network, requires_safety_checker=False, **dict.fromkeys(missing))
 
 
 def image_encoder() -> CLIPVisionModelWithProjection:
