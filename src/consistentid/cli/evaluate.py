@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from consistentid.cli.common import (
     print_json,
 )
 from consistentid.errors import InputError
+
+if TYPE_CHECKING:
+    from consistentid.evaluation.manifest import Row
 
 
 @click.command(
@@ -41,7 +45,7 @@ Examples:
 @click.option("--base", help="Another base model: a path or a repository of the hub.")
 @click.option("--steps", type=int, help="Sampling steps.  [default: the protocol's, or the preset's]")
 @click.option("--pictures", type=EXISTING, help="Score these pictures instead of making some; needs --manifest.")
-@click.option("--manifest", "manifests", multiple=True, type=EXISTING, help="CSV that says what they are. Repeatable.")
+@click.option("--manifest", "manifests", multiple=True, metavar="[NAME=]CSV", help="Says what they are. Repeatable.")
 @click.option("--judge", help="ONNX file of a face recogniser that conditions nothing.  [default: the preset's]")
 @click.option(
     "--conditioned-judge", is_flag=True, help="Allow the recogniser that conditioned the model; it is marked."
@@ -67,7 +71,7 @@ def evaluate(
     base: str | None,
     steps: int | None,
     pictures: Path | None,
-    manifests: tuple[Path, ...],
+    manifests: tuple[str, ...],
     judge: str | None,
     conditioned_judge: bool,
     clip: str,
@@ -85,7 +89,6 @@ def evaluate(
     scored. Writes report.html, which opens offline, report.md, report.json and scores.csv. docs/evaluation.md says what
     is measured, and how.
     """
-    from consistentid.evaluation.manifest import read_manifest
     from consistentid.evaluation.protocol import load_protocol
     from consistentid.evaluation.variants import ablation, find
     from consistentid.presets import load_preset
@@ -97,7 +100,7 @@ def evaluate(
     if not (chosen.drawings_only or photos or manifests):
         raise InputError(f"the preset {chosen.name!r} is for photos: name a folder of people with --photos")
     prompted = load_protocol(protocol or ("drawn" if chosen.drawings_only else "paper"))
-    rows = [row for manifest in manifests for row in read_manifest(manifest, pictures)]
+    rows = [row for manifest in manifests for row in _named(manifest, pictures)]
     if not rows:
         prompted = prompted.first(prompts)
     chosen = prompted.of(chosen).override(steps=steps)
@@ -132,6 +135,16 @@ def evaluate(
         return
     click.echo((out / "report.md").read_text())
     click.echo(out / "report.html")
+
+
+def _named(manifest: str, pictures: Path | None) -> list[Row]:
+    """The rows of a manifest; of ``NAME=FILE`` as those of a method of that name."""
+    from consistentid.evaluation.manifest import read_manifest
+
+    name, equals, file = manifest.partition("=")
+    if not equals or Path(manifest).exists():
+        return read_manifest(Path(manifest), pictures)
+    return [replace(row, method=name) for row in read_manifest(Path(file), pictures)]
 
 
 def _bars() -> Callable[[str, int, int], None]:
