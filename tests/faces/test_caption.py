@@ -1,14 +1,19 @@
 """Words from a vision-language model: a tiny random LLaVA, and answers as models write them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import tiny
+from consistentid.cli import main
 from consistentid.errors import CheckpointError, InputError
 from consistentid.faces.caption import IMAGE_QUESTION, Captioner, clean
+from consistentid.identity import Identity
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,26 @@ def test_answers_that_were_cut_end_where_a_sentence_or_clause_does() -> None:
     assert clean("Her face is oval. Her eyes are", complete=False) == "Her face is oval."
     assert clean("She has green eyes, a small nose, and a", complete=False) == "She has green eyes, a small nose"
     assert clean("A woman with a", complete=False) == "A woman with a"
+
+
+def test_the_command_line_keeps_and_uses_the_words(llava: Path, tmp_path: Path) -> None:
+    photo, who, out = tmp_path / "ada.png", tmp_path / "ada.safetensors", tmp_path / "out"
+    tiny.portrait().save(photo)
+    preset, prompt = ["--preset", str(tiny.preset())], ["--prompt", "a woman", "--num", "1", "--steps", "2"]
+
+    def run(*args: object) -> str:
+        result = CliRunner().invoke(main, [str(arg) for arg in args], prog_name="consistentid")
+        assert result.exit_code == (2 if "error: " in result.stderr else 0), result.stderr
+        return result.stdout or result.stderr
+
+    told = json.loads(run("identify", photo, *preset, "--captioner", llava, "--out", who, "--json"))
+    assert told["face_text"]
+    assert Identity.load(who).face_text == told["face_text"]
+    summary = json.loads(run("generate", who, *preset, *prompt, "--out", out, "--json"))
+    assert summary["face_text"] == told["face_text"]
+    refused = run("generate", who, *preset, *prompt, "--captioner", llava, "--out", out)
+    assert "ada.safetensors holds no photo" in refused
+    refused = run("generate", photo, *preset, *prompt, "--captioner", llava, "--part", "eyes=green", "--out", out)
+    assert "--captioner writes the facial sentence" in refused
+    refused = run("identify", photo, *preset, "--captioner", tmp_path / "absent", "--out", tmp_path / "b.safetensors")
+    assert "captioner: " in refused
