@@ -293,6 +293,183 @@ def test_a_lora_loaded_later_is_reported_with_the_line_to_type(
     run(pipe, {"prompt": PROMPT})
 
 
+# ------------------------------------------------------------------------------------------------------------ folding
+
+
+def weights(unet: Any) -> dict[str, torch.Tensor]:
+    """Copies, so that a change in place is seen."""
+    return {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_folding_gives_the_same_picture_and_detaching_the_same_weights(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any]
+) -> None:
+    unfolded = run(pipe, cid.inputs(person(), PROMPT))
+    cid.detach()
+    before, trace = weights(pipe.unet), fingerprint(pipe.unet)
+    cid.attach(pipe, fold=True)
+    assert not getattr(pipe.unet, "peft_config", None), "there is no LoRA left to compute"
+    assert not same(weights(pipe.unet), before)
+    folded = run(pipe, cid.inputs(person(), PROMPT))
+    torch.testing.assert_close(folded, unfolded, atol=1e-4, rtol=1e-4)
+    cid.detach()
+    assert same(weights(pipe.unet), before)
+    assert fingerprint(pipe.unet) == trace
+    cid.attach(pipe)
+    assert torch.equal(run(pipe, cid.inputs(person(), PROMPT)), unfolded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_come_back_bit_by_bit(cid: ConsistentID, dtype: torch.dtype) -> None:
+    """Adding and subtracting would not bring them back."""
+    cid.detach()
+    other = small_pipe(seed=5).to(dtype)
+    before = weights(other.unet)
+    for _ in range(2):
+        with cid.attached(other, fold=True):
+            assert {x.dtype for x in other.unet.parameters()} == {dtype}
+            assert not same(weights(other.unet), before)
+        assert same(weights(other.unet), before)
+
+
+def test_weights_come_back_after_an_error_and_after_a_move(pipe: Any, cid: ConsistentID) -> None:
+    cid.detach()
+    before = weights(pipe.unet)
+    with pytest.raises(RuntimeError, match="mine"), cid.attached(pipe, fold=True):
+        raise RuntimeError("mine")
+    assert same(weights(pipe.unet), before)
+    with cid.attached(pipe, fold=True):
+        pipe.to(torch.float16)
+    assert same(weights(pipe.unet), {name: x.half() for name, x in before.items()})
+
+
+def test_a_fold_that_fails_midway_changes_nothing(pipe: Any, cid: ConsistentID) -> None:
+    cid.detach()
+    quantised = middle(pipe).to_out[0]
+    quantised.weight = torch.nn.Parameter(torch.zeros(16, 16, dtype=torch.int8), requires_grad=False)
+    before = weights(pipe.unet)
+    with pytest.raises(PipelineError, match="quantised, so no LoRA can be folded in; attach without fold"):
+        cid.attach(pipe, fold=True)
+    assert same(weights(pipe.unet), before)
+
+
+def test_other_loras_work_beside_a_folded_one(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
+    """Loaded before or after, weighed, and taken away again."""
+    inputs = cid.inputs(person(), PROMPT)
+    add_style(pipe.unet)
+    pipe.set_adapters(["style", "consistentid"], [0.5, 1.0])
+    both = run(pipe, inputs)
+    cid.detach()
+    before = weights(pipe.unet)
+    style = run(pipe, {"prompt": PROMPT})
+    cid.attach(pipe, fold=True)
+    torch.testing.assert_close(run(pipe, cid.inputs(person(), PROMPT)), both, atol=1e-4, rtol=1e-4)
+    cid.detach()
+    assert same(weights(pipe.unet), before)
+    assert torch.equal(run(pipe, {"prompt": PROMPT}), style)
+
+    pipe.unload_lora_weights()
+    plain = weights(pipe.unet)
+    cid.attach(pipe, fold=True)
+    add_style(pipe.unet)
+    pipe.set_adapters(["style"], [0.5])
+    torch.testing.assert_close(run(pipe, cid.inputs(person(), PROMPT)), both, atol=1e-4, rtol=1e-4)
+    cid.detach()
+    assert torch.equal(run(pipe, {"prompt": PROMPT}), style)
+    pipe.unload_lora_weights()
+    assert same(weights(pipe.unet), plain)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_loras_fused_after_attach_are_noticed_before_the_weights_are_lost(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any], fold: bool
+) -> None:
+    cid.detach()
+    add_style(pipe.unet)
+    cid.attach(pipe, fold=fold)
+    pipe.unet.fuse_lora()
+    for use in (cid.detach, lambda: cid.inputs(person(), PROMPT)):
+        with pytest.raises(PipelineError, match=r"pipe\.unfuse_lora\(\)"):
+            use()
+    pipe.unet.unfuse_lora()
+    run(pipe, cid.inputs(person(), PROMPT))
+    cid.detach()
+
+
+def test_an_adapter_without_a_lora(pipe: Any, person: Callable[..., Any], tmp_path: Path) -> None:
+    before = fingerprint(pipe.unet)
+    cid = ConsistentID(replace(SMALL, lora_rank=0))
+    for fold in (True, False):
+        with cid.attached(pipe, fold=fold):
+            run(pipe, cid.inputs(person(), PROMPT))
+    assert fingerprint(pipe.unet) == before
+    cid.save_pretrained(tmp_path)
+    assert ConsistentID.from_pretrained(tmp_path).spec.lora_rank == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- offloading
+
+
+@pytest.mark.parametrize("first", ["attach", "offload"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_models_offloaded_to_the_cpu(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any], first: str, fold: bool
+) -> None:
+    """accelerate's hooks, with the CPU in the accelerator's place."""
+    expected = run(pipe, cid.inputs(person(), PROMPT))
+    cid.detach()
+    before = weights(pipe.unet)
+    if first == "attach":
+        cid.attach(pipe, fold=fold)
+    pipe.enable_model_cpu_offload(device="cpu")
+    if first == "offload":
+        cid.attach(pipe, fold=fold)
+    for _ in range(2):
+        found = run(pipe, cid.inputs(person(), PROMPT))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    cid.detach()
+    assert same(weights(pipe.unet), before)
+
+
+def test_layers_offloaded_one_by_one(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
+    """accelerate swaps the weights of every layer for empty ones while it is idle."""
+    expected = run(pipe, cid.inputs(person(), PROMPT))
+    cid.detach()
+    before = weights(pipe.unet)
+    for fold in (False, True):
+        cid.attach(pipe, fold=fold)
+        pipe.enable_sequential_cpu_offload(device="cpu")
+        assert pipe.unet.device.type == "meta"
+        torch.testing.assert_close(run(pipe, cid.inputs(person(), PROMPT)), expected, atol=1e-4, rtol=1e-4)
+        if fold:
+            with pytest.raises(PipelineError, match=r"pipe\.remove_all_hooks\(\) before detach\(\)"):
+                cid.detach()
+        pipe.remove_all_hooks()
+        cid.detach()
+        assert same(weights(pipe.unet), before)
+
+
+def test_own_modules_compute_where_the_pipeline_does_and_go_home(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device "meta", which computes nothing, in the accelerator's place."""
+    seen: list[str] = []
+    for module in (cid.image_projection, cid.facial_encoder):
+        move = module.to
+        monkeypatch.setattr(module, "to", lambda device, move=move: seen.append(str(device)) or move("cpu"))
+    monkeypatch.setattr(type(pipe), "_execution_device", property(lambda _: torch.device("meta")))
+    monkeypatch.setattr(encoding, "encode", lambda *_, **__: encoding.Encoded(*torch.zeros(2, 1, 77, 48), None, None))
+    with monkeypatch.context() as broken:
+        broken.setattr(cid.image_projection, "forward", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cid.inputs(person(), PROMPT)
+    assert seen == ["meta", "meta", "cpu", "cpu"]
+
+
 # ------------------------------------------------------------------------------------- a pipeline that lost the adapter
 
 
@@ -415,6 +592,12 @@ def test_parts_and_face_text_reach_the_encoder(pipe: Any, cid: ConsistentID, per
     hidden = cid.inputs(person(hidden=("ears", "nose")), PROMPT)["prompt_embeds"]
     shorter = f"{PROMPT}, The person has one face, two eyes, and one mouth."
     assert torch.equal(hidden, pipe.encode_prompt([shorter], "cpu", 1, False)[0])
+    described = replace(person(), face_text="Green eyes.")
+    own = cid.inputs(described, PROMPT)["prompt_embeds"]
+    longer = f"{PROMPT}, Green eyes. The person has one face, two ears, one nose, and one mouth."
+    assert torch.equal(own, pipe.encode_prompt([longer], "cpu", 1, False)[0])
+    for words in ({"parts": {"eyes": "green eyes"}}, {"face_text": sentence}):
+        assert torch.equal(cid.inputs(described, PROMPT, **words)["prompt_embeds"], expected)
 
 
 def test_the_merge_changes_only_words_of_parts(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:

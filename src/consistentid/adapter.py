@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from consistentid import checkpoint, encoding, injection
+from consistentid.devices import moved
 from consistentid.errors import IncompatibleIdentityError, InputError, PipelineError
 from consistentid.faces.parts import PARTS
 from consistentid.merge import Callback, DelayedMerge
 from consistentid.nn.facial_encoder import FacialEncoder
 from consistentid.nn.image_projection import ImageProjection
-from consistentid.prompt import FacialText, check_length, compose, facial_sentence
+from consistentid.prompt import FacialText, check_length, completed, compose, facial_sentence
 from consistentid.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class ConsistentID:
         self._guessed_habits = False
         self._pipe: Any = None
         self._attached_layers: dict[str, nn.Module] = {}
+        self._processors: list[Any] = []
+        self._folded = False
+        self._fused_loras: list[list[str]] = []
         self._undo = ExitStack()
 
     @classmethod
@@ -136,7 +140,10 @@ class ConsistentID:
         }
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves `image_projection` and `facial_encoder`; the layers in the UNet go where the UNet goes."""
+        """Moves `image_projection` and `facial_encoder`; the layers in the UNet go where the UNet goes.
+
+        `inputs` needs no move: it computes where the pipeline does.
+        """
         for module in (self.image_projection, self.facial_encoder):
             module.to(device=device, dtype=dtype)
         return self
@@ -156,11 +163,14 @@ class ConsistentID:
 
     # ---------------------------------------------------------------------------------------------- attach and detach
 
-    def attach(self, pipe: Any) -> None:
+    def attach(self, pipe: Any, *, fold: bool = False) -> None:
         """Adds the ID layers and the LoRA to `pipe.unet`; everything else of the pipeline stays as it is.
 
         Args:
             pipe: a pipeline of the Stable Diffusion 1.x or SDXL family.
+            fold: add the LoRA to the UNet's weights, for sampling at the plain pipeline's speed. It is then as it was
+                when attached: training does not reach it, `pipe.set_adapters` does not weigh it. Other LoRAs work as
+                usual. The plain weights are kept on the CPU.
 
         Raises:
             PipelineError: the pipeline cannot take the adapter, or one of the two is already taken.
@@ -180,20 +190,33 @@ class ConsistentID:
         self.to(device)
         with ExitStack() as undo:
             injection.add_id_layers(unet, layers, parameters, self.spec.tokens, undo)
-            injection.add_lora(unet, layers, parameters, undo)
+            if fold:
+                injection.fold_lora(layers, parameters, undo)
+            elif self.spec.lora_rank:
+                injection.add_lora(unet, layers, parameters, undo)
             self._undo = undo.pop_all()
-        self._pipe, self._attached_layers, self._layers = pipe, layers, parameters
+        self._pipe, self._attached_layers, self._layers, self._folded = pipe, layers, parameters, fold
+        self._processors, self._fused_loras = injection.id_processors(layers), injection.fused_loras(layers)
         self.scale = self._scale
 
     def detach(self) -> None:
-        """Restores the pipeline exactly; trained values stay in this object. Does nothing when not attached."""
+        """Restores the pipeline exactly; trained values stay in this object. Does nothing when not attached.
+
+        Raises:
+            PipelineError: the weights cannot be restored as they are now; the message says what to call first.
+        """
+        if self._pipe is None:
+            return
+        self._check_fused_loras()
+        if self._folded and next(iter(self._attached_layers.values())).to_q.weight.device.type == "meta":
+            raise PipelineError("the UNet's weights are offloaded; call pipe.remove_all_hooks() before detach()")
         self._undo.close()
         self._pipe, self._attached_layers = None, {}
 
     @contextmanager
-    def attached(self, pipe: Any) -> Iterator[Self]:
+    def attached(self, pipe: Any, *, fold: bool = False) -> Iterator[Self]:
         """`with cid.attached(pipe): ...`: attached within the block, detached after it whatever happens."""
-        self.attach(pipe)
+        self.attach(pipe, fold=fold)
         try:
             yield self
         finally:
@@ -267,7 +290,8 @@ class ConsistentID:
             identity: the person, or the people who are to be in every picture.
             prompt: one prompt or several, each fitting the text encoder.
             negative_prompt: one, or as many as prompts.
-            face_text: facial sentence; by default a fixed one about the visible parts. Words of it that name a part
+            face_text: facial sentence; by default the identity's own, completed, or else a fixed one about the visible
+                parts. Words of it that name a part
                 (face, eyes, ears, nose, mouth) carry that part's look. What does not fit behind the prompt is cut
                 with a `UserWarning`.
             parts: descriptions of single parts for the fixed sentence, such as ``{"eyes": "green eyes"}``.
@@ -306,12 +330,14 @@ class ConsistentID:
             full = plain
             if any(x.full != x.plain or x.marked != x.full for x in texts):
                 full = encoding.encode(pipe, [x.full for x in texts], seconds=[x.marked for x in texts])
-            person = people[0]
-            fused = self._fuse_features(full.text, person.part_features, texts)
-            negative = plain.negative
-            if negative is not None and self.spec.fuse_negative:
-                negative = self._fuse_features(negative, person.blank_features.expand_as(person.part_features), texts)
-            tokens = self._people_tokens(people, guided).to(full.text)
+            person, negative = people[0], plain.negative
+            # the pipeline may have been moved since attach(), or keep its networks on the CPU while they are idle
+            with moved(pipe._execution_device, self.image_projection, self.facial_encoder):
+                fused = self._fuse_features(full.text, person.part_features, texts)
+                if negative is not None and self.spec.fuse_negative:
+                    blank = person.blank_features.expand_as(person.part_features)
+                    negative = self._fuse_features(negative, blank, texts)
+                tokens = self._people_tokens(people, guided).to(full.text)
 
         rows = {
             "prompt_embeds": (plain.text, fused, negative),
@@ -335,8 +361,19 @@ class ConsistentID:
         """The attached pipeline, if it still has the adapter."""
         if self._pipe is None:
             raise PipelineError("the adapter is not attached to a pipeline; call attach(pipe) first")
-        injection.check_alive(self._pipe.unet, self._attached_layers, self._layers)
+        unet = self._pipe.unet
+        injection.check_id_layers(unet, self._attached_layers, self._processors)
+        if self.spec.lora_rank and not self._folded:
+            injection.check_lora(unet, self._attached_layers)
+        self._check_fused_loras()
         return self._pipe
+
+    def _check_fused_loras(self) -> None:
+        if injection.fused_loras(self._attached_layers) != self._fused_loras:
+            raise PipelineError(
+                "LoRAs were fused or unfused since attach(), so detach() could not restore the weights: undo that"
+                " (pipe.unfuse_lora()), then detach(), fuse the others, and attach(pipe, fold=True) to fold ours in"
+            )
 
     def _check_identity(self, identity: Identity) -> None:
         expected = dict(self.spec.networks)
@@ -360,7 +397,11 @@ class ConsistentID:
     ) -> list[FacialText]:
         # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
         visible = people[0].visible_parts if len(people) == 1 else ()
-        sentence = facial_sentence(self.spec, visible, parts) if face_text is None else face_text
+        sentence = face_text
+        if sentence is None and visible and people[0].face_text and not parts:
+            sentence = completed(people[0].face_text, visible, self.spec)
+        elif sentence is None:
+            sentence = facial_sentence(self.spec, visible, parts)
         count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
         return [compose(prompt, sentence, visible, self.spec, count, limit) for prompt in prompts]
 

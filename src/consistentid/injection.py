@@ -1,8 +1,8 @@
-"""The layers that the adapter lends to a UNet: ID layers in the attention processors, a LoRA through PEFT."""
+"""The layers that the adapter lends to a UNet: ID layers in the attention processors, a LoRA through PEFT or folded in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -47,7 +47,7 @@ def fresh_layers(layers: Mapping[str, Any], spec: AdapterSpec) -> dict[str, nn.P
             layer = list(layers.values())[int(index)]
             weight = getattr(layer, projection.removesuffix("_ip.weight")).weight.detach().float().clone()
         elif ".down." in name:
-            nn.init.normal_(weight, std=1 / spec.lora_rank)
+            nn.init.normal_(weight, std=1 / max(spec.lora_rank, 1))
         fresh[name] = nn.Parameter(weight)
     return fresh
 
@@ -131,21 +131,59 @@ def add_lora(unet: Any, layers: Mapping[str, Any], parameters: Mapping[str, nn.P
         parameter.requires_grad_(True)
 
 
-def check_alive(unet: Any, layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter]) -> None:
-    """Makes sure that the ID layers and the LoRA are still in the UNet and switched on.
+def fold_lora(layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], undo: ExitStack) -> None:
+    """Adds the LoRA to the weights themselves, which costs no time while sampling; `undo` puts the old weights back.
+
+    The old weights are kept, on the CPU: subtracting would leave rounding errors, large ones in half precision.
 
     Raises:
-        PipelineError: something was changed since they were added; the message says what to type.
+        PipelineError: the weights are quantised.
     """
-    for index, (name, layer) in enumerate(layers.items()):
+    for index, layer in enumerate(layers.values()):
+        for ours, theirs in _PROJECTIONS.items():
+            linear = layer.get_submodule(theirs)
+            linear = getattr(linear, "base_layer", linear)  # below another LoRA
+            old = linear.weight.data
+            if not old.is_floating_point():
+                raise PipelineError("the UNet's weights are quantised, so no LoRA can be folded in; attach without fold")
+            up, down = (parameters[f"{index}.{ours}_lora.{side}.weight"].detach().float() for side in ("up", "down"))
+            undo.callback(_restore, linear, old.cpu())
+            linear.weight.data = (old.float() + up @ down).to(old.dtype)
+
+
+def _restore(linear: Any, old: torch.Tensor) -> None:
+    linear.weight.data = old.to(linear.weight)  # the pipeline may have been moved in between
+
+
+def id_processors(layers: Mapping[str, Any]) -> list[Any]:
+    """The processors of the cross-attention layers, in order."""
+    return [layer.processor for layer in list(layers.values())[1::2]]
+
+
+def check_id_layers(unet: Any, layers: Mapping[str, Any], processors: Sequence[Any]) -> None:
+    """Makes sure that the processors with the ID layers are still in the UNet.
+
+    Raises:
+        PipelineError: they are not; the message says what to type.
+    """
+    for name, layer in layers.items():
         if unet.get_submodule(name) is not layer:
             raise PipelineError("pipe.unet was exchanged since attach(); call detach() and attach(pipe) again")
-        ours = parameters[f"{index}.to_k_ip.weight"] if index % 2 else None
-        if ours is not None and not any(x is ours for x in _parameters(layer.processor)):
+    for name, found, ours in zip(list(layers)[1::2], id_processors(layers), processors, strict=True):
+        if found is not ours:
             raise PipelineError(
                 f"the ID layers are gone from {name}: attention slicing, fused QKV, xformers or another image adapter"
                 " replaced them; undo that, then call detach() and attach(pipe) again"
             )
+
+
+def check_lora(unet: Any, layers: Mapping[str, Any]) -> None:
+    """Makes sure that the LoRA that `add_lora` added is still there and switched on.
+
+    Raises:
+        PipelineError: it is not; the message says what to type.
+    """
+    for layer in layers.values():
         for target in _PROJECTIONS.values():
             module = layer.get_submodule(target)
             if LORA_NAME not in getattr(module, "lora_A", {}):
@@ -155,6 +193,12 @@ def check_alive(unet: Any, layers: Mapping[str, Any], parameters: Mapping[str, n
             if LORA_NAME not in module.active_adapters:
                 names = [*_active_loras(unet), LORA_NAME]
                 raise PipelineError(f"the adapter's LoRA is switched off; call pipe.set_adapters({names})")
+
+
+def fused_loras(layers: Mapping[str, Any]) -> list[list[str]]:
+    """The LoRAs that `pipe.fuse_lora()` has put into the weights, for each projection of each layer."""
+    targets = [layer.get_submodule(target) for layer in layers.values() for target in _PROJECTIONS.values()]
+    return [list(getattr(target, "merged_adapters", ())) for target in targets]
 
 
 def _shapes(layers: Mapping[str, Any], spec: AdapterSpec) -> dict[str, tuple[int, ...]]:
@@ -181,10 +225,6 @@ def _id_processor(old: Any) -> Any:
             " pipe.unet.set_default_attn_processor() (and disable_attention_slicing(), unfuse_qkv_projections()) first"
         )
     return known[type(old)]
-
-
-def _parameters(processor: Any) -> list[nn.Parameter]:
-    return list(processor.parameters()) if isinstance(processor, nn.Module) else []
 
 
 def _active_loras(unet: Any) -> list[str]:

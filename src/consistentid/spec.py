@@ -29,6 +29,7 @@ class AdapterSpec:
 
     Habits (the defaults are for weights that this project trains; `released` gives those of the published weights)
         part_layout: how a part's picture is made: "square" = crop around the part, "canvas" = black full-size canvas.
+        canvas_size: side of the square on which "canvas" fills the parts' outlines; "square" does not use it.
         swapped_parts: two parts whose pictures go to each other's word when both are used; empty = each its own.
         fuse_negative: the negative text is fused with blank pictures at the positions of the positive one.
         separator: text between the prompt and the facial sentence.
@@ -57,6 +58,7 @@ class AdapterSpec:
     shortcut: bool = False
 
     part_layout: Literal["canvas", "square"] = "square"
+    canvas_size: int = 512
     swapped_parts: tuple[str, ...] = ()
     fuse_negative: bool = False
     separator: str = ", "
@@ -122,6 +124,7 @@ _RELEASED: dict[str, dict[str, Any]] = {
         "phrases": _RELEASED_PHRASES,
         "plain_sentence": True,
         "marker": "",
+        "canvas_size": 512,
         "shortcut": False,
     },
     "sdxl": _RELEASED_BOTH
@@ -130,6 +133,7 @@ _RELEASED: dict[str, dict[str, Any]] = {
         "phrases": _RELEASED_PHRASES | {"mouth": "a mouth"},
         "plain_sentence": False,
         "marker": "<|facial|>",
+        "canvas_size": 1280,
         "shortcut": True,
     },
 }

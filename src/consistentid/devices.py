@@ -1,0 +1,59 @@
+"""Where networks compute, in which number format, and moving them there only while they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from consistentid.errors import InputError
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, or the best there is: the first CUDA GPU, else Apple's, else the CPU.
+
+    Raises:
+        InputError: it is not there; the message lists those that are.
+    """
+    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        there.append("mps")
+    if device is None:
+        return torch.device("cuda" if len(there) > 1 and there[1] == "cuda:0" else there[-1])
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or not any(name in (str(found), f"{found}:0") for name in there):
+        raise InputError(f"device={str(device)!r} is not there; this machine has {', '.join(there)}")
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The number format of that name; "auto" is float16 on a GPU and float32 on a CPU, which is slow at less.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    known["auto"] = torch.float32 if device.type == "cpu" else torch.float16
+    if dtype in known.values():
+        return dtype  # type: ignore[return-value]  # a torch dtype already
+    if dtype not in known:
+        raise InputError(f"dtype={dtype!r} is not known; give one of {', '.join(known)}")
+    return known[str(dtype)]
+
+
+@contextmanager
+def moved(device: torch.device | str, *modules: nn.Module) -> Iterator[None]:
+    """Within the block the modules are on the device, after it back where they were, whatever happens."""
+    homes = [next(module.parameters()).device for module in modules]
+    try:
+        for module in modules:
+            module.to(device)
+        yield
+    finally:
+        for module, home in zip(modules, homes, strict=True):
+            module.to(home)
