@@ -53,7 +53,7 @@ captioner_option = click.option(
 
 def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> ConsistentIDPipeline:
     """The preset's networks, loaded without the chatter of the libraries unless --debug asks for it."""
-    _quiet()
+    quiet()
     from consistentid.pipeline import ConsistentIDPipeline
 
     return ConsistentIDPipeline(preset, device=device, dtype=dtype)
@@ -68,7 +68,8 @@ def load_captioner(name: str | None, studio: ConsistentIDPipeline) -> Captioner 
     return Captioner.from_pretrained(name, studio.device)
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Keep the chatter of the libraries from the user, unless --debug asks for it."""
     if logging.getLogger("consistentid").isEnabledFor(logging.DEBUG):
         return
     # Libraries warn their developers; what this package warns of concerns the user, as a sentence that was cut does.

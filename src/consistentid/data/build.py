@@ -319,8 +319,8 @@ def _run(job: Job, shard: Shard) -> int:
 
 
 def _prepare() -> None:
-    """In a worker process: one thread, no interrupt of its own, and an end when the main process is killed."""
-    torch.set_num_threads(1)
+    """In a worker process: modest, without an interrupt of its own, and gone when the main process is killed."""
+    _be_modest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent
@@ -330,6 +330,14 @@ def _prepare() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _be_modest() -> None:
+    """In a process of its own: one thread, and no progress bars beside that of the whole."""
+    import transformers.utils.logging
+
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
 
 
 @contextmanager
@@ -347,7 +355,7 @@ class _RayWorker:
     """A `Worker` as Ray Data calls it."""
 
     def __init__(self, job: Job) -> None:
-        torch.set_num_threads(1)
+        _be_modest()
         self.worker: Worker | None = None
         self.job = job
 
@@ -582,7 +590,8 @@ def _flagged(out: Path, built: Sequence[Built], same_person: float) -> list[Buil
         if one.record.person is not None:
             people.setdefault(one.record.person, []).append(row)
     for rows in people.values():
-        embeddings = np.stack([read_embedding(built[row].record.files(out)["embedding"]) for row in rows])
+        files = [built[row].record.files(out)["embedding"] for row in rows]
+        embeddings = np.stack([read_embedding(file.read_bytes(), str(file)) for file in files])
         for odd in strangers(embeddings, same_person):
             marks[rows[odd]]["stranger"] = True
     return [

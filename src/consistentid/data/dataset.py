@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from PIL import Image
 
 from consistentid.data.records import Record, read_records
 from consistentid.errors import DatasetError, ImageError
-from consistentid.images import load_image
+from consistentid.images import to_rgb
 
 Position = tuple[int, int]
 """(epoch, samples of it that are done)."""
@@ -70,7 +69,6 @@ class Dataset(ABC):
     def __len__(self) -> int:
         return len(self.keys)
 
-    @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """One sample.
 
@@ -78,6 +76,45 @@ class Dataset(ABC):
             DatasetError: its files are missing, broken or do not fit one another; the file is named.
             IndexError: there is no such sample.
         """
+        record = self.record(index)
+        picture = read_picture(self.content(index, "image"), self.name(index, "image"))
+        labels = read_labels(self.content(index, "mask"), self.name(index, "mask"))
+        embedding = None
+        if record.embedding is not None:
+            embedding = read_embedding(self.content(index, "embedding"), self.name(index, "embedding"))
+            embedding = embedding / max(float(np.linalg.norm(embedding)), float(np.finfo(np.float32).tiny))
+        if labels.shape != picture.shape[:2]:
+            raise DatasetError(
+                f"{self.name(index, 'mask')}: has {_pixels(labels)} pixels and its picture has {_pixels(picture)}; "
+                "run 'consistentid dataset check' for all faults of the data set"
+            )
+        marks: Any = record.extra.get("landmarks")
+        return Sample(
+            key=record.key,
+            picture=picture,
+            labels=labels,
+            caption=record.caption,
+            face_caption=record.face_caption,
+            embedding=embedding,
+            person=record.person,
+            landmarks=None if marks is None else np.array(marks, np.float32).reshape(5, 2),
+        )
+
+    @abstractmethod
+    def record(self, index: int) -> Record:
+        """What is written about a sample."""
+
+    @abstractmethod
+    def content(self, index: int, kind: str) -> bytes:
+        """The file of a sample of this kind: "image", "mask" or "embedding".
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+
+    @abstractmethod
+    def name(self, index: int, kind: str) -> str:
+        """What that file is called, for messages."""
 
     @property
     def groups(self) -> list[range]:
@@ -90,33 +127,46 @@ class FolderDataset(Dataset):
 
     Args:
         folder: holds JSON_all.json.
+        records: those to take; by default all that JSON_all.json lists.
 
     Raises:
         DatasetError: it holds none, or one that is broken.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, records: Sequence[Record] | None = None) -> None:
         self.folder = folder
-        self.records = read_records(folder)
+        self.records = read_records(folder) if records is None else records
         self.keys = [record.key for record in self.records]
         self.people = [record.person for record in self.records]
 
-    def __getitem__(self, index: int) -> Sample:
-        record = self.records[index]
-        files = record.files(self.folder)
-        picture = np.asarray(_opened(files["image"]))
-        labels = read_labels(files["mask"])
-        embedding = read_embedding(files["embedding"]) if "embedding" in files else None
-        return assemble(record, picture, labels, embedding, str(files["mask"]))
+    def record(self, index: int) -> Record:
+        """See `Dataset.record`."""
+        return self.records[index]
+
+    def content(self, index: int, kind: str) -> bytes:
+        """See `Dataset.content`."""
+        file = self.records[index].files(self.folder)[kind]
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DatasetError(f"{file}: cannot be read ({reason}); run 'consistentid dataset check'") from None
+
+    def name(self, index: int, kind: str) -> str:
+        """See `Dataset.name`."""
+        return str(self.records[index].files(self.folder)[kind])
 
 
 def open_dataset(path: Path) -> Dataset:
-    """The data set in a folder.
+    """The data set in a folder: files with JSON_all.json, or packed shards with index.parquet.
 
     Raises:
         DatasetError: there is none, or one that is broken.
+        InputError: reading shards needs a package that is not installed.
     """
-    return FolderDataset(path)
+    from consistentid.data.shards import INDEX, ShardDataset
+
+    return ShardDataset(path) if (path / INDEX).exists() else FolderDataset(path)
 
 
 def stream(
@@ -149,85 +199,61 @@ def epoch_order(dataset: Dataset, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.concatenate([random.permutation(np.array(groups[i])) for i in random.permutation(len(groups))])
 
 
-def assemble(
-    record: Record,
-    picture: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    embedding: NDArray[np.float32] | None,
-    name: str,
-) -> Sample:
-    """A sample of its decoded files.
+def read_picture(content: bytes, name: str) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a picture file.
 
     Raises:
-        DatasetError: labels of another size than the picture; `name` is theirs.
-    """
-    if labels.shape != picture.shape[:2]:
-        raise DatasetError(
-            f"{name}: has {labels.shape[1]}x{labels.shape[0]} pixels and its picture has "
-            f"{picture.shape[1]}x{picture.shape[0]}; run 'consistentid dataset check' for all faults of the data set"
-        )
-    marks: Any = record.extra.get("landmarks")
-    return Sample(
-        key=record.key,
-        picture=picture,
-        labels=labels,
-        caption=record.caption,
-        face_caption=record.face_caption,
-        embedding=embedding,
-        person=record.person,
-        landmarks=None if marks is None else np.array(marks, np.float32).reshape(5, 2),
-    )
-
-
-def read_labels(file: Path | io.BytesIO) -> NDArray[np.uint8]:
-    """(H, W) uint8 labels of a mask: single-channel, or one whose channels are equal.
-
-    Raises:
-        DatasetError: it is missing, broken, or a coloured picture.
+        DatasetError: it is broken; `name` is the file's.
     """
     try:
-        with Image.open(file) as image:
-            if image.mode not in ("L", "P", "RGB", "RGBA"):
-                raise DatasetError(f"{file}: is a mask of mode {image.mode}; labels are 8-bit greyscale")
-            labels = np.asarray(image)
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: no such file; run 'consistentid dataset check'") from None
-    except DatasetError:
-        raise
-    except Exception as error:  # broken files make Pillow raise nearly anything
-        raise DatasetError(f"{file}: is no mask that can be read ({error}); write it again") from None
-    if labels.ndim == 3:
-        if (labels[..., :3] != labels[..., :1]).any():
-            raise DatasetError(f"{file}: is a coloured picture; a mask holds labels, 0 to 18, in grey")
+        with Image.open(io.BytesIO(content)) as image:
+            return np.asarray(to_rgb(image, name))
+    except ImageError as error:
+        raise DatasetError(str(error)) from None
+    except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
+        raise DatasetError(f"{name}: is no picture that can be read ({_reason(error)}); write it again") from None
+
+
+def read_labels(content: bytes, name: str) -> NDArray[np.uint8]:
+    """(H, W) uint8 labels of a mask file: 8-bit grey, or colours that are all grey.
+
+    Raises:
+        DatasetError: it is broken, or no mask; `name` is the file's.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mode, labels = image.mode, np.asarray(image)
+    except Exception as error:  # as above
+        raise DatasetError(f"{name}: is no mask that can be read ({_reason(error)}); write it again") from None
+    if mode in ("RGB", "RGBA") and (labels[..., :3] == labels[..., :1]).all():
         labels = labels[..., 0]
+    elif mode not in ("L", "P"):
+        raise DatasetError(f"{name}: is a picture of mode {mode}; a mask has one 8-bit label a pixel, 0 to 18")
     return np.ascontiguousarray(labels)
 
 
-def read_embedding(file: Path | io.BytesIO) -> NDArray[np.float32]:
-    """(D,) float32 of a torch file with a (1, D) or (D,) tensor, as it is: not normalised here.
+def read_embedding(content: bytes, name: str) -> NDArray[np.float32]:
+    """(D,) float32 of a torch file with a (1, D) or (D,) tensor, as it is: not normalised.
 
     Raises:
-        DatasetError: it is missing, broken, or holds something else.
+        DatasetError: it is broken, or holds something else; `name` is the file's.
     """
     try:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: no such file; run 'consistentid dataset check'") from None
-    except (OSError, UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DatasetError(f"{file}: is no face embedding that can be read ({reason}); write it again") from None
-    if not isinstance(loaded, torch.Tensor) or loaded.numel() != loaded.shape[-1:].numel():
-        raise DatasetError(f"{file}: holds {_kind(loaded)}; a face embedding is a (1, 512) tensor")
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes the unpickler raise nearly anything
+        raise DatasetError(
+            f"{name}: is no face embedding that can be read ({_reason(error)}); write it again"
+        ) from None
+    found = tuple(loaded.shape) if isinstance(loaded, torch.Tensor) else type(loaded).__name__
+    if not isinstance(loaded, torch.Tensor) or loaded.ndim == 0 or loaded.numel() != loaded.shape[-1]:
+        raise DatasetError(f"{name}: holds {found}; a face embedding is a tensor of (1, 512)")
     embedding: NDArray[np.float32] = loaded.detach().float().reshape(-1).numpy()
     return embedding
 
 
-def _kind(loaded: Any) -> str:
-    return f"a tensor of {tuple(loaded.shape)}" if isinstance(loaded, torch.Tensor) else f"a {type(loaded).__name__}"
+def _pixels(array: NDArray[np.uint8]) -> str:
+    return f"{array.shape[1]}x{array.shape[0]}"
 
 
-def _opened(file: Path) -> Image.Image:
-    try:
-        return load_image(file)
-    except ImageError as error:
-        raise DatasetError(str(error)) from None
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -87,6 +87,15 @@ def read_records(folder: Path) -> list[Record]:
     Raises:
         DatasetError: the list is missing, broken, or a record lacks its picture or mask; the record is named.
     """
+    return [parse_record(item, f"{folder / RECORDS}: record {n}") for n, item in enumerate(read_items(folder))]
+
+
+def read_items(folder: Path) -> list[Any]:
+    """The entries of a data set's list, whatever they are.
+
+    Raises:
+        DatasetError: the list is missing or broken.
+    """
     path = folder / RECORDS
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -98,7 +107,35 @@ def read_records(folder: Path) -> list[Record]:
         raise DatasetError(f"{path}: is not JSON ({error}); it is truncated or damaged, write it again") from None
     if not isinstance(content, list):
         raise DatasetError(f"{path}: holds a {type(content).__name__}; it must be a list with one record a picture")
-    return [_record(item, f"{path}: record {number}") for number, item in enumerate(content)]
+    return content
+
+
+def parse_record(item: Any, where: str) -> Record:
+    """One entry of the list as a record.
+
+    Args:
+        item: as JSON has it.
+        where: its place, for messages.
+
+    Raises:
+        DatasetError: it lacks its picture or mask, or a value is none that it can be.
+    """
+    if not isinstance(item, dict):
+        raise DatasetError(f"{where}: is a {type(item).__name__}; it must be a mapping with the keys of a picture")
+    fields: dict[str, str] = {}
+    extra = dict(item)
+    for name, keys in KEYS.items():
+        key = next((key for key in keys if item.get(key) is not None), None)
+        if key is not None:
+            fields[name] = extra.pop(key)
+            if not isinstance(fields[name], str):
+                raise DatasetError(f"{where}: {key!r} is {fields[name]!r}; it must be a text")
+        elif name in ("image", "mask"):
+            raise DatasetError(f"{where}: has no {name}; add it under the key {keys[0]!r}")
+    try:
+        return Record(**fields, extra=extra)
+    except DatasetError as error:
+        raise DatasetError(f"{where}: {error}") from None
 
 
 def write_records(folder: Path, records: Sequence[Record]) -> Path:
@@ -117,25 +154,6 @@ def write_records(folder: Path, records: Sequence[Record]) -> Path:
 def _leaves(path: str) -> bool:
     pure = PurePosixPath(path)
     return pure.is_absolute() or ".." in pure.parts
-
-
-def _record(item: Any, where: str) -> Record:
-    if not isinstance(item, dict):
-        raise DatasetError(f"{where}: is a {type(item).__name__}; it must be a mapping with the keys of a picture")
-    fields: dict[str, str] = {}
-    extra = dict(item)
-    for name, keys in KEYS.items():
-        key = next((key for key in keys if item.get(key) is not None), None)
-        if key is not None:
-            fields[name] = extra.pop(key)
-            if not isinstance(fields[name], str):
-                raise DatasetError(f"{where}: {key!r} is {fields[name]!r}; it must be a text")
-        elif name in ("image", "mask"):
-            raise DatasetError(f"{where}: has no {name}; add it under the key {keys[0]!r}")
-    try:
-        return Record(**fields, extra=extra)
-    except DatasetError as error:
-        raise DatasetError(f"{where}: {error}") from None
 
 
 def _item(record: Record) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _figures(groups: Iterable[tuple[Path, Path | None, str]]) -> Iterable[str]:
 
 def _sample(record: Record, out: Path) -> str:
     files = record.files(out)
-    labels = read_labels(files["mask"])
+    labels = read_labels(files["mask"].read_bytes(), str(files["mask"]))
     seen = np.where(labels[..., None] > 0, 150, 245).astype(np.uint8).repeat(3, axis=2)
     for part, mask in part_masks(labels).items():
         seen[mask] = COLOURS[part]

@@ -1,0 +1,203 @@
+"""Packed data sets: tar files in WebDataset's layout and a Parquet index that says where each file lies in them.
+
+```
+SHARDS/
+├── shard-000000.tar    000000000.png  000000000.mask.png  000000000.embedding.bin  000000000.json  000000001.png ...
+└── index.parquet       a row a sample: its record, its shard, and offset and length of each of its files
+```
+
+Anything that reads WebDataset reads the tar files alone. With the index, single samples are read without unpacking.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+from consistentid.data.dataset import Dataset, FolderDataset
+from consistentid.data.records import RECORDS, Record
+from consistentid.errors import DatasetError, InputError
+from consistentid.output import check_folder, replacing
+
+INDEX: Final = "index.parquet"
+
+_SUFFIXES: Final = {"image": None, "mask": ".mask.png", "embedding": ".embedding.bin"}  # the picture keeps its own
+_NOTE: Final = "pack.json"
+
+
+class ShardDataset(Dataset):
+    """A packed data set; gives the same samples as the folder that it was packed from.
+
+    Args:
+        folder: holds index.parquet and the shards.
+
+    Raises:
+        DatasetError: the index is broken.
+        InputError: pyarrow is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        parquet = _parquet()
+        self.folder = folder
+        try:
+            self._index = parquet.read_table(folder / INDEX)
+            self.keys = self._index["key"].to_pylist()
+            self.people = self._index["person"].to_pylist()
+            shards = self._index["shard"].to_pylist()
+        except (OSError, ValueError, KeyError) as error:  # Arrow's errors are of these kinds
+            reason = str(error).splitlines()[0]
+            raise DatasetError(f"{folder / INDEX}: is no index of shards ({reason}); pack the data set again") from None
+        self._groups = [range(rows[0], rows[-1] + 1) for rows in _runs(shards)]
+
+    @property
+    def groups(self) -> list[range]:
+        """The samples of each shard."""
+        return self._groups
+
+    def record(self, index: int) -> Record:
+        """See `Dataset.record`."""
+        row = self._row(index)
+        fields = ("image", "mask", "caption", "face_caption", "embedding", "person")
+        return Record(**{name: row[name] for name in fields}, extra=json.loads(row["extra"]))
+
+    def content(self, index: int, kind: str) -> bytes:
+        """See `Dataset.content`."""
+        row = self._row(index)
+        path = self.folder / row["shard"]
+        try:
+            with path.open("rb") as shard:
+                shard.seek(row[f"{kind}_offset"])
+                content = shard.read(row[f"{kind}_length"])
+        except OSError as error:
+            raise DatasetError(f"{path}: cannot be read ({error.strerror}); pack the data set again") from None
+        if len(content) != row[f"{kind}_length"]:
+            raise DatasetError(f"{path}: ends too early; pack the data set again")
+        return content
+
+    def name(self, index: int, kind: str) -> str:
+        """See `Dataset.name`."""
+        return f"{self.folder / self._row(index)['shard']}: {kind} of {self.keys[index]}"
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        row: dict[str, Any] = self._index.slice(index % len(self), 1).to_pylist()[0]
+        return row
+
+
+def pack_dataset(
+    source: Path, out: Path, *, samples: int = 1000, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Pack a folder data set into shards; the same call again goes on where it was stopped.
+
+    Args:
+        source: holds JSON_all.json.
+        out: new, empty, or holding the same pack.
+        samples: of each shard.
+        progress: called with (samples done, samples in all).
+
+    Returns:
+        "folder", "samples", "shards", "packed_now" (shards).
+
+    Raises:
+        DatasetError: the data set lacks files; nothing is half-written.
+        InputError: a folder that holds something else or cannot be written, or pyarrow is not installed.
+    """
+    parquet = _parquet()
+    import pyarrow
+
+    if samples < 1:
+        raise InputError(f"samples={samples} is not allowed; give at least 1")
+    dataset = FolderDataset(source)
+    check_folder(out)
+    _claim(source, out, samples)
+    for unfinished in out.glob(".*.tar"):  # of a run that was killed while writing
+        unfinished.unlink()
+    rows: list[dict[str, Any]] = []
+    packed = 0
+    starts = range(0, len(dataset), samples)
+    for number, start in enumerate(starts):
+        path = out / f"shard-{number:06d}.tar"
+        chosen = range(start, min(start + samples, len(dataset)))
+        if not path.exists():
+            with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as shard:
+                for index in chosen:
+                    for name, content in _members(dataset, index):
+                        member = tarfile.TarInfo(name)  # without date and owner, so that the same set gives same bytes
+                        member.size = len(content)
+                        shard.addfile(member, io.BytesIO(content))
+            packed += 1
+        rows += _indexed(dataset, chosen, path)
+        if progress:
+            progress(chosen.stop, len(dataset))
+    schema = pyarrow.schema(
+        [(name, pyarrow.string()) for name in ("key", "person", "caption", "face_caption", "image", "mask")]
+        + [(name, pyarrow.string()) for name in ("embedding", "extra", "shard")]
+        + [(f"{kind}_{what}", pyarrow.int64()) for kind in _SUFFIXES for what in ("offset", "length")]
+    )
+    with replacing(out / INDEX) as temporary:
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
+    return {"folder": str(out), "samples": len(dataset), "shards": len(starts), "packed_now": packed}
+
+
+def _members(dataset: FolderDataset, index: int) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of a sample's files in the shard."""
+    record = dataset.record(index)
+    for kind in record.files(dataset.folder):
+        yield _member(record, index, kind), dataset.content(index, kind)
+    yield f"{index:09d}.json", json.dumps({"key": record.key, **asdict(record)}, ensure_ascii=False).encode()
+
+
+def _member(record: Record, index: int, kind: str) -> str:
+    # WebDataset takes all up to the first dot for the sample's name: a number is safe whatever the picture is called.
+    return f"{index:09d}{_SUFFIXES[kind] or Path(record.image).suffix.lower() or '.img'}"
+
+
+def _indexed(dataset: FolderDataset, chosen: range, path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of the index for the samples of a shard."""
+    try:
+        with tarfile.open(path, "r:") as shard:
+            places = {member.name: (member.offset_data, member.size) for member in shard}
+    except (OSError, tarfile.TarError) as error:
+        raise DatasetError(f"{path}: is no shard that can be read ({error}); delete it and pack again") from None
+    for index in chosen:
+        record = dataset.record(index)
+        row = asdict(record) | {"key": record.key, "shard": path.name}
+        row["extra"] = json.dumps(record.extra, ensure_ascii=False)
+        for kind in record.files(dataset.folder):
+            row[f"{kind}_offset"], row[f"{kind}_length"] = places[_member(record, index, kind)]
+        yield row
+
+
+def _claim(source: Path, out: Path, samples: int) -> None:
+    """Note in the folder what is packed there, or make sure that it is the same."""
+    about = {"records": hashlib.sha256((source / RECORDS).read_bytes()).hexdigest(), "samples": samples}
+    note = out / _NOTE
+    if not note.exists():
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{out}: is not empty, and holds no packed data set; name a new folder")
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps(about, indent=1) + "\n")
+    elif note.read_text() != json.dumps(about, indent=1) + "\n":
+        raise InputError(f"{out}: holds another packed data set, or the same in other shards; name a new folder")
+
+
+def _runs(values: list[str]) -> Iterator[list[int]]:
+    """Indices of neighbours that are equal."""
+    for _, group in groupby(range(len(values)), key=values.__getitem__):
+        yield list(group)
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise InputError("packed data sets need pyarrow; install it with: pip install 'consistentid[data]'") from None
+    return pyarrow.parquet
