@@ -24,8 +24,8 @@ def encoders(studio: ConsistentIDPipeline) -> Encoders:
 
 @pytest.fixture(scope="session")
 def people(tmp_path_factory: pytest.TempPathFactory) -> list[Person]:
-    """Six people, each with a reference and a real picture for each of two prompts."""
-    return draw_people(tmp_path_factory.mktemp("people"), 6, PROMPTS)
+    """Eight people, each with a reference and a real picture for each of two prompts."""
+    return draw_people(tmp_path_factory.mktemp("people"), 8, PROMPTS)
 
 
 @pytest.fixture(scope="session")

@@ -7,16 +7,17 @@ other pictures of the same person, as "random" real pictures of somebody else th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from consistentid.errors import InputError
-from consistentid.evaluation.encoders import BATCH, Encoders, Features, see
+from consistentid.evaluation.encoders import Encoders, see
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.metrics import (
     NOTHING,
@@ -211,12 +212,14 @@ class _Eyes:
         self._asks = asks
         files = {path for row in rows for path in (row.picture, row.reference, *row.others) if path}
         order = sorted(files)
-        seen = []
-        for start in range(0, len(order), BATCH):
-            seen.append(see([load_image(path) for path in order[start : start + BATCH]], encoders))
-            if progress:
-                progress(min(start + BATCH, len(order)), len(order))
-        self._features = Features.concatenate(seen).with_blank()
+
+        def pictures() -> Iterator[Image.Image]:
+            for number, path in enumerate(order, 1):
+                yield load_image(path)
+                if progress:
+                    progress(number, len(order))
+
+        self._features = see(pictures(), encoders).with_blank()
         self._index: dict[Path | None, int] = {path: number for number, path in enumerate(order)} | {None: -1}
         texts = sorted({row.prompt for row in rows if row.prompt})
         self._texts = dict(zip(texts, encoders.clip.embed_texts(texts), strict=True))
@@ -226,20 +229,21 @@ class _Eyes:
             if text in asks
             for factor in asks[text].asks
         }
-        people = {row.identity: row for row in rows}.values()
-        self._real = self._features.clip[sorted({self._index[p] for row in people for p in row.others})]
+        references = {row.identity: row.reference for row in rows}
+        others = {name: sorted({x for row in rows if row.identity == name for x in row.others}) for name in references}
+        self._real = self._features.clip[sorted({self._index[path] for known in others.values() for path in known})]
         wrong = [
-            self._faces([a.reference], b.others or (b.reference,))
-            for a in people
-            for b in people
-            if a.identity != b.identity
+            self._faces(reference, known or [references[stranger]])
+            for name, reference in references.items()
+            for stranger, known in others.items()
+            if stranger != name
         ]
         impostors = np.concatenate(wrong) if wrong else np.zeros(0)
         self.thresholds = {far: impostor_threshold(impostors, far) for far in (0.01, 0.001)}
 
-    def _faces(self, references: Sequence[Path], pictures: Sequence[Path]) -> Floats:
+    def _faces(self, reference: Path, pictures: Sequence[Path]) -> Floats:
         face = self._features.face
-        return cosine(face[[self._index[p] for p in references]], face[[self._index[p] for p in pictures]])
+        return cosine(face[self._index[reference]], face[[self._index[path] for path in pictures]])
 
     def score(self, rows: Sequence[Row], *, bound: bool = False) -> Scored:
         """Every measure of some pictures; of a bound, those of cost and of whole sets do not apply."""

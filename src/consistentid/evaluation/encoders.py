@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from consistentid.errors import CheckpointError, InputError
-from consistentid.faces.analyzer import FaceAnalyzer
-from consistentid.faces.parts import PARTS, part_pictures
+from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
+from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.faces.provenance import fingerprint
 from consistentid.pipeline import ConsistentIDPipeline
 from consistentid.presets import Preset, first_line
@@ -26,6 +27,8 @@ CLIP_OF_PHOTOS = "openai/clip-vit-large-patch14"
 DINO_OF_PHOTOS = "facebook/dino-vits16"
 BATCH = 32
 """Pictures encoded at a time."""
+
+_GREY: Final = (128, 128, 128)  # zero to the network
 
 TEXT_PROJECTION = "text_projection.safetensors"
 """File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
@@ -93,6 +96,44 @@ class ClipEncoder(VisionEncoder):
         return features
 
 
+class PartEncoder(Protocol):
+    """Makes features of facial parts; `name` goes into the report."""
+
+    name: str
+
+    def embed(self, picture: Image.Image, face: Face) -> dict[str, Floats]:
+        """Part -> (D,) float32 of each part that is visible on a face of an RGB picture."""
+
+
+class CroppedParts:
+    """Parts cut out as the adapter sees them, through an encoder of pictures (the paper's FGIS)."""
+
+    def __init__(self, encoder: PictureEncoder) -> None:
+        self.name = f"{encoder.name} on crops"
+        self._encoder = encoder
+
+    def embed(self, picture: Image.Image, face: Face) -> dict[str, Floats]:
+        """Part -> (D,) float32, not normalised."""
+        crops = part_pictures(picture, face.parsing)
+        return dict(zip(crops, self._encoder.embed(list(crops.values())), strict=True)) if crops else {}
+
+
+class AlignedParts:
+    """Each part alone at its place in the aligned face, all else grey, through a face recogniser."""
+
+    def __init__(self, recogniser: Recogniser, name: str) -> None:
+        self.name = f"{name} on aligned parts"
+        self._recogniser = recogniser
+
+    def embed(self, picture: Image.Image, face: Face) -> dict[str, Floats]:
+        """Part -> (D,) float32 of unit length."""
+        found = {}
+        for part, mask in part_masks(face.parsing).items():
+            alone = Image.composite(picture, Image.new("RGB", picture.size, _GREY), Image.fromarray(mask))
+            found[part] = self._recogniser.embed(alone, face.landmarks)
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class Encoders:
     """All that a benchmark looks through.
@@ -100,7 +141,7 @@ class Encoders:
     Attributes:
         clip: text and whole pictures.
         dino: whole pictures; None where there is none for this kind of picture.
-        parts: pictures of facial parts.
+        parts: facial parts.
         faces: detector, judge and parser.
         judge: the judge's name.
         marks: reasons to read a score with care, for the report.
@@ -108,7 +149,7 @@ class Encoders:
 
     clip: ClipEncoder
     dino: PictureEncoder | None
-    parts: PictureEncoder
+    parts: PartEncoder
     faces: FaceAnalyzer
     judge: str
     marks: tuple[str, ...] = ()
@@ -138,41 +179,36 @@ class Features:
     def __len__(self) -> int:
         return len(self.clip)
 
-    @classmethod
-    def concatenate(cls, several: Sequence[Features]) -> Features:
-        """Features of several sets of pictures, in order."""
-        return cls(**{f.name: np.concatenate([getattr(x, f.name) for x in several]) for f in fields(cls)})
-
     def with_blank(self) -> Features:
         """The same with a last row of NaN, so that the index -1 stands for a picture that was never made."""
-        blank = {f.name: np.full_like(getattr(self, f.name)[:1], np.nan) for f in fields(self)}
-        return Features.concatenate([self, Features(**blank)])
+        rows = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Features(**{name: np.concatenate([x, np.full_like(x[:1], np.nan)]) for name, x in rows.items()})
 
 
-def see(pictures: Sequence[Image.Image], encoders: Encoders) -> Features:
+def see(pictures: Iterable[Image.Image], encoders: Encoders) -> Features:
     """Everything the measures need of RGB pictures; the largest face of each is meant."""
-    faces: list[Floats | None] = []
-    crops: list[Image.Image] = []
-    places: list[tuple[int, int]] = []
-    for row, picture in enumerate(pictures):
-        detections = encoders.faces.detect(picture)
-        if not detections:
-            faces.append(None)
-            continue
-        face = encoders.faces.describe(picture, detections[0], detections)
-        faces.append(face.embedding)
-        for part, crop in part_pictures(picture, face.parsing).items():
-            places.append((row, PARTS.index(part)))
-            crops.append(crop)
-    clip = encoders.clip.embed(pictures)
-    dino = encoders.dino.embed(pictures) if encoders.dino else np.full((len(pictures), 1), np.nan, np.float32)
-    seen = encoders.parts.embed(crops) if crops else encoders.parts.embed(pictures[:1])
-    parts = np.full((len(pictures), len(PARTS), seen.shape[1]), np.nan, np.float32)
-    for (row, part), vector in zip(places, seen, strict=bool(crops)):
-        parts[row, part] = vector
-    width = next((len(face) for face in faces if face is not None), 512)
-    nobody = np.full(width, np.nan, np.float32)
-    return Features(clip, dino, np.stack([nobody if face is None else face for face in faces]), parts)
+    clip, dino, faces, parts = [], [], [], []
+    stream = iter(pictures)
+    while batch := list(islice(stream, BATCH)):
+        clip.append(encoders.clip.embed(batch))
+        dino.append(encoders.dino.embed(batch) if encoders.dino else np.full((len(batch), 1), np.nan, np.float32))
+        for picture in batch:
+            found = encoders.faces.detect(picture)
+            face = encoders.faces.describe(picture, found[0], found) if found else None
+            faces.append({"face": face.embedding} if face else {})
+            parts.append(encoders.parts.embed(picture, face) if face else {})
+    embeddings = _stacked(faces, ("face",))[:, 0]
+    return Features(np.concatenate(clip), np.concatenate(dino), embeddings, _stacked(parts, PARTS))
+
+
+def _stacked(rows: Sequence[Mapping[str, Floats]], names: Sequence[str]) -> Floats:
+    """(K, len(names), D) of mappings that lack some of the names; NaN there."""
+    width = next((len(vector) for row in rows for vector in row.values()), 1)
+    table = np.full((len(rows), len(names), width), np.nan, np.float32)
+    for row, found in enumerate(rows):
+        for name, vector in found.items():
+            table[row, names.index(name)] = vector
+    return table
 
 
 def load_encoders(
@@ -205,9 +241,10 @@ def load_encoders(
         _clip_of_preset(preset, device) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
     )
     if preset.drawings_only and not clip:
-        marks.append("CLIP is the pair that conditions the model: CLIP-T, CLIP-I, FGIS and adherence may flatter it")
+        marks.append("CLIP is the pair that conditions the model: CLIP-T, CLIP-I and adherence may flatter it")
     structure = _dino(dino or DINO_OF_PHOTOS, device) if dino or not preset.drawings_only else None
-    return Encoders(pair, structure, structure or pair, faces, judge_name, tuple(marks))
+    parts = CroppedParts(structure) if structure else AlignedParts(studio.judge, judge_name)
+    return Encoders(pair, structure, parts, faces, judge_name, tuple(marks))
 
 
 def _judge_name(preset: Preset) -> tuple[str, bool]:

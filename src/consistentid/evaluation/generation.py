@@ -84,8 +84,8 @@ class Plan:
                             reference=person.reference,
                             others=person.others,
                             real=person.real.get(index),
-                            seconds=cost.get("seconds", float("nan")),
-                            memory_mb=cost.get("memory_mb", float("nan")),
+                            seconds=cost.get("seconds") or float("nan"),
+                            memory_mb=cost.get("memory_mb") or float("nan"),
                         )
 
 

@@ -75,7 +75,8 @@ def evaluate_preset(
     """
     settings = studio.preset.settings
     groups = {name: ablation(name, settings) for name in ablations}
-    chosen = list(dict.fromkeys([*variants, *(v for group in groups.values() for v in group.values())]))
+    every = [*variants, *(variant for group in groups.values() for variant in group.values())]
+    chosen = list({variant.name: variant for variant in every}.values())
     if photos and any(variant.face_text == "true" for variant in chosen):
         raise InputError("a true sentence about the face is known for drawn people only; leave out the captions")
     check_folder(folder)
