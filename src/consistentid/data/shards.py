@@ -74,7 +74,7 @@ class ShardDataset(Dataset):
         try:
             with path.open("rb") as shard:
                 shard.seek(row[f"{kind}_offset"])
-                content = shard.read(row[f"{kind}_length"])
+                content: bytes = shard.read(row[f"{kind}_length"])
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read ({error.strerror}); pack the data set again") from None
         if len(content) != row[f"{kind}_length"]:

@@ -5,10 +5,11 @@ A *person* is a row of traits that never change (shape of the face, eyes, hair, 
 known for every pixel, is what training and measuring identity preservation need.
 """
 
-from consistentid.data.portraits.captions import Caption, describe
+from consistentid.data.portraits.captions import describe
 from consistentid.data.portraits.draw import Portraits, draw, locate
 from consistentid.data.portraits.people import SPLITS, People, sample_people
 from consistentid.data.portraits.scenes import Scenes, sample_scenes
+from consistentid.faces.caption import Caption
 
 __all__ = [
     "SPLITS",
