@@ -6,8 +6,9 @@
 
 Variants: the plain UNet; with the adapter attached; with the adapter attached and its LoRA folded in; and the method as
 the reference implementation computes it, LoRA products in every layer and attention as explicit matrices, or with
-PyTorch's fused attention kernel. All take turns within one run, so that what else the machine does touches all alike.
-Prints JSON: median seconds, ratios to the plain UNet, and how far ours and the reference's outputs differ.
+PyTorch's fused attention kernel. All take turns within one run, so that what else the machine does touches all alike;
+on a CPU the process's own time is counted, so that it hardly matters. Prints JSON: median seconds, ratios to the plain
+UNet, and how far ours and the reference's outputs differ.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,7 @@ from consistentid.injection import attention_layers
 from consistentid.spec import AdapterSpec
 
 Step = Callable[[], Tensor]
+Turn = tuple[Callable[[], contextlib.AbstractContextManager[None]], Step]
 VARIANTS = ("plain", "ours", "ours, folded", "reference", "reference, fused kernel")
 PROMPT = "a person in a red hat on a beach"
 
@@ -128,9 +130,9 @@ def one_step(pipe: Any, variant: str, width: int, height: int) -> Step:
     return lambda: pipe.unet(latents, 500, text, **options).sample
 
 
-def whole_pictures(pipe: Any, variant: str, cid: ConsistentID, batch: int, steps: int) -> Step:
-    """Complete calls of the pipeline at 512x768."""
-    common = {"num_inference_steps": steps, "width": 512, "height": 768, "num_images_per_prompt": batch}
+def whole_pictures(pipe: Any, variant: str, cid: ConsistentID, size: tuple[int, int], batch: int, steps: int) -> Step:
+    """Complete calls of the pipeline, encoding of the prompt and the picture's decoding included."""
+    common = {"num_inference_steps": steps, "width": size[0], "height": size[1], "num_images_per_prompt": batch}
     if variant == "plain":
         return lambda: pipe(PROMPT, guidance_scale=5.0, output_type="pt", **common).images
     if variant.startswith("ours"):
@@ -150,27 +152,39 @@ def somebody() -> Identity:
     return Identity(embedding, random(257, 1280), parts, seen, random(257, 1280), {"part_layout": "canvas"})
 
 
-def take_turns(steps: dict[str, tuple[Callable[[], Any], Step]], repeats: int, device: torch.device) -> dict[str, Any]:
-    """Median seconds and, on a GPU, peak gigabytes of each variant; one unmeasured round comes first."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+def take_turns(
+    turns: Mapping[str, Turn], repeats: int, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Median seconds and, on a GPU, peak gigabytes of each variant; and what each gave in a first, unmeasured round."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    outputs: dict[str, Tensor] = {}
     memory: dict[str, float] = {}
-    for turn in range(repeats + 1):
-        for name, (prepare, step) in steps.items():
+    for number in range(repeats + 1):
+        for name, (prepare, step) in turns.items():
             with prepare():
+                start = now(device)
+                output = step()
+                if number:
+                    seconds[name].append(now(device) - start)
+                else:
+                    outputs[name] = output.float().cpu()
                 if device.type == "cuda":
-                    torch.cuda.synchronize()
-                    torch.cuda.reset_peak_memory_stats()
-                start = time.perf_counter()
-                step()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                    memory[name] = torch.cuda.max_memory_allocated() / 1e9
-                if turn:
-                    seconds[name].append(time.perf_counter() - start)
+                    memory[name] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
+                    torch.cuda.reset_peak_memory_stats(device)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    report: dict[str, Any] = {"seconds": {name: round(value, 4) for name, value in medians.items()}}
-    report["of plain"] = {name: round(value / medians["plain"], 3) for name, value in medians.items()}
-    return report | ({"peak gigabytes": {name: round(value, 2) for name, value in memory.items()}} if memory else {})
+    report: dict[str, Any] = {
+        "seconds": {name: round(value, 4) for name, value in medians.items()},
+        "of plain": {name: round(value / medians["plain"], 3) for name, value in medians.items()},
+    }
+    return report | ({"peak gigabytes": memory} if memory else {}), outputs
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of the clock once a GPU has finished, or of this process's own time on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
 
 
 @click.command()
@@ -193,14 +207,9 @@ def main(device: str, dtype: str, width: int, height: int, repeats: int, picture
     cid = adapter(pipe, kind)
     turns = {name: (partial(prepared, name, pipe, cid), one_step(pipe, name, width, height)) for name in VARIANTS}
 
-    outputs = {}
-    for name, (prepare, step) in turns.items():
-        with prepare():
-            outputs[name] = step().float()
-    distance = {
-        name: float((outputs[name] - outputs["reference"]).norm() / (outputs["plain"] - outputs["reference"]).norm())
-        for name in VARIANTS[1:]
-    }
+    one, outputs = take_turns(turns, repeats, place)
+    expected, plain = outputs["reference"], outputs["plain"]
+    distance = {name: float((outputs[name] - expected).norm() / (plain - expected).norm()) for name in VARIANTS[1:]}
     report: dict[str, Any] = {
         "device": torch.cuda.get_device_name(place) if place.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
@@ -209,15 +218,15 @@ def main(device: str, dtype: str, width: int, height: int, repeats: int, picture
         "torch": torch.__version__,
         "size": f"{width}x{height}",
         "repeats": repeats,
-        "one step": take_turns(turns, repeats, place),
+        "one step": one,
         "difference to the reference, as a share of what identity changes": distance,
     }
     for batch in (1, 4) if pictures else ():
         turns = {
-            name: (partial(prepared, name, pipe, cid), whole_pictures(pipe, name, cid, batch, steps))
+            name: (partial(prepared, name, pipe, cid), whole_pictures(pipe, name, cid, (width, height), batch, steps))
             for name in VARIANTS
         }
-        report[f"{batch} whole, {steps} steps"] = take_turns(turns, max(1, repeats // 2), place)
+        report[f"{batch} whole, {steps} steps"], _ = take_turns(turns, max(1, repeats // 2), place)
     click.echo(json.dumps(report, indent=1))
 
 

@@ -8,7 +8,7 @@ import synth
 import torch
 from hand_drawn import GOLDEN, colour_parser, face_labels, picture
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
 from consistentid.errors import CheckpointError
@@ -138,6 +138,15 @@ def test_label_names_of_both_kinds() -> None:
 def test_segformer_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a usable SegFormer"):
         FaceParser.segformer(tmp_path / "absent")
+
+
+def test_segformer_without_all_its_weights(tmp_path: Path) -> None:
+    segformer(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["decode_head.classifier.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks 1 weights of a SegFormer parser, first decode_head\.classifier"):
+        FaceParser.segformer(tmp_path)
 
 
 def test_large_pictures_keep_their_size() -> None:

@@ -110,10 +110,16 @@ class FaceParser:
 
         try:
             processor = SegformerImageProcessorPil.from_pretrained(name_or_path)
-            network = SegformerForSemanticSegmentation.from_pretrained(name_or_path, dtype=torch.float32)
+            network, report = SegformerForSemanticSegmentation.from_pretrained(
+                name_or_path, dtype=torch.float32, output_loading_info=True
+            )
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"{name_or_path} lacks {len(missing)} weights of a SegFormer parser, first {missing[0]}; get it again"
+            )
         size = dict(processor.size)
         return cls(
             network.to(device),
