@@ -105,6 +105,10 @@ class IdentityEncoder:
             [*pictures.values(), whole_picture(main.image, main.face.box, self.part_layout)]
         )
         seen = dict(zip(pictures, parts, strict=True))
+        face_text = ""
+        if captioner:
+            head = main.image.crop(surroundings(main.face, main.image.size))
+            face_text = captioner.describe_faces([head])[0]
         qualities = np.array([view.face.quality for view in views], np.float32)
         mean = qualities @ np.stack([view.face.embedding for view in views])
         return Identity(
@@ -114,9 +118,7 @@ class IdentityEncoder:
             part_mask=torch.tensor([part in seen for part in PARTS]),
             blank_features=blank,
             provenance=self.provenance,
-            face_text=captioner.describe_faces([main.image.crop(surroundings(main.face, main.image.size))])[0]
-            if captioner
-            else "",
+            face_text=face_text,
         )
 
     def _view(self, name: str, image: Image.Image, index: int | None) -> _View:
