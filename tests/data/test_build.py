@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -24,7 +25,7 @@ from consistentid.data.annotate import PLAIN_CAPTION, cut_around
 from consistentid.data.build import Job, build_dataset, scan
 from consistentid.data.check import check_dataset
 from consistentid.data.dataset import open_dataset
-from consistentid.data.records import Record, read_records
+from consistentid.data.records import read_records
 from consistentid.errors import InputError
 from consistentid.faces.analyzer import Detection
 from consistentid.pipeline import ConsistentIDPipeline
@@ -41,9 +42,9 @@ def run(*args: object) -> Result:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people in three scenes; one picture is there twice, the copy smaller and compressed again."""
+    """Three people in three scenes; one picture is there twice, the copy smaller and compressed again."""
     folder = tmp_path_factory.mktemp("drawn")
-    first = photos(folder, people=4, scenes=3)[0]
+    first = photos(folder, people=3, scenes=3)[0]
     Image.open(first).resize((80, 80)).save(first.with_name("copy.webp"), quality=60)
     return folder
 
@@ -56,8 +57,8 @@ def job(drawn: Path) -> Job:
 @pytest.fixture(scope="module")
 def built(job: Job) -> Path:
     report = build_dataset(job, workers=1)
-    assert (report["pictures"], report["built"], report["done_now"], report["rejected"]) == (13, 13, 13, {})
-    assert report["people"] == 4
+    assert (report["pictures"], report["built"], report["done_now"], report["rejected"]) == (10, 10, 10, {})
+    assert report["people"] == 3
     assert report["near_duplicates"] == {"test-0-00000/copy": "test-0-00000/00"}
     return job.out
 
@@ -101,7 +102,7 @@ def test_the_page_stands_alone(built: Path) -> None:
     page = (built / "summary.html").read_text(encoding="utf-8")
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count("data:image/jpeg;base64,") == 2 * 13 + 2  # each picture with its mask, and the pair of copies
+    assert page.count("data:image/jpeg;base64,") == 2 * 10 + 2  # each picture with its mask, and the pair of copies
     assert page.count("<svg") == len(json.loads((built / "report.json").read_text())["histograms"])
 
 
@@ -122,15 +123,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(job: Job, built: Path, tmp
 
     with pytest.raises(KeyboardInterrupt):
         build_dataset(again, workers=1, progress=stop)
-    assert done == [(0, 13), (4, 13), (8, 13)]
+    assert done == [(0, 10), (4, 10), (8, 10)]
     assert not (again.out / "JSON_all.json").exists()
     # What a kill leaves in the middle of a shard: pictures without a result, files half written.
     (again.out / "build/000001.json").unlink()
     (again.out / "resize_IMG/test-0-00001/.00.4711.png").write_bytes(b"\x89PNG torn")
     (again.out / ".JSON_all.4711.json").write_text("[")
     done.clear()
-    assert build_dataset(again, workers=1, progress=lambda *p: done.append(p))["done_now"] == 9
-    assert done == [(4, 13), (8, 13), (12, 13), (13, 13)]
+    assert build_dataset(again, workers=1, progress=lambda *p: done.append(p))["done_now"] == 6
+    assert done == [(4, 10), (8, 10), (10, 10)]
     assert contents(again.out) == contents(built)
 
 
@@ -139,11 +140,11 @@ def test_pictures_come_and_go(job: Job, built: Path, tmp_path: Path) -> None:
     shutil.copytree(job.photos, folder)  # with their times, so that they count as the same
     shutil.copytree(built, out)
     moved = replace(job, photos=folder, out=out)
-    shutil.copy(folder / "test-0-00003/00.jpg", folder / "alone.jpg")
+    shutil.copy(folder / "test-0-00002/00.jpg", folder / "alone.jpg")
     (folder / "alone.txt").write_text("a man in a boat\nHe has green eyes and a nose.\nnot read")
     (folder / "test-0-00000/copy.webp").unlink()
     report = build_dataset(moved, workers=1)
-    assert (report["done_now"], report["built"], report["pictures"]) == (1, 13, 13)
+    assert (report["done_now"], report["built"], report["pictures"]) == (1, 10, 10)
     assert not (out / "resize_IMG/test-0-00000/copy.png").exists()
     records = {record.key: record for record in read_records(out)}
     assert "test-0-00000/copy" not in records
@@ -258,13 +259,30 @@ def test_what_cannot_be_built_is_one_line(drawn: Path, built: Path, job: Job, tm
         build_dataset(job, engine="slurm")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a process that is at work at once")
+def test_a_process_that_is_killed_at_random_moments(job: Job, built: Path, tmp_path: Path) -> None:
+    again = replace(job, out=tmp_path / "set")
+    started = time.monotonic()
+    build_dataset(replace(job, out=tmp_path / "calm"), workers=1)
+    longest = time.monotonic() - started
+    context = multiprocessing.get_context("fork")
+    for moment in moments(8, 0, longest):
+        process = context.Process(target=build_dataset, args=(again,), kwargs={"workers": 1})
+        process.start()
+        process.join(moment)
+        process.kill()
+        process.join()
+    build_dataset(again, workers=1)
+    assert contents(again.out) == contents(built)
+
+
 # ------------------------------------------------------------------------------------------- processes of their own
 
 
 @pytest.mark.slow
-def test_several_processes_killed_again_and_again(job: Job, built: Path, tmp_path: Path) -> None:
+def test_several_processes_are_killed_and_give_the_same_bytes(job: Job, built: Path, tmp_path: Path) -> None:
     again = replace(job, out=tmp_path / "set")
-    kill_until_done(again, kills=3, seed=0, longest=30)
+    kill_until_done(again, kills=3, seed=0, longest=20)
     assert contents(again.out) == contents(built)
 
 
@@ -276,14 +294,20 @@ def test_ray_gives_the_same_bytes(job: Job, built: Path, tmp_path: Path) -> None
         report = build_dataset(replace(job, out=tmp_path / "set"), engine="ray", workers=2)
     finally:
         ray.shutdown()
-    assert report["done_now"] == 13
+    assert report["done_now"] == 10
     assert contents(tmp_path / "set") == contents(built)
 
 
 @pytest.mark.slow
 def test_a_thousand_hostile_files_among_a_thousand_good_ones(tmp_path: Path) -> None:
-    good = photos(tmp_path / "drawn", people=250, scenes=4, size=64)
+    """Good is what is built when alone: a few drawings are taken for photographs, or their face is missed."""
+    drawn = photos(tmp_path / "drawn", people=280, scenes=4, size=64)
+    alone = Job(tmp_path / "drawn/photos", tmp_path / "alone", size=64)
+    build_dataset(alone)
+    usable = {record.extra["source"] for record in read_records(alone.out)}
+    good = [path for path in drawn if f"{path.parent.name}/{path.name}" in usable][:1000]
     goods, bads = fill(tmp_path / "raw", good, bad=1000)
+    assert (len(goods), len(bads)) == (1000, 1000)
     job = Job(tmp_path / "raw", tmp_path / "set", size=64)
     kill_until_done(job, kills=20, seed=1, longest=20)
     check_built(job.out, goods, bads)
@@ -292,21 +316,20 @@ def test_a_thousand_hostile_files_among_a_thousand_good_ones(tmp_path: Path) -> 
 
 
 def kill_until_done(job: Job, kills: int, seed: int, longest: float) -> None:
-    """Kill a build at random moments so many times, then let it finish."""
+    """Kill the command at random moments so many times, then let it finish."""
     options = ["--out", job.out, "--size", job.size, "--batch", job.batch, "--workers", 2]
-    command = [sys.executable, "-m", "consistentid", "dataset", "build", job.photos, *options]
-    for delay in delays(kills, seed, longest):
-        with subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL) as process:
-            started = time.monotonic()
-            while process.poll() is None and time.monotonic() - started < delay:
-                time.sleep(0.05)
+    command = [str(x) for x in (sys.executable, "-m", "consistentid", "dataset", "build", job.photos, *options)]
+    for moment in moments(kills, seed, longest):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(moment)
+        except subprocess.TimeoutExpired:
             process.kill()
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+            process.wait()
+    subprocess.run(command, check=True, capture_output=True)
 
 
-def delays(count: int, seed: int, longest: float) -> Iterator[float]:
-    return (random.Random(seed + number).uniform(1, longest) for number in range(count))
-
-
-def test_a_record_knows_its_key() -> None:
-    assert Record("a/b.c.png", "m.png").key == "a/b.c"
+def moments(count: int, seed: int, longest: float) -> Iterator[float]:
+    """Seconds after the start, from at once to the whole time it takes."""
+    generator = random.Random(seed)
+    return (generator.uniform(0, longest) for _ in range(count))

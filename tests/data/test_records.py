@@ -70,6 +70,10 @@ def test_null_is_as_good_as_absent(tmp_path: Path) -> None:
     assert read_records(tmp_path)[0].image == "a.png"
 
 
+def test_the_key_is_the_path_without_suffix() -> None:
+    assert Record("a/b.c.png", "m.png").key == "a/b.c"
+
+
 def test_files_lie_in_the_folder_of_their_kind() -> None:
     folder = Path("set")
     assert Record("1/a.png", "m.png").files(folder) == {

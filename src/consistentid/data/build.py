@@ -30,7 +30,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -44,7 +43,7 @@ from consistentid.data.dataset import read_embedding
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, RECORDS, Record, read_records, write_records
 from consistentid.data.similar import near_duplicates, strangers
 from consistentid.data.summary import Built, histograms, summary_page
-from consistentid.errors import DatasetError, InputError
+from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
 from consistentid.faces.provenance import fingerprint
 from consistentid.output import check_folder, encode_json, replacing
@@ -59,6 +58,7 @@ _STATE: Final = "build"
 _PLAN: Final = "plan.jsonl"
 _JOB: Final = "job.json"
 _LONGEST_NAME: Final = 120  # bytes; file systems allow 255, and a temporary name is longer than the final one
+_LONGEST_LINE: Final = 2000  # characters of a text beside a picture
 _NO_PICTURES: Final = (".txt", ".json")
 
 
@@ -363,7 +363,7 @@ class _RayWorker:
         try:
             self.worker = self.worker or Worker(self.job)
             return {"count": self.worker(row["shard"]), "error": ""}
-        except InputError as error:  # as a value: Ray would wrap it in a report of its own
+        except ConsistentIDError as error:  # as a value: Ray would wrap it in a report of its own
             return {"count": 0, "error": str(error)}
 
 
@@ -383,7 +383,7 @@ def _by_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
     done = rows.map(_RayWorker, fn_constructor_args=(job,), concurrency=min(workers, len(shards)), num_cpus=1)
     for row in done.iter_rows():
         if row["error"]:
-            raise InputError(row["error"])
+            raise ConsistentIDError(row["error"])
         yield row["count"]
 
 
@@ -517,12 +517,15 @@ def _folder_words(photos: Path) -> Mapping[str, Caption]:
 
 def _text_beside(file: Path) -> Caption | None:
     """The words in NAME.txt beside NAME.jpg: first line the picture, second the face."""
+    beside = file.with_suffix(".txt")
+    if not beside.is_file():  # a pipe of that name would be waited for
+        return None
     try:
-        with file.with_suffix(".txt").open(encoding="utf-8") as text:
-            lines = [" ".join(line.split()) for line in islice(text, 2)]
+        with beside.open(encoding="utf-8") as text:
+            image, face = (" ".join(text.readline(_LONGEST_LINE).split()) for _ in range(2))
     except (OSError, ValueError):
         return None
-    return Caption(*[*lines, "", ""][:2])
+    return Caption(image, face)
 
 
 # --------------------------------------------------------------------------------------------------------- assembly
