@@ -352,7 +352,7 @@ def test_a_fold_that_fails_midway_changes_nothing(pipe: Any, cid: ConsistentID) 
     quantised = middle(pipe).to_out[0]
     quantised.weight = torch.nn.Parameter(torch.zeros(16, 16, dtype=torch.int8), requires_grad=False)
     before = weights(pipe.unet)
-    with pytest.raises(PipelineError, match="quantised, so no LoRA can be folded in; attach without fold"):
+    with pytest.raises(PipelineError, match="quantised, no LoRA can be folded in; attach without fold"):
         cid.attach(pipe, fold=True)
     assert same(weights(pipe.unet), before)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consistentid import doctor
 from consistentid.doctor import examine
 from consistentid.presets import load_preset
 
@@ -49,6 +50,9 @@ def test_what_would_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert to_fetch == {"detector", "recogniser", "parser", "image_encoder", "base", "adapter"}
     assert 10_000 < report["to_fetch_mb"] < 11_000
     assert report["disk"]["path"] == str(tmp_path / "nothing" / "yet")
+    cpu = next(fit for fit in report["fits"] if fit["device"] == "cpu")
+    # 1066 + 184 + 632 million parameters of four bytes; without the image encoder, which is let go of, 1250
+    assert (cpu["dtype"], round(cpu["whole_mb"], -2), round(cpu["low_memory_mb"], -2)) == ("float32", 7500, 5000)
     licences = {item["role"]: item["licence"] for item in report["networks"]}
     assert "research only" in licences["recogniser"]
 
@@ -60,3 +64,19 @@ def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:
     (preset / "preset.yaml").write_text(content.replace("adapter: {path: ./adapter, kind: ''}", huge))
     problems = examine(load_preset(preset))["problems"]
     assert [problem.partition(":")[0] for problem in problems] == ["disk", "memory"]
+
+
+def test_what_fits_is_counted_from_the_weights_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [{"name": "cpu"}, {"name": "cuda:0", "memory_mb": 17}, {"name": "cuda:1", "memory_mb": 1}]
+    monkeypatch.setattr(doctor, "_devices", lambda: devices)
+    monkeypatch.setattr(doctor, "_memory", lambda: {"total_mb": 60, "available_mb": 50})
+    cpu, large, small = examine(load_preset("drawn").override(dtype="auto"))["fits"]
+    weights = Path(doctor.__file__).parent / "weights" / "drawn"
+    half = sum(file.stat().st_size for name in ("base", "adapter", "image_encoder") for file in
+               (weights / name).rglob("*.safetensors")) / 1e6  # fmt: skip
+    assert cpu["whole_mb"] == pytest.approx(2 * half, rel=0.02)
+    assert (cpu["fits"], cpu["dtype"]) == (2 * half * 1.25 < 50, "float32")
+    assert large["whole_mb"] == pytest.approx(half, rel=0.05)
+    assert large["low_memory_mb"] < large["whole_mb"] - 4
+    assert not small["fits"]
+    assert not small["fits_low_memory"]

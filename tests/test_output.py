@@ -86,6 +86,10 @@ def test_a_failed_write_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) 
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
+    for wrong in (target / "below.safetensors", target / "far" / "below.safetensors"):
+        with pytest.raises(InputError, match="cannot be written"), replacing(wrong) as temporary:
+            temporary.write_bytes(b"never")
+
     def stop() -> None:
         with replacing(target) as temporary:
             temporary.write_bytes(b"half")

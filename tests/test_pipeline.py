@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
 import tiny
@@ -23,13 +26,14 @@ from consistentid.errors import (
     IncompatibleIdentityError,
     InputError,
     NoFaceError,
+    PipelineError,
     PromptTooLongError,
     SeveralFacesError,
 )
 from consistentid.faces.provenance import fingerprint
 from consistentid.identity import Identity
-from consistentid.pipeline import ConsistentIDPipeline, _provenance, resolve_device, resolve_dtype
-from consistentid.presets import Network
+from consistentid.pipeline import ConsistentIDPipeline, _provenance
+from consistentid.presets import SAMPLERS, Network
 
 PROMPT = "a woman in a red hat"
 
@@ -226,6 +230,235 @@ def test_the_safety_checker_of_the_base_is_kept(preset: Path, tmp_path: Path, wh
     assert all(math.isnan(score) for score in out.scores)
 
 
+# ---------------------------------------------------------------------------------------------------- given pictures
+
+PHOTO = Image.effect_noise((96, 64), 60).convert("RGB")
+"""To be drawn anew; a third of its pixels are masked."""
+
+
+def half_mask() -> Image.Image:
+    mask = Image.new("L", PHOTO.size, 0)
+    mask.paste(255, (64, 0, 96, 64))
+    mask.paste(128, (60, 0, 64, 64))  # a soft edge
+    return mask
+
+
+def test_a_picture_is_drawn_anew_as_far_as_asked(studio: ConsistentIDPipeline, who: Identity) -> None:
+    def make(strength: float, seed: int = 1) -> Image.Image:
+        return studio(who, PROMPT, image=PHOTO, seed=seed, num_inference_steps=4, strength=strength).images[0]
+
+    small, large = make(0.25), make(1.0)
+    assert small.size == (80, 48), "of the photo's shape, with as many pixels as the base draws, in multiples of 8"
+    assert difference(small, large) > 5
+    other = Image.effect_noise((96, 64), 60).convert("RGB")
+    assert difference(studio(who, PROMPT, image=other, seed=1, strength=0.5).images[0], make(0.5)) > 5
+    assert studio(who, PROMPT, image=PHOTO, width=48, height=96).images[0].size == (80, 56), "pixels, not shape"
+
+
+def test_outside_the_mask_every_pixel_stays(studio: ConsistentIDPipeline, who: Identity, tmp_path: Path) -> None:
+    mask = half_mask()
+    out = studio(who, PROMPT, image=PHOTO, mask=mask, seed=1, num_images_per_prompt=3, strength=1)
+    kept = np.asarray(mask) == 0
+    for picture in out.images:
+        assert picture.size == PHOTO.size
+        assert np.array_equal(np.asarray(picture)[kept], np.asarray(PHOTO)[kept])
+        assert not np.array_equal(np.asarray(picture)[~kept], np.asarray(PHOTO)[~kept])
+    assert difference(*out.images[:2]) > 5
+    PHOTO.save(tmp_path / "photo.png")
+    mask.save(tmp_path / "mask.png")
+    for seed, picture in zip(out.seeds, out.images, strict=True):
+        paths = {"image": tmp_path / "photo.png", "mask": str(tmp_path / "mask.png")}
+        again = studio(who, PROMPT, **paths, seed=seed, strength=1)  # type: ignore[arg-type]
+        assert difference(again.images[0], picture) <= 1, "a picture is made again alone with its seed"
+
+
+def test_the_person_is_looked_for_where_they_were_put(studio: ConsistentIDPipeline, who: Identity) -> None:
+    """The likeness is of the area drawn anew, not of a larger face beside it."""
+    photo = tiny.draw((64, 58), size=(512, 128))[0]
+    mask = Image.new("L", photo.size, 0)
+    mask.paste(255, (400, 30, 460, 90))
+    out = studio(who, PROMPT, image=photo, mask=mask, seed=1)
+    assert studio.score(out.images, who)[0] > 0.9, "the bystander has the reference's very face"
+    assert not out.scores[0] > 0.9
+
+
+@pytest.fixture(scope="module")
+def controlled(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> ConsistentIDPipeline:
+    """The tiny preset with a ControlNet that does something."""
+    folder = tmp_path_factory.mktemp("control")
+    studio = ConsistentIDPipeline.from_preset(preset, device="cpu", fold=False)
+    torch.manual_seed(0)
+    network = ControlNetModel.from_unet(
+        type(studio.pipe.unet).from_pretrained(preset / "base" / "unet"), conditioning_embedding_out_channels=(8, 16)
+    )
+    with torch.no_grad():
+        for block in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+            block.weight.normal_(std=0.1)
+        network.controlnet_cond_embedding.conv_out.weight.normal_(std=0.1)
+    network.save_pretrained(folder / "controlnet")
+    return ConsistentIDPipeline.from_preset(preset, device="cpu", controlnet=folder / "controlnet")
+
+
+def test_controlnet(controlled: ConsistentIDPipeline, studio: ConsistentIDPipeline, who: Identity) -> None:
+    pose = PHOTO.resize((192, 128))
+
+    def make(**more: object) -> Image.Image:
+        return controlled(who, PROMPT, seed=1, **more).images[0]  # type: ignore[arg-type]
+
+    posed = make(control=pose)
+    assert posed.size == (80, 48)
+    assert difference(make(control=pose.transpose(Image.Transpose.FLIP_LEFT_RIGHT)), posed) > 0
+    assert difference(make(control=pose, control_scale=0.0), make(width=80, height=48)) <= 1
+    assert difference(make(control=pose, image=PHOTO, strength=0.5), make(image=PHOTO, strength=0.5)) > 0
+    painted = make(control=pose, image=PHOTO, mask=half_mask())
+    kept = np.asarray(half_mask()) == 0
+    assert np.array_equal(np.asarray(painted)[kept], np.asarray(PHOTO)[kept])
+    assert difference(painted, make(image=PHOTO, mask=half_mask())) > 0
+    with pytest.raises(InputError, match="none is chosen; name one: --control-model"):
+        studio(who, PROMPT, control=pose)
+    with pytest.raises(InputError, match="control is 64x64 pixels, the image 96x64; give a control picture of its"):
+        make(control=pose.resize((64, 64)), image=PHOTO)
+
+
+def test_given_pictures_that_do_not_go_together(studio: ConsistentIDPipeline, who: Identity) -> None:
+    for wrong, words in (
+        ({"mask": half_mask()}, "mask says what of image is drawn anew; give image, too"),
+        ({"image": PHOTO, "mask": half_mask().resize((64, 64))}, "the mask is 64x64 pixels, the image 96x64"),
+        ({"image": PHOTO, "mask": Image.new("L", PHOTO.size)}, "the mask is black all over"),
+        ({"image": PHOTO, "strength": 0.1}, "strength=0.1 of 2 steps is no step at all"),
+        ({"image": PHOTO, "strength": 1.5}, "strength=1.5 is not allowed; give a number from 0 to 1"),
+        ({"image": "absent.png"}, "absent.png: no such file"),
+    ):
+        with pytest.raises(InputError, match=words):
+            studio(who, PROMPT, **wrong)  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------- samplers, LoRAs, memory, caching
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_samplers_by_name(preset: Path, who: Identity, name: str) -> None:
+    studio = ConsistentIDPipeline.from_preset(preset, device="cpu", scheduler=name)
+    few = name in ("lcm", "lightning", "hyper-sd")
+    assert (studio.preset.settings.guidance_scale == 1) == few
+    assert (studio.preset.settings.steps > 2) == few, "the preset's own are two"
+    steps: list[int] = []
+    hook = studio.pipe.unet.register_forward_hook(lambda _unet, args, _out: steps.append(len(args[0])))
+    out = studio(who, PROMPT, seed=1)
+    hook.remove()
+    assert len(steps) == studio.preset.settings.steps
+    assert set(steps) == {1 if few else 2}, "guidance off: one evaluation a step"
+    assert np.asarray(out.images[0]).std() > 0
+
+
+def save_lora(file: Path, unet: torch.nn.Module) -> None:
+    random = torch.Generator().manual_seed(7)
+    state = {}
+    for name, module in unet.named_modules():
+        if name.endswith((".attn1.to_q", ".attn2.to_v")):
+            state[f"unet.{name}.lora_A.weight"] = torch.randn(2, module.in_features, generator=random)
+            state[f"unet.{name}.lora_B.weight"] = torch.randn(module.out_features, 2, generator=random)
+    save_file(state, file)
+
+
+def test_community_loras_beside_ours(
+    preset: Path, tmp_path: Path, studio: ConsistentIDPipeline, who: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_lora(tmp_path / "style.safetensors", type(studio.pipe.unet).from_pretrained(preset / "base" / "unet"))
+    monkeypatch.chdir(tmp_path)
+    plain = studio(who, PROMPT, seed=1).images[0]
+    pictures = {}
+    for scale in ("0", "0.5", "1"):
+        styled = ConsistentIDPipeline.from_preset(preset, device="cpu", loras=[f"style.safetensors:{scale}"])
+        pictures[scale] = styled(who, PROMPT, seed=1).images[0]
+    twice = ConsistentIDPipeline.from_preset(preset, device="cpu", loras=["style.safetensors:0.5"] * 2, fold=False)
+    assert difference(pictures["0"], plain) <= 1
+    assert difference(pictures["0.5"], pictures["1"]) > 1
+    assert difference(twice(who, PROMPT, seed=1).images[0], pictures["1"]) <= 1
+    save_file({"text.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"lora 1: .*other\.safetensors"):
+        _ = ConsistentIDPipeline.from_preset(preset, device="cpu", loras=["other.safetensors"]).pipe
+
+
+def test_low_memory_gives_the_same_pictures_and_lets_go_of_the_image_encoder(
+    preset: Path, studio: ConsistentIDPipeline, who: Identity
+) -> None:
+    small = ConsistentIDPipeline.from_preset(preset, device="cpu", low_memory=True)
+    again = small.identify(tiny.portrait())
+    assert "encoder" not in vars(small)
+    assert torch.equal(again.part_features, who.part_features)
+    out = small(again, PROMPT, seed=1, num_images_per_prompt=2)
+    assert small.pipe.vae.use_slicing
+    assert small.pipe.vae.use_tiling
+    for picture, usual in zip(out.images, studio(who, PROMPT, seed=1, num_images_per_prompt=2).images, strict=True):
+        assert difference(picture, usual) <= 1
+
+
+def test_low_memory_offloads_every_variant_of_the_pipeline(
+    preset: Path, studio: ConsistentIDPipeline, who: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """accelerate's hooks, with the CPU in the GPU's place."""
+    offload = DiffusionPipeline.enable_model_cpu_offload
+    monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda pipe, device: offload(pipe, device="cpu"))
+    small = ConsistentIDPipeline.from_preset(preset, device="cpu", low_memory=True)
+    small.device = torch.device("meta")
+    monkeypatch.setattr(small, "_faces", nullcontext)
+    for given in ({}, {"image": PHOTO}, {}, {"image": PHOTO, "mask": half_mask()}, {}):
+        usual = studio(who, PROMPT, seed=1, **given).images[0]  # type: ignore[arg-type]
+        assert difference(small(who, PROMPT, seed=1, **given).images[0], usual) <= 1  # type: ignore[arg-type]
+        assert all(hasattr(getattr(small.pipe, name), "_hf_hook") for name in ("unet", "vae", "text_encoder"))
+
+
+def test_the_face_networks_are_on_the_device_only_while_they_look(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = ConsistentIDPipeline.from_preset(preset, device="cpu")
+    encoder, parser = studio.encoder.image_encoder, studio.analyzer.parser.network  # type: ignore[attr-defined]
+    moves: list[tuple[str, str]] = []
+    for name, network in (("encoder", encoder), ("parser", parser)):
+        monkeypatch.setattr(network, "to", lambda device, name=name: moves.append((name, str(device))))
+    studio.device = torch.device("meta")  # any but the one they live on
+    who = studio.identify(tiny.portrait())
+    there, back = [("parser", "meta"), ("encoder", "meta")], [("parser", "cpu"), ("encoder", "cpu")]
+    assert moves == there + back
+    moves.clear()
+    studio.score([tiny.portrait()], who)
+    assert moves == [there[0], back[0]]
+
+
+def test_inputs_are_made_once_until_a_network_changes(preset: Path, who: Identity) -> None:
+    studio = ConsistentIDPipeline.from_preset(preset, device="cpu")
+    made: list[int] = []
+    studio.adapter.image_projection.register_forward_hook(lambda *_: made.append(1))
+
+    def count(**more: object) -> int:
+        made.clear()
+        studio(**{"identity": who, "prompt": PROMPT, "seed": 1, **more})  # type: ignore[arg-type]
+        return len(made)
+
+    first = studio(who, PROMPT, seed=1).images[0]
+    assert count() == count(seed=2) == count(scale=0.5) == count(num_inference_steps=3) == 0
+    assert difference(studio(who, PROMPT, seed=1).images[0], first) == 0
+    for changed in ({"prompt": "a man"}, {"negative_prompt": "b"}, {"guidance_scale": 2.0}, {"merge_at": 0.5}):
+        assert count(**changed) > 0, changed
+    assert count(parts={"eyes": "green eyes"}) > 0
+    assert count(identity=replace(who, embedding=-who.embedding)) > 0
+    assert count() == 0, "the others did not push it out"
+    for network in (studio.adapter.facial_encoder, studio.adapter.image_projection, studio.pipe.text_encoder):
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.01)
+        assert count() > 0
+        assert count() == 0
+    studio.pipe.text_encoder.load_state_dict(studio.pipe.text_encoder.state_dict())
+    assert count() > 0
+    for number in range(40):
+        studio._inputs_of(who, f"man {number}", studio.preset.settings, None, None)
+    assert len(studio._inputs) == 32
+    studio.pipe.enable_attention_slicing(1)
+    with pytest.raises(PipelineError, match="ID layers are gone"):
+        count()
+
+
 # ----------------------------------------------------------------------------------------------------- faulty weights
 
 
@@ -291,16 +524,3 @@ def test_provenance_is_the_same_on_every_machine(preset: Path, tmp_path: Path, m
     encoder = Network(repo="laion/CLIP-X", revision="a" * 40, files=("config.json", "model.safetensors"))
     assert _provenance(encoder) == fingerprint(preset / "image_encoder").replace("image_encoder", "CLIP-X")
     assert _provenance(Network(repo="laion/absent", files=("a.bin",))) == ""
-
-
-def test_device_and_dtype() -> None:
-    cpu = torch.device("cpu")
-    assert resolve_device("cpu") == cpu
-    assert resolve_device(None).type in ("cpu", "cuda", "mps")
-    for wrong in ("cuda:99", "gpu", "meta"):
-        with pytest.raises(InputError, match=f"device='{wrong}' is not there; this machine has cpu"):
-            resolve_device(wrong)
-    assert resolve_dtype("auto", cpu) == resolve_dtype(torch.float32, cpu) == torch.float32
-    assert resolve_dtype("auto", torch.device("cuda")) == resolve_dtype("float16", cpu) == torch.float16
-    with pytest.raises(InputError, match="give one of float32, float16, bfloat16, auto"):
-        resolve_dtype("float8", cpu)

@@ -92,6 +92,20 @@ def test_faulty_yaml_is_named(tmp_path: Path, content: str, words: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
+    more = {"scheduler": "hyper-sd", "controlnet": "me/pose", "settings": {"guidance_scale": 2}}
+    loras = [{"repo": "me/style", "files": ["a.safetensors"], "scale": 0.5}, "./own.safetensors"]
+    preset = load_preset(write(tmp_path / "mine.yaml", loras=loras, **more))
+    assert (preset.settings.steps, preset.settings.guidance_scale) == (8, 2)
+    assert preset.controlnet is not None
+    assert preset.controlnet.repo == "me/pose"
+    assert [(str(lora), lora.scale) for lora in preset.loras] == [
+        ("me/style/a.safetensors", 0.5), (str(tmp_path / "own.safetensors"), 1.0),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="loras has unknown weight; allowed are"):
+        load_preset(write(tmp_path / "wrong.yaml", loras=[{"repo": "me/style", "weight": 1}]))
+
+
 def test_unknown_preset_is_answered_with_those_there_are(tmp_path: Path) -> None:
     for name in ("sd16", tmp_path, tmp_path / "absent.yaml"):
         with pytest.raises(InputError, match="known presets are drawn, sd15, sdxl"):
@@ -119,6 +133,13 @@ def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (preset.adapter.repo, preset.adapter.files) == ("me/mine", ("x.bin",))
     assert (preset.parser.repo, preset.parser.kind) == ("a/b", "bisenet")
     assert preset.settings == load_preset("sd15").settings.but(steps=4)
+    few = preset.override(scheduler="lcm", steps=6, loras=["own.safetensors:0.5", "a/b/c.safetensors", "a/b"])
+    assert (few.settings.steps, few.settings.guidance_scale) == (6, 1.0), "what is said outranks what the sampler needs"
+    assert [(str(lora), lora.scale) for lora in few.loras] == [
+        (str(tmp_path / "own.safetensors"), 0.5), ("a/b/c.safetensors", 1.0), ("a/b", 1.0),
+    ]  # fmt: skip
+    assert "lora 2" in few.networks
+    assert preset.override(controlnet="a/b").networks["controlnet"].repo == "a/b"
     with pytest.raises(InputError, match="has no setps; it has detector,"):
         load_preset("sd15").override(setps=4)
     for wrong in ("absent.safetensors", "./absent/file.bin", "a//b"):

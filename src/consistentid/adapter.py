@@ -310,7 +310,7 @@ class ConsistentID:
             IncompatibleIdentityError: the identity comes from other networks.
             InputError: an argument is out of range, or they do not go together.
         """
-        pipe = self._check_alive()
+        pipe = self.check_attached()
         people = list(identity) if isinstance(identity, Sequence) else [identity]
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         negatives = _negatives(negative_prompt, len(prompts))
@@ -357,8 +357,12 @@ class ConsistentID:
             "guidance_scale": guidance_scale,
         }
 
-    def _check_alive(self) -> Any:
-        """The attached pipeline, if it still has the adapter."""
+    def check_attached(self) -> Any:
+        """The attached pipeline, if it still has the adapter.
+
+        Raises:
+            PipelineError: not attached, or the pipeline has lost or switched off the adapter; it says what to type.
+        """
         if self._pipe is None:
             raise PipelineError("the adapter is not attached to a pipeline; call attach(pipe) first")
         unet = self._pipe.unet

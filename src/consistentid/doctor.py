@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 from importlib.util import find_spec
@@ -11,6 +12,9 @@ from typing import Any
 from consistentid.output import versions
 from consistentid.presets import Network, Preset
 
+_WORKING = 1.25
+"""Memory in use over that of the weights: activations and the library take some."""
+
 
 def examine(preset: Preset) -> dict[str, Any]:
     """Versions, devices, memory and disk of this machine, and the state of each network of the preset.
@@ -18,23 +22,26 @@ def examine(preset: Preset) -> dict[str, Any]:
     Nothing is fetched and no network is loaded.
 
     Returns:
-        JSON data: "versions", "system", "devices", "memory", "disk", "preset", "networks", "to_fetch_mb", and
-        "problems", one line each with its remedy; empty = the preset can be used, after fetching what is missing.
+        JSON data: "versions", "system", "devices", "memory", "disk", "preset", "networks", "to_fetch_mb", "fits", which
+        says for each device what the weights take of its memory, and "problems", one line each with its remedy; empty =
+        the preset can be used, after fetching what is missing.
     """
     networks = [_network(role, network) for role, network in preset.networks.items()]
     # Two roles may share one file: it is fetched once.
     missing = {item["source"]: item["megabytes"] for item in networks if item["state"] == "to fetch"}
-    memory, disk = _memory(), _disk()
+    memory, disk, devices = _memory(), _disk(), _devices()
+    fits = [_fit(preset, device, memory["available_mb"]) for device in devices]
     return {
         "versions": versions(),
         "system": platform.platform(),
-        "devices": _devices(),
+        "devices": devices,
         "memory": memory,
         "disk": disk,
         "preset": preset.name,
         "networks": networks,
         "to_fetch_mb": sum(missing.values()),
-        "problems": _problems(preset, networks, sum(missing.values()), memory, disk),
+        "fits": fits,
+        "problems": _problems(preset, networks, sum(missing.values()), fits, disk),
     }
 
 
@@ -59,7 +66,7 @@ def _network(role: str, network: Network) -> dict[str, Any]:
 
 
 def _problems(
-    preset: Preset, networks: list[dict[str, Any]], to_fetch: int, memory: dict[str, int], disk: dict[str, Any]
+    preset: Preset, networks: list[dict[str, Any]], to_fetch: int, fits: list[dict[str, Any]], disk: dict[str, Any]
 ) -> list[str]:
     problems = [
         f"{item['role']}: {item['source']} is missing; correct the preset or install the package again"
@@ -70,13 +77,57 @@ def _problems(
         problems.append("face analysis: insightface is not installed; run: pip install 'consistentid[photos]'")
     if to_fetch > disk["free_mb"]:
         problems.append(f"disk: {to_fetch} MB to fetch, {disk['free_mb']} MB free at {disk['path']}; free some space")
-    largest = max(item["megabytes"] for item in networks)
-    if largest > memory["available_mb"]:
+    if not any(fit["fits"] or fit["fits_low_memory"] for fit in fits):
+        best = max(fits, key=lambda fit: fit["memory_mb"] - fit["low_memory_mb"])
         problems.append(
-            f"memory: {memory['available_mb']} MB are available, {preset.name}'s largest network takes {largest} MB;"
-            " close other programs or use a smaller preset"
+            f"memory: {preset.name}'s weights take {best['low_memory_mb']} MB at least, {best['device']} has"
+            f" {best['memory_mb']} MB; close other programs or use a smaller preset"
         )
     return problems
+
+
+def _fit(preset: Preset, device: dict[str, Any], available: int) -> dict[str, Any]:
+    """What the weights take of a device's memory, all at once and under --low-memory; MB."""
+    import torch
+
+    from consistentid.devices import resolve_dtype
+
+    name = device["name"]
+    dtype = resolve_dtype(preset.dtype, torch.device(name))
+    sizes = {role: _parameters(network) for role, network in preset.networks.items()}
+    encoder, adapter = sum(sizes["image_encoder"]), sum(sizes["adapter"])
+    sampling = sum(sizes["base"]) + adapter + sum(sum(size) for role, size in sizes.items() if role == "controlnet")
+    # a GPU need not hold the text encoders while the UNet computes, and nobody the image encoder
+    alone = sampling if name == "cpu" else max(sizes["base"]) + adapter
+    has = int(device.get("memory_mb", available))
+    whole, low = (round(millions * dtype.itemsize) for millions in (sampling + encoder, max(alone, encoder)))
+    return {
+        "device": name,
+        "dtype": str(dtype).removeprefix("torch."),
+        "memory_mb": has,
+        "whole_mb": whole,
+        "low_memory_mb": low,
+        "fits": whole * _WORKING < has,
+        "fits_low_memory": low * _WORKING < has,
+    }
+
+
+def _parameters(network: Network) -> list[float]:
+    """Millions of parameters of each of a network's files."""
+    from safetensors import safe_open
+
+    if network.parameters:
+        return list(network.parameters)
+    found = network.find()
+    if found is None:
+        return [network.megabytes / 2]
+    counts = []
+    for file in [found] if found.is_file() else sorted(found.rglob("*.safetensors")):
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as weights:
+                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no dict
+            counts.append(sum(math.prod(shape) for shape in shapes) / 1e6)
+    return counts or [_bytes(found) / 2e6]
 
 
 def _devices() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The layers that the adapter lends to a UNet: ID layers in the attention processors, a LoRA through PEFT or folded in."""
+"""The layers that the adapter lends to a UNet: ID layers in the attention processors, LoRA beside or in its weights."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def fold_lora(layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter],
             linear = getattr(linear, "base_layer", linear)  # below another LoRA
             old = linear.weight.data
             if not old.is_floating_point():
-                raise PipelineError("the UNet's weights are quantised, so no LoRA can be folded in; attach without fold")
+                raise PipelineError("the UNet's weights are quantised, no LoRA can be folded in; attach without fold")
             up, down = (parameters[f"{index}.{ours}_lora.{side}.weight"].detach().float() for side in ("up", "down"))
             undo.callback(_restore, linear, old.cpu())
             linear.weight.data = (old.float() + up @ down).to(old.dtype)

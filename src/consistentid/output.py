@@ -10,7 +10,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import count
 from os import PathLike
@@ -90,7 +90,8 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(final, error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what cannot be written to cannot be tidied, and the first error is the one to tell
+            temporary.unlink()
 
 
 def save_new(path: str | PathLike[str], data: bytes) -> Path:

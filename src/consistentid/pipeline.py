@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import secrets
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -16,6 +19,8 @@ import torch
 from PIL import Image
 
 from consistentid.adapter import ConsistentID
+from consistentid.canvas import Canvas
+from consistentid.devices import moved, resolve_device, resolve_dtype
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError
 from consistentid.faces.analyzer import Detector, FaceAnalyzer, embed_largest
 from consistentid.faces.caption import Captioner
@@ -28,11 +33,12 @@ from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.identity import Identity
 from consistentid.images import load_image, to_rgb
-from consistentid.presets import UNREACHABLE, Network, Preset, Settings, first_line, load_preset
+from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, Settings, first_line, load_preset
 
 Photo = str | PathLike[str] | Image.Image
 
 _SEEDS = 2**32  # torch's generator on the CPU uses no more bits
+_REMEMBERED = 32  # identities and texts whose inputs are kept; each takes less than a megabyte
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,37 @@ class Portraits:
 class ConsistentIDPipeline:
     """Portraits of a person from photos and a prompt. Each network is loaded when first used, and once.
 
+    The face networks are on the device only while they look at a picture. Calls from several threads wait for one
+    another.
+
     Args:
         preset: which networks, and the settings they were made for.
         device: where to compute, e.g. "cpu", "cuda", "cuda:1", "mps"; the best there is by default.
         dtype: "auto", "float32", "float16", "bfloat16" or a torch dtype; the preset's by default.
+        low_memory: keep on a GPU only the network that computes, decode pictures singly and in tiles, and let go of
+            the image encoder after each `identify`. The pictures stay the same, up to rounding and the tiles' seams.
+        fold: add the adapter's LoRA to the base's weights, which is faster; see `ConsistentID.attach`.
 
     Raises:
         InputError: a device that is not there, or an unknown dtype.
     """
 
     def __init__(
-        self, preset: Preset, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+        self,
+        preset: Preset,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        low_memory: bool = False,
+        fold: bool = True,
     ) -> None:
         self.preset = preset
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype or preset.dtype, self.device)
+        self.low_memory, self.fold = low_memory, fold
+        self._lock = threading.RLock()
+        self._inputs: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+        self._made_by: list[tuple[torch.nn.Parameter, int]] = []
 
     @classmethod
     def from_preset(
@@ -77,6 +99,9 @@ class ConsistentIDPipeline:
         name_or_path: str | PathLike[str],
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        *,
+        low_memory: bool = False,
+        fold: bool = True,
         **overrides: Any,
     ) -> ConsistentIDPipeline:
         """The preset of that name, folder or YAML file; `overrides` replace networks or settings in it.
@@ -84,7 +109,7 @@ class ConsistentIDPipeline:
         Raises:
             InputError: no such preset, override, device or dtype; the message lists what there is.
         """
-        return cls(load_preset(name_or_path).override(**overrides), device, dtype)
+        return cls(load_preset(name_or_path).override(**overrides), device, dtype, low_memory=low_memory, fold=fold)
 
     @cached_property
     def adapter(self) -> ConsistentID:
@@ -103,9 +128,43 @@ class ConsistentIDPipeline:
             CheckpointError: weights are missing, broken, or of another kind.
         """
         with _loading("base", self.preset.base):
-            pipe = _load_base(self.preset, self.adapter.spec.text_dim, self.dtype).to(self.device)
+            pipe = _load_base(self.preset, self.adapter.spec.text_dim, self.dtype)
+            pipe.to("cpu" if self.low_memory else self.device)
+        for number, lora in enumerate(self.preset.loras, 1):
+            with _loading(f"lora {number}", lora):
+                _load_lora(pipe, lora, f"lora{number}")
+        if self.preset.loras:
+            names = [f"lora{number}" for number, _ in enumerate(self.preset.loras, 1)]
+            pipe.set_adapters(names, [lora.scale for lora in self.preset.loras])
+        self.adapter.to(dtype=self.dtype).attach(pipe, fold=self.fold)
+        return self._ready(pipe)
+
+    @cached_property
+    def controlnet(self) -> Any:
+        """The ControlNet.
+
+        Raises:
+            InputError: the preset has none.
+            CheckpointError: its weights are missing, broken, or of another kind.
+        """
+        network = self.preset.controlnet
+        if network is None:
+            raise InputError(
+                "control is a picture for a ControlNet, and none is chosen; name one: --control-model on the command"
+                " line, from_preset(..., controlnet=...) in Python, controlnet in a preset's YAML file"
+            )
+        with _loading("controlnet", network):
+            controlnet = _load_controlnet(network, self.dtype)
+            return controlnet.to("cpu" if self.low_memory else self.device)
+
+    def _ready(self, pipe: Any) -> Any:
+        """A pipeline as this object wants it to sample."""
         pipe.set_progress_bar_config(disable=True)
-        self.adapter.to(self.device, self.dtype).attach(pipe)
+        if self.low_memory:
+            pipe.vae.enable_slicing()
+            pipe.vae.enable_tiling()
+            if self.device.type != "cpu":
+                pipe.enable_model_cpu_offload(device=self.device)
         return pipe
 
     @cached_property
@@ -115,7 +174,7 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        return _load_analyzer(self.preset, self.device)
+        return _load_analyzer(self.preset)
 
     @cached_property
     def encoder(self) -> IdentityEncoder:
@@ -131,10 +190,10 @@ class ConsistentIDPipeline:
         used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
-            image_encoder.to(self.device),
+            image_encoder,
             processor,
             part_layout=self.adapter.spec.part_layout,
-            canvas_size=preset.canvas_size,
+            canvas_size=self.adapter.spec.canvas_size,
             provenance={role: _provenance(network) for role, network in used.items()},
             same_person=preset.same_person,
         )
@@ -170,11 +229,19 @@ class ConsistentIDPipeline:
             PhotographError: a photograph where the preset knows drawings only.
         """
         names = [f"picture {n}" if isinstance(x, Image.Image) else str(x) for n, x in enumerate(photos, 1)]
-        images = [
-            to_rgb(x, name) if isinstance(x, Image.Image) else load_image(x)
-            for x, name in zip(photos, names, strict=True)
-        ]
-        return self.encoder.encode(*images, names=names, face_index=face_index, captioner=captioner)
+        images = [_read(x, name) for x, name in zip(photos, names, strict=True)]
+        with self._lock, self._faces(self.encoder.image_encoder):
+            identity = self.encoder.encode(*images, names=names, face_index=face_index, captioner=captioner)
+            if self.low_memory:
+                del self.encoder
+        return identity
+
+    @contextmanager
+    def _faces(self, *more: torch.nn.Module) -> Iterator[None]:
+        """The face networks on the device, for as long as they are used."""
+        parser: Any = self.analyzer.parser
+        with moved(self.device, parser.network, *more):
+            yield
 
     def __call__(
         self,
@@ -191,11 +258,18 @@ class ConsistentIDPipeline:
         merge_at: float | None = None,
         height: int | None = None,
         width: int | None = None,
+        image: Photo | None = None,
+        mask: Photo | None = None,
+        strength: float | None = None,
+        control: Photo | None = None,
+        control_scale: float | None = None,
         face_text: str | None = None,
         parts: Mapping[str, str] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Portraits:
         """Portraits of the person; what is left out comes from the preset's settings, whose meaning is in `Settings`.
+
+        With `image` that picture is drawn anew (img2img); with `mask`, too, the person is put into it (inpainting).
 
         Args:
             identity: from `identify` or `Identity.load`.
@@ -208,7 +282,12 @@ class ConsistentIDPipeline:
             guidance_scale: classifier-free guidance; 1 or less = off.
             scale: strength of the identity tokens.
             merge_at: fraction of the steps after which the fused facial text takes over.
-            height, width: pixels.
+            height, width: pixels; with `image` or `control` the shape is that picture's, and these say how many pixels.
+            image: path or picture to start from.
+            mask: of its size, white where it is drawn anew: everything else stays as it is, to the last bit.
+            strength: how far it is drawn anew, 0 to 1.
+            control: path or picture for the ControlNet: a pose, depths or edges; of the shape of `image`.
+            control_scale: strength of the ControlNet.
             face_text: the facial sentence; by default the identity's own or a fixed one.
             parts: words for single parts, e.g. ``{"eyes": "green eyes"}``.
             progress: called with (steps done, steps in all) after each step.
@@ -226,7 +305,14 @@ class ConsistentIDPipeline:
             height=height,
             width=width,
             negative_prompt=negative_prompt,
+            strength=strength,
+            control_scale=control_scale,
         )
+        given = _Given.read(image, mask, control)
+        if given.image and int(settings.steps * settings.strength) < 1:
+            raise InputError(
+                f"strength={settings.strength} of {settings.steps} steps is no step at all; raise one of them"
+            )
         wanted, made = num_images_per_prompt, best_of or num_images_per_prompt
         if not isinstance(prompt, str) or not prompt.strip():
             raise InputError(f"prompt={prompt!r} is empty; describe the picture, as in 'a woman in a red hat'")
@@ -239,8 +325,11 @@ class ConsistentIDPipeline:
             raise InputError(f"seed={seed} is not allowed; give an integer from 0 to {_SEEDS - 1}")
         first = secrets.randbelow(_SEEDS) if seed is None else seed
         seeds = [(first + number) % _SEEDS for number in range(made)]
-        images, withheld = self._sample(identity, prompt, settings, seeds, face_text, parts, progress)
-        scores = self.score(images, identity)
+        with self._lock:
+            windows, images, withheld = self._sample(
+                identity, prompt, settings, given, seeds, face_text, parts, progress
+            )
+            scores = self.score(windows, identity)
         order = list(range(made))
         if best_of:
             order.sort(key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True)
@@ -256,9 +345,10 @@ class ConsistentIDPipeline:
         """Likeness of each picture's largest face to the identity: cosine, -1 to 1; NaN where no face is found."""
         target = identity.embedding.numpy()
         scores = []
-        for image in images:
-            found = embed_largest(image, self.analyzer.detector, self.analyzer.recogniser)
-            scores.append(math.nan if found is None else float(found @ target))
+        with self._lock, self._faces():
+            for image in images:
+                found = embed_largest(image, self.analyzer.detector, self.analyzer.recogniser)
+                scores.append(math.nan if found is None else float(found @ target))
         return scores
 
     def _sample(
@@ -266,19 +356,22 @@ class ConsistentIDPipeline:
         identity: Identity,
         prompt: str,
         settings: Settings,
+        given: _Given,
         seeds: Sequence[int],
         face_text: str | None,
         parts: Mapping[str, str] | None,
         progress: Callable[[int, int], None] | None,
-    ) -> tuple[list[Image.Image], list[bool]]:
-        """A picture for each seed, in batches of like size, and whether the safety checker withheld it."""
+    ) -> tuple[list[Image.Image], list[Image.Image], list[bool]]:
+        """For each seed what was sampled, the picture it is part of, and whether the safety checker withheld it."""
         identity.check_networks(self.adapter.spec.networks)  # before the base, which may be slow to load
-        pipe = self.pipe
+        pipe = self._pipe_for(given)
+        native = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        canvas = given.canvas((settings.width or native, settings.height or native))
         batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
         images: list[Image.Image] = []
         withheld: list[bool] = []
 
-        def after_step(_pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        def after_step(pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
             if progress:
                 done, total = len(images), len(seeds)
                 each = min(settings.batch_size, total - done)
@@ -286,64 +379,139 @@ class ConsistentIDPipeline:
             return {}
 
         self.adapter.scale = settings.scale
-        inputs = self.adapter.inputs(
-            identity,
-            prompt,
-            settings.negative_prompt or None,
-            face_text=face_text,
-            parts=parts,
-            merge_at=settings.merge_at,
-            guidance_scale=settings.guidance_scale,
-            callback=after_step,
-        )
+        inputs = self._inputs_of(identity, prompt, settings, face_text, parts)
+        step = replace(inputs["callback_on_step_end"], callback=after_step)
+        inputs = inputs | {
+            "callback_on_step_end": step,
+            "callback_on_step_end_tensor_inputs": step.tensor_inputs,
+            "num_inference_steps": settings.steps,
+        }
         for batch in batches:
             output = pipe(
                 **inputs,
+                **_call_arguments(pipe, given, canvas, settings, len(batch)),
                 num_images_per_prompt=len(batch),
-                num_inference_steps=settings.steps,
-                height=settings.height or None,
-                width=settings.width or None,
                 # On the CPU, so that a seed means the same picture on every device.
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch],
             )
             images += output.images
             withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
-        return images, withheld
+        if given.image is None or given.mask is None or canvas is None:
+            return images, images, withheld
+        return images, [canvas.paste(image, given.image, given.mask) for image in images], withheld
+
+    def _pipe_for(self, given: _Given) -> Any:
+        """The pipeline that takes what is given; it shares all networks with `pipe`."""
+        if not given.image and not given.control:
+            return self.pipe
+        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
+
+        kind = AutoPipelineForText2Image
+        if given.image:
+            kind = AutoPipelineForInpainting if given.mask else AutoPipelineForImage2Image
+        more = {"controlnet": self.controlnet} if given.control else {}
+        return self._ready(kind.from_pipe(self.pipe, **more))
+
+    def _inputs_of(
+        self,
+        identity: Identity,
+        prompt: str,
+        settings: Settings,
+        face_text: str | None,
+        parts: Mapping[str, str] | None,
+    ) -> dict[str, Any]:
+        """`ConsistentID.inputs`, made once for an identity and a text as long as the networks stay as they are."""
+        self.adapter.check_attached()
+        texts = [network for name, network in self.pipe.components.items() if name.startswith("text_encoder")]
+        networks = [self.adapter.image_projection, self.adapter.facial_encoder, *filter(None, texts)]
+        made_by = [(x, x._version) for network in networks for x in network.parameters()]
+        # a LoRA on a text encoder is weighed by numbers that leave no trace in its parameters
+        unsure = any(getattr(network, "peft_config", None) for network in texts)
+        if unsure or not _same_weights(made_by, self._made_by):
+            self._inputs.clear()
+            self._made_by = made_by
+        described = tuple((parts or {}).items())
+        negative, guidance = settings.negative_prompt or None, settings.guidance_scale
+        key = (identity, prompt, negative, face_text, described, settings.merge_at, guidance)
+        if key not in self._inputs:
+            self._inputs[key] = self.adapter.inputs(
+                identity,
+                prompt,
+                negative,
+                face_text=face_text,
+                parts=parts,
+                merge_at=settings.merge_at,
+                guidance_scale=guidance,
+            )
+        self._inputs.move_to_end(key)
+        while len(self._inputs) > _REMEMBERED:
+            self._inputs.popitem(last=False)
+        return self._inputs[key]
 
 
-def resolve_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, or the best there is.
+@dataclass(frozen=True)
+class _Given:
+    """The pictures of a call."""
 
-    Raises:
-        InputError: it is not there; the message lists those that are.
-    """
-    there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        there.append("mps")
-    if device is None:
-        return torch.device("cuda" if len(there) > 1 and there[1] == "cuda:0" else there[-1])
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
-    if found is None or not any(name in (str(found), f"{found}:0") for name in there):
-        raise InputError(f"device={str(device)!r} is not there; this machine has {', '.join(there)}")
-    return found
+    image: Image.Image | None
+    mask: Image.Image | None
+    control: Image.Image | None
+
+    @classmethod
+    def read(cls, image: Photo | None, mask: Photo | None, control: Photo | None) -> _Given:
+        """Raises InputError for pictures that cannot be read or do not go together."""
+        if mask is not None and image is None:
+            raise InputError("mask says what of image is drawn anew; give image, too")
+        start = None if image is None else _read(image, "image")
+        area = None if mask is None else _read(mask, "mask").convert("L")
+        follow = None if control is None else _read(control, "control")
+        if start and area and start.size != area.size:
+            raise InputError(f"the mask is {_size(area)} pixels, the image {_size(start)}; give a mask of its size")
+        if start and follow:
+            # the same shape but for rounding: squeezed into another one it would lead astray
+            if not math.isclose(start.width / start.height, follow.width / follow.height, rel_tol=0.02):
+                raise InputError(
+                    f"control is {_size(follow)} pixels, the image {_size(start)}; give a control picture of its shape"
+                )
+            follow = follow.resize(start.size, Image.Resampling.LANCZOS)
+        return cls(start, area, follow)
+
+    def canvas(self, base: tuple[int, int]) -> Canvas | None:
+        """What of the given pictures is sampled; None without any."""
+        if self.mask:
+            return Canvas.around(self.mask, base)
+        leading = self.image or self.control
+        return Canvas.whole(leading.size, base) if leading else None
 
 
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The number format of that name; "auto" is float16 on a GPU and float32 on a CPU, which is slow at less.
+def _read(photo: Photo, name: str) -> Image.Image:
+    return to_rgb(photo, name) if isinstance(photo, Image.Image) else load_image(photo)
 
-    Raises:
-        InputError: an unknown name.
-    """
-    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    known["auto"] = torch.float32 if device.type == "cpu" else torch.float16
-    if dtype in known.values():
-        return dtype  # type: ignore[return-value]  # a torch dtype already
-    if dtype not in known:
-        raise InputError(f"dtype={dtype!r} is not known; give one of {', '.join(known)}")
-    return known[str(dtype)]
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _call_arguments(pipe: Any, given: _Given, canvas: Canvas | None, settings: Settings, batch: int) -> dict[str, Any]:
+    """What the pipeline of `ConsistentIDPipeline._pipe_for` wants besides the text."""
+    if canvas is None:
+        return {"width": settings.width or None, "height": settings.height or None}
+    known = inspect.signature(type(pipe).__call__).parameters
+    arguments: dict[str, Any] = dict(zip(("width", "height"), canvas.size, strict=True)) if "width" in known else {}
+    if given.image:
+        # one for each picture, so that each is encoded with noise of its own seed
+        arguments |= {"image": [canvas.cut(given.image)] * batch, "strength": settings.strength}
+    if given.mask:
+        arguments["mask_image"] = canvas.cut(given.mask)
+    if given.control:
+        arguments["control_image" if given.image else "image"] = canvas.cut(given.control)
+        arguments["controlnet_conditioning_scale"] = float(settings.control_scale)
+    return arguments
+
+
+def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:
+    """Whether these are the same parameters, and none was trained or loaded into since."""
+    return len(a) == len(b) and all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))
 
 
 @contextmanager
@@ -371,11 +539,40 @@ def _load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
         source, options = base.pretrained
         pipe = diffusers.DiffusionPipeline.from_pretrained(source, dtype=dtype, **options)
     if preset.scheduler:
-        known = getattr(diffusers, preset.scheduler, None)
+        sampler = SAMPLERS.get(preset.scheduler, Sampler(preset.scheduler))
+        known = getattr(diffusers, sampler.scheduler, None)
         if known is None:
-            raise InputError(f"scheduler={preset.scheduler!r} is not known; give a scheduler class of diffusers")
-        pipe.scheduler = known.from_config(pipe.scheduler.config, **preset.scheduler_options)
+            raise InputError(
+                f"scheduler={preset.scheduler!r} is not known; give one of {', '.join(SAMPLERS)}, or the name of a"
+                " scheduler class of diffusers"
+            )
+        pipe.scheduler = known.from_config(pipe.scheduler.config, **{**sampler.options, **preset.scheduler_options})
     return pipe
+
+
+def _load_lora(pipe: Any, lora: Network, name: str) -> None:
+    if lora.path or lora.files:
+        file = lora.fetch()
+        source, options = (file.parent, {"weight_name": file.name}) if file.is_file() else (file, {})
+        pipe.load_lora_weights(str(source), adapter_name=name, **options)
+    else:
+        pipe.load_lora_weights(lora.repo, revision=lora.revision, adapter_name=name)
+    if name not in {found for names in pipe.get_list_adapters().values() for found in names}:
+        raise CheckpointError(f"{lora}: has no layers of this base; choose a LoRA made for its family")
+
+
+def _load_controlnet(network: Network, dtype: torch.dtype) -> Any:
+    from diffusers import ControlNetModel
+
+    if len(network.files) == 1 or (network.path and network.path.is_file()):
+        return ControlNetModel.from_single_file(str(network.fetch()), dtype=dtype).eval()
+    source, options = network.pretrained
+    model, report = ControlNetModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"controlnet: {network} lacks {len(missing)} weights, first {missing[0]}; it is no ControlNet"
+        )
+    return model.eval()
 
 
 def _load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -392,10 +589,10 @@ def _load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]
     return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
 
 
-def _load_analyzer(preset: Preset, device: torch.device) -> FaceAnalyzer:
+def _load_analyzer(preset: Preset) -> FaceAnalyzer:
     with _loading("parser", preset.parser):
         load = FaceParser.bisenet if preset.parser.kind == "bisenet" else FaceParser.segformer
-        parser = load(preset.parser.fetch(), device)
+        parser = load(preset.parser.fetch())
     with _loading("detector", preset.detector):
         detector: Detector = (
             LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(_onnx_file(preset.detector))

@@ -51,12 +51,21 @@ captioner_option = click.option(
 )
 
 
-def load_pipeline(preset: Preset, device: str | None, dtype: str | None) -> ConsistentIDPipeline:
+low_memory_option = click.option(
+    "--low-memory",
+    is_flag=True,
+    help="Keep on the GPU only the network that computes, and decode pictures singly and in tiles: slower, smaller.",
+)
+
+
+def load_pipeline(
+    preset: Preset, device: str | None, dtype: str | None, *, low_memory: bool = False
+) -> ConsistentIDPipeline:
     """The preset's networks, loaded without the chatter of the libraries unless --debug asks for it."""
     quiet()
     from consistentid.pipeline import ConsistentIDPipeline
 
-    return ConsistentIDPipeline(preset, device=device, dtype=dtype)
+    return ConsistentIDPipeline(preset, device=device, dtype=dtype, low_memory=low_memory)
 
 
 def load_captioner(name: str | None, studio: ConsistentIDPipeline) -> Captioner | None:

@@ -52,5 +52,9 @@ def _text(report: dict[str, Any]) -> str:
         lines.append(f"  {item['role']:<14} {item['state'] + size:<22} {item['source']}{licence}")
     if report["to_fetch_mb"]:
         lines.append(f"  first use fetches {report['to_fetch_mb']} MB")
+    for fit in report["fits"]:
+        verdict = "fits" if fit["fits"] else "with --low-memory" if fit["fits_low_memory"] else "does not fit"
+        needs = f"{fit['whole_mb']} MB, with --low-memory {fit['low_memory_mb']}"
+        lines.append(f"  on {fit['device']} in {fit['dtype']}: weights of {needs}, of {fit['memory_mb']}: {verdict}")
     lines += ["", *(f"problem: {problem}" for problem in report["problems"])]
     return "\n".join(lines if report["problems"] else [*lines, "no problems found"])

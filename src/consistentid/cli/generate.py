@@ -18,6 +18,7 @@ from consistentid.cli.common import (
     json_option,
     load_captioner,
     load_pipeline,
+    low_memory_option,
     preset_option,
     print_json,
     progress_bar,
@@ -50,7 +51,12 @@ def _not_blank(_context: click.Context, _option: click.Parameter, value: str) ->
 Examples:
   consistentid generate ada.png --prompt "a woman in a red hat"
   consistentid generate ada1.jpg ada2.jpg --preset sd15 --prompt "a woman on a beach" --seed 7 --num 2
-  consistentid generate ada.safetensors --prompt "a woman with glasses" --part "eyes=green eyes" --best-of 8""",
+  consistentid generate ada.safetensors --prompt "a woman with glasses" --part "eyes=green eyes" --best-of 8
+  consistentid generate ada.png --prompt "a woman" --image party.jpg --mask face.png
+  consistentid generate ada.png --preset sd15 --prompt "a woman, dancing" --control pose.png \
+      --control-model lllyasviel/control_v11p_sd15_openpose
+  consistentid generate ada.png --preset sdxl --prompt "a woman" --scheduler lightning \
+      --lora ByteDance/SDXL-Lightning/sdxl_lightning_4step_lora.safetensors""",
 )
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True, type=EXISTING)
 @click.option("--prompt", required=True, callback=_not_blank, help="What the pictures shall show.")
@@ -68,6 +74,25 @@ Examples:
 )
 @click.option("--width", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--height", type=int, help="Pixels.  [default: the preset's]")
+@click.option("--image", type=EXISTING, help="A picture to start from, of which --strength is drawn anew.")
+@click.option(
+    "--mask", type=EXISTING, help="White where the person is put into the --image; the rest stays exactly as it is."
+)
+@click.option("--strength", type=float, help="How far the --image is drawn anew, 0 to 1.  [default: the preset's]")
+@click.option("--control", type=EXISTING, help="A pose, depths or edges to follow, as a picture for a ControlNet.")
+@click.option("--control-model", metavar="MODEL", help="The ControlNet: a hub id, folder or file.")
+@click.option("--control-scale", type=float, help="Strength of the ControlNet.  [default: 1]")
+@click.option("--base", metavar="MODEL", help="Another base model of the preset's family: a hub id, folder or file.")
+@click.option(
+    "--lora",
+    "loras",
+    metavar="MODEL[:SCALE]",
+    multiple=True,
+    help="A LoRA for the base: a file, folder, hub id or owner/name/file. Repeatable.",
+)
+@click.option(
+    "--scheduler", help="ddim, euler, dpm++, unipc, a class of diffusers; for few steps lcm, lightning, hyper-sd."
+)
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
 @click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
 @face_index_option
@@ -75,6 +100,7 @@ Examples:
 @preset_option
 @device_option
 @dtype_option
+@low_memory_option
 @json_option
 @debug_option
 def generate(
@@ -92,6 +118,15 @@ def generate(
     parts: dict[str, str],
     width: int | None,
     height: int | None,
+    image: Path | None,
+    mask: Path | None,
+    strength: float | None,
+    control: Path | None,
+    control_model: str | None,
+    control_scale: float | None,
+    base: str | None,
+    loras: tuple[str, ...],
+    scheduler: str | None,
     out: Path,
     sheet: bool,
     face_index: int | None,
@@ -99,6 +134,7 @@ def generate(
     preset: str,
     device: str | None,
     dtype: str | None,
+    low_memory: bool,
     as_json: bool,
 ) -> None:
     """Make portraits of the person on the REFERENCE photos.
@@ -108,7 +144,7 @@ def generate(
     the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
     from consistentid.faces.parts import PARTS
-    from consistentid.images import contact_sheet
+    from consistentid.images import contact_sheet, load_image
     from consistentid.output import check_folder, encode_json, encode_png, save_new, versions
     from consistentid.presets import load_preset
 
@@ -121,7 +157,20 @@ def generate(
         raise InputError("--captioner writes the facial sentence; leave out --face-text and --part, or the captioner")
     if best_of is not None and best_of < num:
         raise InputError(f"--best-of {best_of} is less than --num {num}; raise the one or lower the other")
+    for name, value, needed, needs in (
+        ("--mask", mask, image, "--image"),
+        ("--strength", strength, image, "--image"),
+        ("--control-model", control_model, control, "--control"),
+        ("--control-scale", control_scale, control, "--control"),
+    ):
+        if value is not None and needed is None:
+            raise InputError(f"{name} says how {needs} is used; give {needs}, too, or leave it out")
+    networks: dict[str, Any] = {"base": base, "controlnet": control_model, "scheduler": scheduler}
+    networks = {name: value for name, value in networks.items() if value is not None}
+    if loras:
+        networks["loras"] = loras
     chosen = load_preset(preset).override(
+        **networks,
         steps=steps,
         guidance_scale=guidance,
         scale=id_scale,
@@ -129,13 +178,16 @@ def generate(
         width=width,
         height=height,
         negative_prompt=negative_prompt,
+        strength=strength,
+        control_scale=control_scale,
     )
+    given = {name: load_image(path) for name, path in (("image", image), ("mask", mask), ("control", control)) if path}
     who, photos = _read_references(references)
     if who and captioner is not None:
         raise InputError(f"--captioner: {references[0]} holds no photo; give it to `consistentid identify` instead")
     check_folder(out)
 
-    studio = load_pipeline(chosen, device, dtype)
+    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
     identity = who or studio.identify(*references, face_index=face_index, captioner=load_captioner(captioner, studio))
     result = studio(
         identity,
@@ -145,6 +197,7 @@ def generate(
         seed=seed,
         face_text=face_text,
         parts=parts or None,
+        **given,
         progress=progress_bar("step"),
     )
 
@@ -153,7 +206,14 @@ def generate(
         **chosen.settings.record(),
         "face_text": identity.face_text or None if face_text is None and not parts else face_text,
         "parts": parts,
+        "scheduler": chosen.scheduler,
+        **{name: str(path) for name, path in (("image", image), ("mask", mask), ("control", control)) if path},
+        **({"strength": chosen.settings.strength} if image else {}),
+        **({"control_scale": chosen.settings.control_scale} if control else {}),
         "preset": chosen.name,
+        "base": base,
+        "control_model": control_model,
+        "loras": list(loras),
         "networks": dict(identity.provenance),
         "versions": versions(),
         "ai_generated": True,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -31,6 +31,7 @@ class Network:
         variant: "fp16" where the repository has smaller weights of that name, and
         files: one file that is all of it, or those by which a repository used as a whole is known, the weights last.
         megabytes: what has to be fetched, roughly.
+        parameters: millions of them, of each of its parts, where the weights are not here to be counted.
         licence: name of the licence, and what it forbids.
     """
 
@@ -41,6 +42,7 @@ class Network:
     variant: str | None = None
     files: tuple[str, ...] = ()
     megabytes: int = 0
+    parameters: tuple[float, ...] = ()
     licence: str = ""
 
     def __str__(self) -> str:
@@ -90,6 +92,17 @@ class Network:
         return source, {name: value for name, value in chosen.items() if value}
 
 
+@dataclass(frozen=True)
+class Lora(Network):
+    """A LoRA for the base, beside the adapter's own.
+
+    Attributes:
+        scale: its strength; 1 = as trained.
+    """
+
+    scale: float = 1.0
+
+
 UNREACHABLE = (
     "check the name and the network connection, or fetch it elsewhere and name its path in a preset of your own"
 )
@@ -107,6 +120,8 @@ class Settings:
         merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
         width, height: pixels, multiples of 8; 0 = what the base was trained at.
         negative_prompt: what the pictures shall not show.
+        strength: how far a given picture is drawn anew: 0 = kept, 1 = only its shape counts.
+        control_scale: strength of the ControlNet.
         batch_size: pictures sampled at once; more needs more memory.
 
     Raises:
@@ -120,6 +135,8 @@ class Settings:
     width: int = 0
     height: int = 0
     negative_prompt: str = ""
+    strength: float = 0.8
+    control_scale: float = 1.0
     batch_size: int = 1
 
     def __post_init__(self) -> None:
@@ -136,8 +153,9 @@ class Settings:
             raise InputError(f"negative_prompt={self.negative_prompt!r} is not allowed; give a text")
 
     def record(self) -> dict[str, Any]:
-        """What shaped the pictures, without what depends on the machine or is told with each picture."""
-        return {name: value for name, value in asdict(self).items() if name not in ("width", "height", "batch_size")}
+        """What shapes every picture, without what depends on the machine or is told with each picture."""
+        others = ("width", "height", "batch_size", "strength", "control_scale")
+        return {name: value for name, value in asdict(self).items() if name not in others}
 
     def but(self, **changes: Any) -> Settings:
         """The same settings with those changes that are not None."""
@@ -149,10 +167,41 @@ _RANGES = (
     ("guidance_scale", 0, 100),
     ("scale", 0, 10),
     ("merge_at", 0, 1),
+    ("strength", 0, 1),
+    ("control_scale", 0, 10),
     ("width", 0, 8192),
     ("height", 0, 8192),
     ("batch_size", 1, 1024),
 )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way of sampling by the name users know it by.
+
+    Attributes:
+        scheduler: class of diffusers.
+        options: for its `from_config`.
+        settings: what it needs of a call; distilled models take few steps and no guidance.
+    """
+
+    scheduler: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "ddim": Sampler("DDIMScheduler"),
+    "euler": Sampler("EulerDiscreteScheduler"),
+    "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "unipc": Sampler("UniPCMultistepScheduler"),
+    "lcm": Sampler("LCMScheduler", {}, {"steps": 8, "guidance_scale": 1.0}),
+    "lightning": Sampler(
+        "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, {"steps": 4, "guidance_scale": 1.0}
+    ),
+    "hyper-sd": Sampler("DDIMScheduler", {"timestep_spacing": "trailing"}, {"steps": 8, "guidance_scale": 1.0}),
+}
+"""Names for `Preset.scheduler`. The last three want a base or a LoRA that was distilled that way."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +214,11 @@ class Preset:
         image_encoder: the CLIP vision model with its processor's configuration.
         parser, detector, recogniser: the face networks; a detector of kind "labels" is the parser's labels read.
         judge: a second recogniser that scores and never conditions; may be absent.
-        scheduler: class name in diffusers; empty = the base's own. `scheduler_options` go to its `from_config`.
+        controlnet: follows pictures of poses, depths or edges; may be absent.
+        loras: for the base, beside the adapter's own.
+        scheduler: a name of `SAMPLERS` or a class of diffusers; empty = the base's own. `scheduler_options` go to its
+            `from_config`.
         dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
-        canvas_size: side on which released weights want the outlines of facial parts filled; others do not use it.
         drawings_only: the networks know drawings only, so photographs are refused.
         same_person: cosine of two embeddings of the recogniser from which two pictures are taken for one person, -1 to
             1; `benchmarks/same_person.py` measures it. The default is for ArcFace networks such as w600k_r50.
@@ -183,10 +234,11 @@ class Preset:
     detector: Network
     recogniser: Network
     judge: Network | None = None
+    controlnet: Network | None = None
+    loras: tuple[Lora, ...] = ()
     scheduler: str = ""
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
-    canvas_size: int = 512
     drawings_only: bool = False
     same_person: float = 0.2
     settings: Settings = field(default_factory=Settings)
@@ -203,21 +255,30 @@ class Preset:
     def networks(self) -> dict[str, Network]:
         """All networks by role, in order of their use."""
         found = {role: getattr(self, role) for role in _ROLES}
+        found |= {f"lora {number}": lora for number, lora in enumerate(self.loras, 1)}
         return {role: network for role, network in found.items() if network is not None}
 
     def override(self, **changes: Any) -> Preset:
         """The same preset with other networks (a path, "owner/name" or "owner/name/file") or settings.
 
+        `loras` is a list of those, each with ``:scale`` behind it if it is not 1. A scheduler of `SAMPLERS` brings the
+        settings that it needs, which others given here overrule.
+
         Raises:
             InputError: an unknown name; the message lists the names there are.
         """
         settings = [item.name for item in fields(Settings)]
-        plain = ["scheduler", "scheduler_options", "dtype", "canvas_size", "drawings_only", "same_person"]
-        if unknown := sorted(set(changes) - {*_ROLES, *settings, *plain}):
-            raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join([*_ROLES, *plain, *settings])}")
+        plain = ["scheduler", "scheduler_options", "dtype", "drawings_only", "same_person"]
+        if unknown := sorted(set(changes) - {*_ROLES, "loras", *settings, *plain}):
+            known = [*_ROLES, "loras", *plain, *settings]
+            raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join(known)}")
         direct: dict[str, Any] = {name: changes[name] for name in plain if name in changes}
         direct |= {role: self._another(role, changes[role]) for role in _ROLES if role in changes}
-        direct["settings"] = self.settings.but(**{name: changes[name] for name in settings if name in changes})
+        if "loras" in changes:
+            direct["loras"] = tuple(_lora(source) for source in changes["loras"])
+        needed = _needed_settings(changes.get("scheduler", ""))
+        chosen = {name: changes[name] for name in settings if changes.get(name) is not None}
+        direct["settings"] = self.settings.but(**{**needed, **chosen})
         return replace(self, **direct)
 
     def _another(self, role: str, source: Any) -> Network:
@@ -225,7 +286,8 @@ class Preset:
         return replace(_source(str(source), Path.cwd(), f"{role}={source}"), kind=before.kind if before else "")
 
 
-_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge")
+_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "controlnet")
+_OPTIONAL = ("judge", "controlnet")
 _KINDS = {
     "parser": ("segformer", "bisenet"),
     "detector": ("labels", "onnx", "insightface"),
@@ -263,28 +325,41 @@ def _parse(path: Path) -> Preset:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: cannot be read as YAML ({first_line(error)}); correct the file") from None
-    folder = path.parent.resolve()
     data = {"name": path.stem, "about": "", **_keys(data, Preset, path, "the preset")}
     for role in _ROLES:
         if data.get(role) is None:
             data.pop(role, None)
-            continue
-        source = data[role]
-        if isinstance(source, str):
-            source = {"path" if source.startswith(".") else "repo": source}
-        source = _keys(source, Network, path, role)
-        if "path" in source:
-            source["path"] = (folder / Path(source["path"]).expanduser()).resolve()
-        source["files"] = tuple(source.get("files", ()))
-        data[role] = Network(**source)
-    required = [role for role in _ROLES if role != "judge"]
+        else:
+            data[role] = _network(data[role], Network, path, role)
+    data["loras"] = tuple(_network(source, Lora, path, "loras") for source in data.get("loras") or ())
+    required = [role for role in _ROLES if role not in _OPTIONAL]
     if missing := [role for role in required if role not in data]:
         raise InputError(f"{path}: lacks {', '.join(missing)}; a preset names {', '.join(required)}")
     settings = _keys(data.pop("settings", None) or {}, Settings, path, "settings")
     try:
-        return Preset(**data, settings=Settings(**settings))
+        needed = _needed_settings(data.get("scheduler", ""))
+        return Preset(**data, settings=Settings(**{**needed, **settings}))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+_N = TypeVar("_N", bound=Network)
+
+
+def _needed_settings(scheduler: str) -> Mapping[str, Any]:
+    return SAMPLERS[scheduler].settings if scheduler in SAMPLERS else {}
+
+
+def _network(source: Any, kind: type[_N], path: Path, where: str) -> _N:
+    """A network as the YAML file at `path` describes it."""
+    if isinstance(source, str):
+        source = {"path" if source.startswith(".") else "repo": source}
+    values = _keys(source, kind, path, where)
+    if "path" in values:
+        values["path"] = (path.parent.resolve() / Path(values["path"]).expanduser()).resolve()
+    for name in ("files", "parameters"):
+        values[name] = tuple(values.get(name, ()))
+    return kind(**values)
 
 
 def _keys(data: Any, kind: type, path: Path, where: str) -> dict[str, Any]:
@@ -294,6 +369,16 @@ def _keys(data: Any, kind: type, path: Path, where: str) -> dict[str, Any]:
     if unknown := sorted(str(key) for key in data.keys() - set(allowed)):
         raise InputError(f"{path}: {where} has unknown {', '.join(unknown)}; allowed are {', '.join(allowed)}")
     return dict(data)
+
+
+def _lora(source: str) -> Lora:
+    place, _, scale = source.rpartition(":")
+    try:
+        strength = float(scale) if place else 1.0
+    except ValueError:  # a colon of the path
+        place, strength = "", 1.0
+    found = _source(place or source, Path.cwd(), f"lora={source}")
+    return Lora(path=found.path, repo=found.repo, files=found.files, scale=strength)
 
 
 def _source(source: str, folder: Path, what: str) -> Network:

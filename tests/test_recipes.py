@@ -1,0 +1,113 @@
+"""The recipes of `docs/pipelines.md`, run as they stand there, on tiny networks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    EulerDiscreteScheduler,
+    MotionAdapter,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+import tiny
+from consistentid import checkpoint
+from consistentid.adapter import ConsistentID
+
+PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
+FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def tiny_xl() -> StableDiffusionXLPipeline:
+    torch.manual_seed(0)
+    text = CLIPTextConfig(
+        vocab_size=815, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        projection_dim=16, bos_token_id=813, eos_token_id=814, pad_token_id=814,
+    )  # fmt: skip
+    tokenizer = CLIPTokenizer.from_pretrained(tiny.TOKENIZER)
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, sample_size=32,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
+        text_encoder=CLIPTextModel(text), text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=tokenizer, tokenizer_2=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
+            cross_attention_dim=32, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
+            addition_time_embed_dim=4, projection_class_embeddings_input_dim=40,
+        ),
+        scheduler=EulerDiscreteScheduler(),
+    )  # fmt: skip
+
+
+def save_lora(file: Path, unet: torch.nn.Module) -> None:
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    size = unet.get_submodule(layer).in_features
+    state = {f"unet.{layer}.lora_A.weight": torch.randn(2, size), f"unet.{layer}.lora_B.weight": torch.randn(size, 2)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(state, file)
+
+
+@pytest.fixture
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page's first block names, at tiny size."""
+    monkeypatch.chdir(tmp_path)
+    source = tiny.preset()
+    unet = UNet2DConditionModel.from_pretrained(source / "base" / "unet")
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16)).save_pretrained("controlnet")
+    MotionAdapter(
+        (16, 32), motion_layers_per_block=1, motion_num_attention_heads=4, motion_norm_num_groups=4
+    ).save_pretrained("motion")
+    for name in ("style", "hub/lcm/lcm", "hub/lightning/lightning", "hub/hyper/hyper"):
+        save_lora(Path(f"{name}.safetensors"), unet)
+
+    xl = tiny_xl()
+    xl.save_pretrained("base-xl")
+    Path("adapter").mkdir()
+    shutil.copy(source / "adapter" / "model.safetensors", "adapter/15.safetensors")
+    cid = ConsistentID(replace(ConsistentID.from_pretrained(source / "adapter").spec, shortcut=True))
+    with cid.attached(xl):
+        checkpoint.write(Path("adapter/xl.safetensors"), cid.spec, cid.state_dict())
+
+    tiny.portrait().save("ada.png")
+    tiny.portrait(9).save("tom.png")
+    tiny.draw((60, 60), size=(160, 128))[0].save("party.png")
+    mask = Image.new("L", (160, 128), 0)
+    mask.paste(255, (30, 20, 90, 100))
+    mask.save("mask.png")
+    Image.effect_noise((64, 64), 60).convert("RGB").save("pose.png")
+    return {
+        "preset": source, "base": str(source / "base"), "base_xl": "base-xl", "adapter": "adapter",
+        "adapter_file": "15.safetensors", "adapter_xl_file": "xl.safetensors", "controlnet": "controlnet",
+        "style": "style.safetensors", "lcm": "hub/lcm/lcm.safetensors", "hyper": "hub/hyper/hyper.safetensors",
+        "lightning": "hub/lightning/lightning.safetensors", "motion": "motion", "size": (64, 64), "steps": 2,
+    }  # fmt: skip
+
+
+def test_recipes(stand_ins: dict[str, Any]) -> None:
+    text = PAGE.read_text()
+    first, *recipes = FENCE.finditer(text)
+    named: dict[str, Any] = {}
+    exec(first[1], named)
+    assert set(stand_ins) == {name for name in named if not name.startswith("__")}
+    assert len(recipes) > 10
+    names = dict(stand_ins)
+    for recipe in recipes:
+        line = text[: recipe.start(1)].count("\n")
+        exec(compile("\n" * line + recipe[1], PAGE, "exec"), names)  # so that errors name the page's lines
+    assert Path("forest.png").exists()
+    assert names["fast"].preset.settings.guidance_scale == 1
+    assert len(names["frames"]) == 16
+    assert names["image"].size == (64, 64)
