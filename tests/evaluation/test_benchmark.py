@@ -102,6 +102,17 @@ def test_a_picture_that_was_never_made_fails_everything(scored: Benchmark) -> No
     assert scored.methods["never made"].scores["fid"].pictures == 0
 
 
+def test_a_refused_reference_counts_even_where_it_shows_no_face(
+    people: list[Person], prompts: tuple[Prompt, ...], encoders: Encoders, tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "nobody.png")
+    made = rows("m", people[:2], prompts[:1], lambda who, prompt: people[who].real[prompt])
+    scores = score([made[0], replace(made[1], reference=tmp_path / "nobody.png", picture=None)], encoders)
+    for key in ("face_sim", "sim_gt", "fgis"):
+        assert scores.methods["m"].each[key].tolist()[1] == 0, key
+        assert scores.methods["m"].scores[key].pictures == 2
+
+
 def test_the_bounds_are_scored_with_the_same_ruler(scored: Benchmark) -> None:
     true = scored.methods["true"].scores
     for key in ("clip_t", "clip_i", "face_sim", "fgis", "adherence"):

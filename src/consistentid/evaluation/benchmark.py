@@ -274,9 +274,15 @@ class _Eyes:
         made, reference = ([index[getattr(row, name)] for row in rows] for name in ("picture", "reference"))
         unknown = np.full(f.clip.shape[1], np.nan, np.float32)
         prompts = np.stack([self._texts.get(row.prompt, unknown) for row in rows])
+        # A reference that was refused may have no face for us either; that is a failure all the same.
+        refused = np.array([row.picture is None for row in rows])
         parts = similarity(f.parts[reference], f.parts[made])
-        face_sim = similarity(f.face[reference], f.face[made])
-        face_sim_or_nan = cosine(f.face[reference], f.face[made])  # a face that is not there copies nothing
+        face_sim = np.where(refused, 0.0, similarity(f.face[reference], f.face[made]))
+        direct = cosine(f.face[reference], f.face[made])  # NaN without a face, which copies nothing and is nobody
+        verified = {
+            far: np.where(np.isnan(face_sim), np.nan, accepted(direct, threshold))
+            for far, threshold in self.thresholds.items()
+        }
         # row by row, since people may have different numbers of photos
         subject, truth, copied = (np.full(len(rows), np.nan) for _ in range(3))
         for i, row in enumerate(rows):
@@ -285,7 +291,7 @@ class _Eyes:
             to_truth = similarity(f.face[others], f.face[made[i]][None])
             truth[i] = _mean(to_truth[None])[0]
             between, beyond = (cosine(f.face[others], f.face[one]) for one in (reference[i], made[i]))
-            nearer = copy_paste(np.full_like(between, face_sim_or_nan[i]), beyond, between)
+            nearer = copy_paste(np.full_like(between, direct[i]), beyond, between)
             copied[i] = _mean(nearer[None])[0]
         return {
             "clip_t": similarity(prompts, f.clip[made]),
@@ -293,11 +299,11 @@ class _Eyes:
             "clip_i_subject": subject,
             "dino": similarity(f.dino[reference], f.dino[made]),
             "face_sim": face_sim,
-            "sim_gt": truth,
+            "sim_gt": np.where(refused & [bool(row.others) for row in rows], 0.0, truth),
             "copy_paste": copied,
-            "accepted_1": accepted(face_sim, self.thresholds[0.01]),
-            "accepted_01": accepted(face_sim, self.thresholds[0.001]),
-            "fgis": _mean(parts),
+            "accepted_1": verified[0.01],
+            "accepted_01": verified[0.001],
+            "fgis": np.where(refused, 0.0, _mean(parts)),
             **{f"fgis_{part}": parts[:, number] for number, part in enumerate(PARTS)},
             "face_found": (~np.isnan(f.face[made]).any(1)).astype(np.float64),
         }

@@ -91,7 +91,7 @@ class ClipEncoder(VisionEncoder):
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> Floats:
         """(K, D) float32 of K texts, not normalised; a text is cut where the encoder's context ends."""
-        tokens = self._tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         features: Floats = self._text(tokens["input_ids"].to(self._device)).float().cpu().numpy()
         return features
 

@@ -273,10 +273,16 @@ def _in_processes(
 def _start_worker(plan: Plan, dtype: torch.dtype, devices: Any, threads: int) -> None:
     global _worker
     parent = multiprocessing.parent_process()
-    if parent:  # a parent that is killed cannot tell its pool to end
-        threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+    if parent:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
     _worker = ConsistentIDPipeline(plan.preset, devices.get(), dtype), plan
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended: one that is killed cannot tell its pool."""
+    wait([parent])
+    os._exit(1)
 
 
 def _job(variant: Variant, person: int) -> str | None:

@@ -280,8 +280,8 @@ def _tracks(benchmark: Benchmark) -> str:
     charts = []
     for key in _TRACKS:
         points = [_point(name, s.scores[key], key) for name, s in _first(benchmark.methods).items()]
-        ends = (MEASURES[key].factor * b.scores[key].value for b in (benchmark.random, benchmark.real))
-        charts.append(track(MEASURES[key].title, points, *ends))
+        lower, upper = (MEASURES[key].factor * b.scores[key].value for b in (benchmark.random, benchmark.real))
+        charts.append(track(MEASURES[key].title, points, lower, upper))
     return "".join(f"<div>{chart}</div>" for chart in charts if chart)
 
 

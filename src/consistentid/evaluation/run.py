@@ -8,6 +8,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,14 @@ def evaluate_preset(
     who = (
         read_people(photos, people)
         if photos
-        else draw_people(home, people, protocol.prompts, lambda *n: progress("people", *n))
+        else draw_people(home, people, protocol.prompts, partial(progress, "people"))
     )
     plan = Plan(studio.preset, folder, who, protocol.prompts, chosen, seeds)
     sheets = _attention(studio, plan)  # first, while the adapter is on for certain
-    refused = generate(plan, studio, workers, lambda *n: progress("pictures", *n))
+    refused = generate(plan, studio, workers, partial(progress, "pictures"))
     rows = list(plan.rows())
     write_manifest(folder / NAME, rows)
-    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, lambda *n: progress("seen", *n))
+    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, partial(progress, "seen"))
     facts = {
         "preset": studio.preset.name,
         "adapter": _told(studio.preset),
@@ -139,7 +140,7 @@ def evaluate_pictures(
         InputError, ImageError: see `score`.
     """
     check_folder(folder)
-    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, lambda *n: progress("seen", *n))
+    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, partial(progress, "seen"))
     people = len({row.identity for row in rows})
     facts = {"made of": f"{len(rows)} pictures of {people} people", **environment()}
     return write_report(folder, benchmark, About(title=title, facts=facts))
