@@ -67,9 +67,7 @@ def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
         CheckpointError: the file is missing, truncated, no weights, or of another layout; missing, unexpected and
             misshapen entries are listed by name.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no weights file {path}; check the path")
-    state, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
+    state, metadata = read_state(path)
     tensors, released = to_ours(state, str(path))
     guessed = spec is None and bool(released)
     if guessed:
@@ -78,6 +76,17 @@ def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
         spec = _read_spec(path, metadata)
     check(spec, tensors, str(path))
     return Checkpoint(spec, tensors, guessed)
+
+
+def read_state(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Contents and metadata of a weights file of any layout, safetensors or a pickle (read with ``weights_only=True``).
+
+    Raises:
+        CheckpointError: the file is missing, truncated, or no weights.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no weights file {path}; check the path")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
 
 
 def write(path: Path, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> None:

@@ -12,6 +12,7 @@ ConsistentIDError
 │   └── PhotographError         a photograph was given to a preset made for drawings
 ├── CheckpointError             weights are missing, truncated or of another layout
 ├── IncompatibleIdentityError   an identity made by other networks than the adapter expects
+├── TrainingError               a training cannot go on, or not as it was begun
 └── PipelineError               the diffusion pipeline cannot take the adapter, or lost it
 ```
 """
@@ -61,6 +62,10 @@ class CheckpointError(ConsistentIDError):
 
 class IncompatibleIdentityError(ConsistentIDError):
     """The identity was made by other networks than the adapter was trained with."""
+
+
+class TrainingError(ConsistentIDError):
+    """A training cannot go on, or not as it was begun."""
 
 
 class PipelineError(ConsistentIDError):

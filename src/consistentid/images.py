@@ -69,15 +69,20 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
 
 
 def contact_sheet(
-    references: Sequence[Image.Image], pictures: Sequence[Image.Image], captions: Sequence[str], tile: int = 256
+    references: Sequence[Image.Image],
+    pictures: Sequence[Image.Image],
+    captions: Sequence[str],
+    tile: int = 256,
+    columns: int | None = None,
 ) -> Image.Image:
     """One RGB picture to judge a run by: references in a column on the left, pictures in a grid on the right.
 
     `captions` holds one short line for each picture. Every picture is fitted into `tile` x `tile` pixels, never cut.
+    `columns` of the grid are chosen by the number of pictures when not given.
     """
     line, gap = max(12, tile // 12), max(4, tile // 32)
     font = ImageFont.load_default(size=line * 0.8)
-    columns = max(1, min(len(pictures), max(4, round(len(pictures) ** 0.5 * 1.5))))
+    columns = columns or max(1, min(len(pictures), max(4, round(len(pictures) ** 0.5 * 1.5))))
     rows = max(-(-len(pictures) // columns), 1)
     left = -(-len(references) // rows)
     step_x, step_y = tile + gap, tile + line + gap

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from consistentid.errors import InputError
 
 
 class AttentionRecorder:
@@ -23,34 +25,52 @@ class AttentionRecorder:
             and up block when there are seven or more (the middle five of SD1.5, as in the paper).
     """
 
-    def __init__(self, unet: nn.Module, blocks: list[str] | None = None) -> None:
+    def __init__(self, unet: nn.Module, blocks: Sequence[str] | None = None) -> None:
         layers = {n: m for n, m in unet.named_modules() if n.endswith(".attn2")}
         names = list(dict.fromkeys(_block(n) for n in layers))
         names.sort(key=lambda n: ("down_blocks", "mid_block", "up_blocks").index(n.split(".")[0]))
         if blocks is None:
             blocks = names[1:-1] if len(names) >= 7 else names
+        if unknown := sorted(set(blocks) - set(names)):
+            raise InputError(
+                f"the UNet has no block {', '.join(unknown)} with cross-attention; it has {', '.join(names)}"
+            )
         self.layers: dict[str, Any] = {n: m for n, m in layers.items() if _block(n) in blocks}
         self.maps: dict[str, Tensor] = {}
         self._positions = torch.empty(0)
         self._sizes = (0, 0)
+        self._handles: list[Any] = []
 
     @contextmanager
     def recording(self, positions: Tensor, size: tuple[int, int]) -> Iterator[dict[str, Tensor]]:
-        """Within the block, every run of the UNet fills the yielded mapping: layer -> (B, N, h, w), mean over heads.
+        """`watch` within the block."""
+        try:
+            yield self.watch(positions, size)
+        finally:
+            self.stop()
+
+    def watch(self, positions: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+        """From now on every run of the UNet fills the mapping returned: layer -> (B, N, h, w), mean over heads.
+
+        A training with gradient checkpointing must watch until its backward pass is done, which runs the layers again.
 
         Args:
             positions: (B, N) long, the text positions to watch.
             size: height and width of the latents.
         """
         self._positions, self._sizes, self.maps = positions, size, {}
-        handles = [
-            layer.register_forward_pre_hook(self._hook(name), with_kwargs=True) for name, layer in self.layers.items()
-        ]
-        try:
-            yield self.maps
-        finally:
-            for handle in handles:
-                handle.remove()
+        if not self._handles:
+            self._handles = [
+                layer.register_forward_pre_hook(self._hook(name), with_kwargs=True)
+                for name, layer in self.layers.items()
+            ]
+        return self.maps
+
+    def stop(self) -> None:
+        """End `watch`; does nothing otherwise."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _hook(self, name: str) -> Any:
         def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

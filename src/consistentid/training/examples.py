@@ -1,93 +1,321 @@
-"""Training examples of the adapter: a reference of a person and another picture of them, as tensors."""
+"""Training examples: what a sample of a step is, and the batch of tensors that the losses take.
+
+A sample is a pure function of the seed, the step and its place in the step's batch, so neither the number of processes
+and workers nor an interruption changes it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
+from torch.nn import functional as F
+from torch.utils import data
 
-from consistentid.faces.parts import PARTS, part_masks
-from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.training.stack.autoencoder import pixels
-from consistentid.training.stack.clip import part_crops
-from consistentid.training.stack.loop import batched, save_atomically
-from consistentid.training.stack.pictures import Pool
+from consistentid.adapter import ConsistentID
+from consistentid.data.portraits import Caption
+from consistentid.faces.parts import PARTS, part_masks, part_pictures, whole_picture
+from consistentid.prompt import FacialText, compose, facial_sentence, fitting
+from consistentid.spec import AdapterSpec
+from consistentid.training.cache import Cache
+from consistentid.training.config import TrainConfig
+from consistentid.training.frozen import FrozenNetworks
+from consistentid.training.pictures import pixels
+from consistentid.training.schedule import batch_indices
+from consistentid.training.sources import Picture, Source
+
+FACE_LABELS = tuple(range(1, 14))
+"""What `face_weight` weighs: everything of the head but neck, hair and hat."""
+
+Place = tuple[int, int, int]
+"""(step, place in the step's batch, picture)."""
 
 
-@dataclass(frozen=True)
-class References:
-    """What the adapter sees of reference pictures, computed once.
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One sample; what frozen networks are still to compute is there as their input.
 
-    embedding (R, 512), face (R, L, D), parts (R, N, L, D) float16; mask (R, N) bool; blank (L, D).
-    Rows are pictures: person ``r // views``, their scene ``r % views``.
+    Attributes:
+        key: names it.
+        step: of the training.
+        row, reference_row: numbers of the two pictures.
+        caption: of the picture to be drawn.
+        dropped: whether it sees no text and no identity.
+        whole: whether the noise loss counts the background, too.
+        sentence: uniform number that chooses the facial sentence.
+        time: uniform number that chooses the timestep.
+        noise: (C, h, w).
+        target: "masks" (N, h, w), "person" and "face" (1, h, w), and "pixels" (1, 3, H, W) or "output", the latents.
+        reference: "embedding" (D,), "seen" (N,) bool, and of the whole and the parts seen "pixels" (n, 3, S, S) or
+            "output", the features (n, L, clip_dim).
     """
 
+    key: str
+    step: int
+    row: int
+    reference_row: int
+    caption: Caption
+    dropped: bool
+    whole: bool
+    sentence: float
+    time: float
+    noise: Tensor
+    target: dict[str, Tensor]
+    reference: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the losses take, B samples.
+
+    Attributes:
+        base: whether the base alone learns from text, without the adapter.
+        latents, noise: (B, C, h, w).
+        time: (B,) in [0, 1).
+        text: (B, T, D); pooled: (B, E), SDXL only.
+        parts, token_mask, part_mask: for `ConsistentID.fuse`.
+        positions: (B, N) long, the token that names each part; used: (B, N) bool, whether there is one.
+        embedding: (B, id_dim); face: (B, L, clip_dim).
+        masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
+    """
+
+    base: bool
+    latents: Tensor
+    noise: Tensor
+    time: Tensor
+    text: Tensor
+    pooled: Tensor | None
+    parts: Tensor
+    token_mask: Tensor
+    part_mask: Tensor
+    positions: Tensor
+    used: Tensor
     embedding: Tensor
     face: Tensor
-    parts: Tensor
-    mask: Tensor
-    blank: Tensor
-    views: int
+    masks: Tensor
+    weight: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
 
 
-@torch.no_grad()
-def open_references(
-    pool: Pool,
-    people: int,
-    views: int,
-    image_encoder: Any,
-    recogniser: OnnxRecogniser,
-    path: Path,
-    device: torch.device,
-) -> References:
-    """References of the first ``views`` scenes of the first ``people``, kept at ``path``."""
-    if not path.exists():
+class Examples(data.Dataset[Example]):
+    """Samples by `Place`, for a `DataLoader`, whose workers read and prepare pictures; `batch` runs the networks."""
 
-        def features(images: NDArray[np.uint8]) -> Tensor:
-            states = image_encoder(pixels(images, device), output_hidden_states=True).hidden_states
-            out: Tensor = states[-2].half().cpu()
-            return out
+    def __init__(self, config: TrainConfig, source: Source, frozen: FrozenNetworks, spec: AdapterSpec) -> None:
+        self.config, self.source, self.frozen, self.spec = config, source, frozen, spec
+        side = config.size // frozen.pipe.vae_scale_factor
+        self.shape = (frozen.pipe.unet.config.in_channels, side, side)
+        self._latents = frozen.cache("latents", config.size)
+        self._references = frozen.cache("references", spec.part_layout, spec.canvas_size)
 
-        size = pool.spec.size
-        rows = np.array([p * pool.spec.scenes + v for p in range(people) for v in range(views)])
-        blank = features(np.full((1, size, size, 3), 127.5, np.float32))[0]
-        parts = blank.expand(len(rows), len(PARTS), *blank.shape).clone()
-        mask = torch.zeros(len(rows), len(PARTS), dtype=torch.bool)
-        face, embedding = [], []
-        for part in tqdm(batched(len(rows), 48), total=-(-len(rows) // 48), desc="references", mininterval=20):
-            cuts = part_crops(pool, rows[part], size)
-            where = [(part.start + i, PARTS.index(n)) for i, cut in enumerate(cuts) for n in cut]
-            i, j = (torch.tensor(x) for x in zip(*where, strict=True))
-            parts[i, j] = features(np.stack([picture for cut in cuts for picture in cut.values()]))
-            mask[i, j] = True
-            face.append(features(pool.images[rows[part]]))
-            for row in rows[part]:
-                vector = recogniser.embed(Image.fromarray(pool.images[row]), np.array(pool.landmarks[row]))
-                embedding.append(torch.from_numpy(vector))
-        tensors = {
-            "embedding": torch.stack(embedding),
-            "face": torch.cat(face),
-            "parts": parts,
-            "mask": mask,
-            "blank": blank,
+    def __getitem__(self, place: Place) -> Example:
+        step, index, row = place
+        config = self.config
+        rng = np.random.default_rng((config.schedule.seed, step, 1 + index))
+        dropped, whole, same, other, wording, sentence, time = rng.random(7)
+        noise = torch.from_numpy(rng.standard_normal(self.shape, np.float32))
+        reference = row
+        others = [x for x in self.source.of_person(row)[: config.views] if x != row]
+        if others and same >= config.same_picture:
+            reference = others[int(other * len(others))]
+        return Example(
+            key=self.source.key(row),
+            step=step,
+            row=row,
+            reference_row=reference,
+            caption=self.source.caption(row, int(wording * 2**31)),
+            dropped=bool(dropped < config.condition_dropout),
+            whole=bool(whole >= config.background_masking),
+            sentence=sentence,
+            time=time,
+            noise=noise,
+            target=self._target(row),
+            reference=self._reference(reference),
+        )
+
+    def _target(self, row: int) -> dict[str, Tensor]:
+        if self._latents and (kept := self._latents.read(self.source.version(row))):
+            return kept
+        image, labels = framed(self.source[row], self.config.size)
+        return target_masks(labels, self.shape[1:]) | {
+            "pixels": pixels(np.asarray(image)[None], torch.device("cpu")),
         }
-        save_atomically(lambda p: torch.save(tensors, p), path)
-    return References(**torch.load(path, weights_only=True, mmap=True), views=views)
+
+    def _reference(self, row: int) -> dict[str, Tensor]:
+        if self._references and (kept := self._references.read(self.source.version(row))):
+            return kept
+        picture = self.source[row]
+        image = Image.fromarray(picture.pixels)
+        cut = part_pictures(image, picture.labels, self.spec.part_layout, self.spec.canvas_size)
+        whole = whole_picture(image, face_box(picture.labels), self.spec.part_layout)
+        return {
+            "embedding": self.frozen.embedding(picture, self.source.key(row)),
+            "seen": torch.tensor([part in cut for part in PARTS]),
+            "pixels": self.frozen.preprocessed([whole, *cut.values()]),
+        }
+
+    def _outputs(
+        self,
+        found: Sequence[dict[str, Tensor]],
+        rows: Sequence[int],
+        cache: Cache | None,
+        compute: Callable[[Tensor], Tensor],
+    ) -> list[Tensor]:
+        """What a frozen network says of each sample's pixels; it is kept where there is a cache."""
+        if cache is None:
+            sizes = [len(x["pixels"]) for x in found]
+            return list(compute(torch.cat([x["pixels"] for x in found])).split(sizes))
+        for x, row in zip(found, rows, strict=True):
+            if "output" not in x:  # one at a time, so that what is kept never depends on its neighbours in a batch
+                x["output"] = compute(x.pop("pixels"))
+                cache.write(self.source.version(row), x)
+        return [x["output"] for x in found]
+
+    def batch(self, examples: Sequence[Example]) -> Batch:
+        """The tensors of samples of one step, with what frozen networks say of them."""
+        config, frozen = self.config, self.frozen
+        base = learns_base(config, examples[0].step)
+        targets, references = [x.target for x in examples], [x.reference for x in examples]
+        latents = self._outputs(targets, [x.row for x in examples], self._latents, frozen.latents)
+        rows = [x.reference_row for x in examples]
+        face, parts = self._laid_out(
+            self._outputs(references, rows, self._references, frozen.features), [x["seen"] for x in references]
+        )
+        dropped = torch.tensor([x.dropped for x in examples])
+        texts = [self._text(x, base) for x in examples]
+        said = [
+            frozen.nothing_said if x.dropped else text for x, text in zip(examples, frozen.texts(texts), strict=True)
+        ]
+        parts, token_mask, part_mask = ConsistentID.arrange(texts, parts, frozen.limit)
+        positions, used = word_positions(texts)
+        masks, person, face_area = (
+            torch.stack([x[name] for x in targets]).float() for name in ("masks", "person", "face")
+        )
+        whole = torch.tensor([x.whole for x in examples])[:, None, None, None]
+        embedding = torch.stack([x["embedding"] for x in references])
+        return Batch(
+            base=base,
+            latents=torch.cat(latents).float(),
+            noise=torch.stack([x.noise for x in examples]),
+            time=torch.tensor([x.time for x in examples], dtype=torch.float64),
+            text=torch.stack([x["text"] for x in said]).float(),
+            pooled=torch.stack([x["pooled"] for x in said]).float() if "pooled" in said[0] else None,
+            parts=parts.float(),
+            token_mask=token_mask,
+            part_mask=part_mask,
+            positions=positions,
+            used=used & (masks.amax((-2, -1)) > 0),
+            embedding=embedding.masked_fill(dropped[:, None], 0.0),
+            face=torch.where(dropped[:, None, None], frozen.blank, face).float(),
+            masks=masks,
+            weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area),
+        )
+
+    def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of the whole (B, L, D) and of every part (B, N, L, D), blank where a part is not seen."""
+        blank = self.frozen.blank
+        parts = blank.expand(len(seen), len(PARTS), *blank.shape).clone()
+        faces = []
+        for row, (found, mask) in enumerate(zip(features, seen, strict=True)):
+            faces.append(found[0])
+            parts[row, mask] = found[1:]
+        return torch.stack(faces), parts
+
+    def _text(self, example: Example, base: bool) -> FacialText:
+        """What a sample's text encoder reads, and which words of it are fused."""
+        config, count, limit = self.config, self.frozen.count, self.frozen.limit
+        told = example.caption
+        if example.dropped:
+            return compose("", "", (), self.spec, count, limit)
+        if base:  # half of the texts tell of the face, as users' prompts may
+            text = f"{told.image}, {told.face}" if example.sentence < 0.5 and told.face else told.image
+            return compose(fitting("", text, count, limit), "", (), self.spec, count, limit)
+        seen = [part for part, mask in zip(PARTS, example.reference["seen"].tolist(), strict=True) if mask]
+        sentence = told.face
+        if example.sentence < config.text_only:
+            sentence = ""
+        elif example.sentence < config.text_only + config.fixed_sentence or not sentence:
+            sentence = facial_sentence(self.spec, seen)
+        # A long caption leaves room for the facial words, but no more than half of all.
+        room = limit - min(count(sentence) if sentence else 0, limit // 2)
+        return compose(fitting("", told.image, count, room), sentence, seen, self.spec, count, limit)
 
 
-def target_masks(labels: NDArray[np.uint8], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Masks of the parts (B, N, h, w) and of the person (B, 1, h, w), shrunk by area from labels (B, H, W)."""
-    masks = np.zeros((len(labels), len(PARTS), *labels.shape[1:]), np.float32)
-    for row, picture in enumerate(labels):
-        for part, mask in part_masks(picture).items():
-            masks[row, PARTS.index(part)] = mask
-    person = torch.from_numpy((labels > 0).astype(np.float32))[:, None]
-    shrink = torch.nn.functional.adaptive_avg_pool2d
-    return shrink(torch.from_numpy(masks), size), (shrink(person, size) > 0.25).float()
+class Places(data.Sampler[list[Place]]):
+    """The places of one process, a list for each part of a step, from a step on to the last.
+
+    Args:
+        config: steps, batch, seed and parts of a step.
+        source: gives the order of each epoch.
+        start: first step.
+        rank, world: of `world` processes, the one of this rank.
+    """
+
+    def __init__(self, config: TrainConfig, source: Source, start: int, rank: int = 0, world: int = 1) -> None:
+        self.config, self.start, self.rank, self.world = config, start, rank, world
+        self._order = source.order(config.schedule.seed)
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        schedule, parts = self.config.schedule, self.config.accumulate
+        for step in range(self.start, schedule.steps):
+            rows = batch_indices(self._order, schedule.batch, step)
+            places = [(step, index, int(row)) for index, row in enumerate(rows)]
+            mine = places[self.rank :: self.world]
+            size = len(mine) // parts
+            yield from (mine[part * size : (part + 1) * size] for part in range(parts))
+
+
+def learns_base(config: TrainConfig, step: int) -> bool:
+    """Whether in this step the base alone learns from text."""
+    return bool(np.random.default_rng((config.schedule.seed, step)).random() < config.base_share)
+
+
+def framed(picture: Picture, size: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+    """Picture and labels alike: the largest square, as near to the face as the borders allow, at ``size`` pixels."""
+    image, labels = Image.fromarray(picture.pixels), Image.fromarray(picture.labels)
+    if image.size == (size, size):
+        return image, picture.labels
+    box = face_box(picture.labels)
+    image, labels = whole_picture(image, box), whole_picture(labels, box)
+    image = image.resize((size, size), Image.Resampling.LANCZOS)
+    return image, np.asarray(labels.resize((size, size), Image.Resampling.NEAREST))
+
+
+def face_box(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(4,) left, top, right, bottom of the face in labels (H, W); all of the picture if there is none."""
+    face = np.isin(labels, FACE_LABELS)
+    if not face.any():
+        return np.array((0, 0, labels.shape[1], labels.shape[0]), np.float32)
+    rows, columns = np.flatnonzero(face.any(1)), np.flatnonzero(face.any(0))
+    return np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), np.float32)
+
+
+def target_masks(labels: NDArray[np.uint8], size: tuple[int, ...]) -> dict[str, Tensor]:
+    """What the losses need of labels (H, W), shrunk by area to (h, w), half: "masks" of the parts (N, h, w), "person"
+    (1, h, w), 1 where at least a quarter is the person, and "face" (1, h, w)."""
+    found = part_masks(labels)
+    nothing = np.zeros(labels.shape, np.bool_)
+    layers = [found.get(part, nothing) for part in PARTS] + [labels > 0, np.isin(labels, FACE_LABELS)]
+    shrunk = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(layers).astype(np.float32)), size[-2:]).half()
+    person, face = shrunk[len(PARTS) :].split(1)
+    return {"masks": shrunk[: len(PARTS)].clone(), "person": (person > 0.25).half(), "face": face.clone()}
+
+
+def word_positions(texts: Sequence[FacialText]) -> tuple[Tensor, Tensor]:
+    """Token that names each part (B, N) long, in order of `PARTS`, and whether there is one (B, N)."""
+    positions = torch.zeros(len(texts), len(PARTS), dtype=torch.long)
+    used = torch.zeros(len(texts), len(PARTS), dtype=torch.bool)
+    for row, text in enumerate(texts):
+        for word, position in zip(text.words, text.positions, strict=True):
+            positions[row, PARTS.index(word)] = position
+            used[row, PARTS.index(word)] = True
+    return positions, used

@@ -1,4 +1,5 @@
-"""The two losses of ConsistentID training, as pure functions (paper, section 3.4)."""
+"""The two losses of ConsistentID training, as pure functions (paper, section 3.4). Each gives one value a sample, so
+that a batch may be computed in parts, by any number of processes."""
 
 from __future__ import annotations
 
@@ -9,23 +10,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def noise_loss(prediction: Tensor, target: Tensor, person: Tensor | None = None) -> Tensor:
-    """Mean squared error of the denoiser, of each sample on the person only where asked for.
+def noise_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean squared error of the denoiser (B,).
 
     Args:
         prediction, target: (B, C, h, w).
-        person: (B, 1, h, w) weight of every position: 1 on the person, 0 on the background; all 1 for samples that
-            are not masked. None for no masking.
+        weight: (B, 1, h, w) of every position, such as 1 on the person and 0 on the background.
     """
     error = (prediction - target) ** 2
-    if person is None:
-        return error.mean()
-    weight = person.expand_as(error)
-    return ((error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)).mean()
+    weight = weight.expand_as(error)
+    return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
+
+
+def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:
+    """Weight (B,) of samples with these signal-to-noise ratios (B,): min(SNR, gamma) over what the prediction is worth.
+
+    See Hang et al., arXiv 2303.09556, section 3.4; ``prediction_type`` as in diffusers' schedulers.
+    """
+    return snr.clamp(max=gamma) / (snr + 1 if prediction_type == "v_prediction" else snr).clamp(min=1e-8)
 
 
 def localisation_loss(attention: Tensor, masks: Tensor, used: Tensor) -> Tensor:
-    """How much the words of the parts look beside their part: mean attention outside minus inside.
+    """How much the words of the parts look beside their part (B,): mean attention outside minus inside.
 
     ``1/N sum_j (mean(P_j over 1 - m_j) - mean(P_j over m_j))`` with P_j divided by its spatial maximum.
 
@@ -35,16 +41,16 @@ def localisation_loss(attention: Tensor, masks: Tensor, used: Tensor) -> Tensor:
         used: (B, N) bool, which parts have a word in the text and pixels in the picture.
 
     Returns:
-        Scalar in [-1, 1]; 0 where no part is used.
+        (B,) in [-1, 1]; 0 where no part is used.
     """
     p = attention / attention.amax((-2, -1), keepdim=True).clamp(min=1e-8)
     inside = (p * masks).sum((-2, -1)) / masks.sum((-2, -1)).clamp(min=1e-6)
     outside = (p * (1 - masks)).sum((-2, -1)) / (1 - masks).sum((-2, -1)).clamp(min=1e-6)
-    return ((outside - inside) * used).sum() / used.sum().clamp(min=1)
+    return ((outside - inside) * used).sum(1) / used.sum(1).clamp(min=1)
 
 
 def localisation_over_layers(maps: Sequence[Tensor], masks: Tensor, used: Tensor) -> Tensor:
-    """Mean of `localisation_loss` over layers of any resolution.
+    """Mean of `localisation_loss` over layers of any resolution (B,).
 
     Args:
         maps: of each layer (B, N, h, w), averaged over its heads.
@@ -55,4 +61,4 @@ def localisation_over_layers(maps: Sequence[Tensor], masks: Tensor, used: Tensor
     for p in maps:
         mask = F.interpolate(masks, p.shape[-2:], mode="area")
         losses.append(localisation_loss(p.float(), mask, used & (mask.amax((-2, -1)) > 0.05)))
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean(0)

@@ -1,164 +1,437 @@
-"""Training of the adapter: noise loss and localisation loss on a frozen base (paper, section 3.4).
+"""Training of the adapter on any base: noise loss and localisation loss (paper, section 3.4), on `accelerate`.
 
-python -m consistentid.training.trainer recipes/drawn.yaml --stack runs/stack --out runs/adapter
+A step is a pure function of the recipe and its number, so a run that was stopped, however it was, equals one that was
+not; and the batch is that of all processes together, so their number does not matter either.
 """
 
 from __future__ import annotations
 
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-import click
-import numpy as np
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from numpy.typing import NDArray
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from transformers import CLIPVisionModelWithProjection
-
-from consistentid import encoding
-from consistentid.adapter import ConsistentID
-from consistentid.data.portraits import Caption
-from consistentid.faces.parts import PARTS
-from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.prompt import FacialText, compose, facial_sentence
-from consistentid.spec import AdapterSpec
-from consistentid.training.attention import AttentionRecorder
-from consistentid.training.config import TrainConfig
-from consistentid.training.examples import open_references, target_masks
-from consistentid.training.losses import localisation_over_layers, noise_loss
-from consistentid.training.stack.autoencoder import open_latents
-from consistentid.training.stack.loop import Losses, train
-from consistentid.training.stack.recipe import Recipe
-from consistentid.training.stack.text import captions
-from consistentid.training.stack.unet import skewed_timesteps
-
-
-class AdapterTrainer:
-    """One training step after another of a `ConsistentID` attached to a frozen pipeline."""
-
-    def __init__(self, config: TrainConfig, recipe: Recipe, stack: Path, device: torch.device) -> None:
-        self.config, self.device = config, device
-        self.pipe = StableDiffusionPipeline.from_pretrained(stack / "base", torch_dtype=torch.float32).to(device)
-        self.pipe.set_progress_bar_config(disable=True)
-        for module in (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder):
-            module.requires_grad_(False)
-        image_encoder = CLIPVisionModelWithProjection.from_pretrained(stack / "image_encoder").float().to(device).eval()
-        recogniser = OnnxRecogniser(stack / "recogniser.onnx")
-        self.pool = recipe.pool("train")
-        self.latents = open_latents(self.pool, self.pipe.vae, stack / "latents-train.npy", device)
-        self.references = open_references(
-            self.pool, config.people, config.views, image_encoder, recogniser, stack / "references.pt", device
-        )
-        text_dim = self.pipe.unet.config.cross_attention_dim
-        clip_dim = image_encoder.config.hidden_size
-        torch.manual_seed(config.schedule.seed)
-        self.cid = ConsistentID(AdapterSpec(id_dim=512, clip_dim=clip_dim, text_dim=text_dim, **config.spec))
-        self.cid.attach(self.pipe)
-        groups = self.cid.parameter_groups()
-        for name, parameters in groups.items():
-            for parameter in parameters:
-                parameter.requires_grad_(name in config.trained)
-        self.trainable = nn.ParameterList([p for name in config.trained for p in groups[name]])
-        self.schedule = DDPMScheduler.from_config(self.pipe.scheduler.config)
-        self.recorder = AttentionRecorder(self.pipe.unet, config.localisation_blocks)
-        self.count, self.limit = encoding.token_counter(self.pipe), encoding.context_length(self.pipe)
-
-    def __len__(self) -> int:
-        return self.config.people * self.pool.spec.scenes
-
-    def loss(self, rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        """Both losses on the pictures ``rows`` of the pool."""
-        config, device = self.config, self.device
-        rng = np.random.default_rng(generator.initial_seed())
-        z = torch.from_numpy(self.latents[rows]).float().to(device)
-        people, scenes = rows // self.pool.spec.scenes, rows % self.pool.spec.scenes
-        view = rng.integers(config.views, size=len(rows))
-        clash = (view == scenes) & (rng.random(len(rows)) > config.same_picture)
-        view = np.where(clash, (view + 1) % config.views, view)
-        reference = torch.from_numpy(people * config.views + view)
-        dropped = rng.random(len(rows)) < config.condition_dropout
-
-        visible = self.references.mask[reference]
-        told = captions(self.pool, rows, generator.initial_seed())
-        texts = [
-            self._compose(caption, mask, drop, rng)
-            for caption, mask, drop in zip(told, visible.tolist(), dropped, strict=True)
-        ]
-        with torch.no_grad():
-            text = encoding.encode(self.pipe, [t.full for t in texts]).text
-        parts, token_mask, part_mask = self.cid.arrange(texts, self.references.parts[reference].float(), self.limit)
-        text = self.cid.fuse(text, parts.to(device), token_mask.to(device), part_mask.to(device))
-
-        gone = torch.from_numpy(dropped).to(device)
-        embedding = self.references.embedding[reference].to(device).masked_fill(gone[:, None], 0.0)
-        blank = self.references.blank.float().to(device)
-        face = torch.where(gone[:, None, None], blank, self.references.face[reference].float().to(device))
-        tokens = self.cid.id_tokens(embedding, face)
-
-        noise = torch.randn(z.shape, generator=generator, device=device)
-        steps = self.schedule.config.num_train_timesteps
-        t = skewed_timesteps(len(z), steps, config.timestep_power, generator)
-        noisy = self.schedule.add_noise(z, noise, t)
-        velocity = self.schedule.config.prediction_type == "v_prediction"
-        target = self.schedule.get_velocity(z, noise, t) if velocity else noise
-        size = (z.shape[-2], z.shape[-1])
-        masks, person = (m.to(device) for m in target_masks(self.pool.labels[rows], size))
-        whole = torch.from_numpy(rng.random(len(rows)) >= config.background_masking).to(device)
-        person = torch.where(whole[:, None, None, None], 1.0, person)
-
-        positions, used = self._positions(texts)
-        with self.recorder.recording(positions.to(device), size) as maps:
-            prediction = self.pipe.unet(
-                noisy, t, encoder_hidden_states=text, added_cond_kwargs={"image_embeds": [tokens[:, None]]}
-            ).sample
-        noise_part = noise_loss(prediction, target, person)
-        visible_target = used.to(device) & (masks.amax((-2, -1)) > 0)
-        localisation = localisation_over_layers(list(maps.values()), masks, visible_target)
-        return {
-            "loss": noise_part + config.localisation_weight * localisation,
-            "noise": noise_part,
-            "localisation": localisation,
-        }
-
-    def _compose(self, caption: Caption, mask: list[bool], drop: bool, rng: np.random.Generator) -> FacialText:
-        visible = [part for part, seen in zip(PARTS, mask, strict=True) if seen]
-        kind = rng.random()
-        if drop:
-            return compose("", "", (), self.cid.spec, self.count, self.limit)
-        sentence = caption.face
-        if kind < self.config.text_only:
-            sentence = ""
-        elif kind < self.config.text_only + self.config.fixed_sentence:
-            sentence = facial_sentence(self.cid.spec, visible)
-        return compose(caption.image, sentence, visible, self.cid.spec, self.count, self.limit)
-
-    @staticmethod
-    def _positions(texts: list[FacialText]) -> tuple[Tensor, Tensor]:
-        """Text position of the word of each part (B, N), in order of `PARTS`, and whether there is one (B, N)."""
-        positions = torch.zeros(len(texts), len(PARTS), dtype=torch.long)
-        used = torch.zeros(len(texts), len(PARTS), dtype=torch.bool)
-        for row, text in enumerate(texts):
-            for word, position in zip(text.words, text.positions, strict=True):
-                positions[row, PARTS.index(word)] = position
-                used[row, PARTS.index(word)] = True
-        return positions, used
-
-
-@click.command()
-@click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--stack", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of the trained stack."
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of checkpoints and the adapter.")
-@click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
-def main(recipe: Path, stack: Path, out: Path, device: str) -> None:
-    """Train the adapter of RECIPE, or go on where an interrupted run stopped."""
-    config = TrainConfig.from_yaml(recipe)
-    trainer = AdapterTrainer(config, Recipe(recipe, stack / "cache"), stack, torch.device(device))
-    train("adapter", trainer.trainable, trainer.loss, config.schedule, len(trainer), out, device=trainer.device)
-    trainer.cid.detach()
-    trainer.cid.save_pretrained(out, dtype=torch.float16)
+from torch.utils.data import DataLoader
+
+from consistentid.errors import InputError, TrainingError
+from consistentid.output import encode_png, replacing
+from consistentid.presets import FILE_NAME, Preset
+from consistentid.training import checkpoints, validation
+from consistentid.training.config import TrainConfig
+from consistentid.training.examples import Example, Examples, Places
+from consistentid.training.frozen import FrozenNetworks
+from consistentid.training.model import AdapterOnBase
+from consistentid.training.pictures import PoolSpec, open_pool
+from consistentid.training.recipe import build
+from consistentid.training.sources import DatasetSource, DrawnSource, Source
+
+SKIPS: int = 3
+"""Steps in a row without a finite loss after which a training stops."""
+
+LOG = "log.jsonl"
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+
+Say = Callable[[str], None]
 
 
-if __name__ == "__main__":
-    main()
+def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
+    """The pictures to learn from: those of a data set, or else the drawn ones that the recipe names.
+
+    Raises:
+        InputError: neither is given, or they cannot be read.
+    """
+    if data is not None:
+        return DatasetSource(data, config.people)
+    if config.pictures is None:
+        raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")
+    spec = build(PoolSpec, {"size": config.size, **config.pictures}, "pictures.train")
+    return DrawnSource(open_pool(spec, cache), config.people)
+
+
+class Trainer:
+    """One training run in a folder.
+
+    Args:
+        config: the recipe.
+        run: its folder; a run that is already there goes on.
+        data: a data set's folder; None for the drawn pictures of the recipe.
+        cache: folder of drawn pictures and of what frozen networks gave; by default in the run.
+        device: "cpu" to use no accelerator; else the best there is is chosen by accelerate.
+        say: told of progress, one line at a time.
+
+    Raises:
+        InputError: options that do not go together, or with this machine.
+        TrainingError: the run was begun with other options.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Path,
+        *,
+        data: Path | None = None,
+        cache: Path | None = None,
+        device: str | None = None,
+        say: Say = print,
+    ) -> None:
+        self.config, self.run = config, run
+        self.accelerator = accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+            # Where the base learns alone the adapter has no gradient.
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(config.base_share))],
+        )
+        self.say: Say = say if accelerator.is_main_process else lambda _: None
+        _check_parallel(config, accelerator)
+        run.mkdir(parents=True, exist_ok=True)
+        cache = cache or run / "cache"
+        with accelerator.main_process_first():  # who draws pictures, if they are not there yet
+            self.source = open_source(config, data, cache)
+        self.frozen = FrozenNetworks(config, cache, accelerator.device)
+        self.module = AdapterOnBase(config, self.frozen)
+        self.module.image_projection.to(accelerator.device)
+        self.module.facial_encoder.to(accelerator.device)
+        self.examples = Examples(config, self.source, self.frozen, self.module.cid.spec)
+        self.about = {"config": config.to_dict() | {"data": None if data is None else str(data.resolve())}}
+        self.parameters = [x for x in self.module.parameters() if x.requires_grad]
+        optimiser = _optimiser(config, self.parameters)
+        self.model, self.optimiser = accelerator.prepare(self.module, optimiser)
+        self.parameters = [x for x in self.model.parameters() if x.requires_grad]
+        decay = config.schedule.ema
+        self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75) if decay else None
+        self.step, self.skipped = 0, 0
+        self.window: dict[str, list[float]] = {}
+        self._people: list[Any] | None = None
+        if (found := checkpoints.newest(run)) is not None:
+            self._resume(found)
+
+    # ------------------------------------------------------------------------------------------------------ the loop
+
+    def train(self) -> bool:
+        """Train to the last step, or until SIGTERM or SIGINT; then save. Return whether all steps are done.
+
+        Raises:
+            TrainingError: the loss was not finite several steps in a row.
+            InputError: a checkpoint cannot be written.
+        """
+        config = self.config
+        steps = config.schedule.steps
+        if self.step >= steps:
+            self.say(f"{self.run} has all its {steps} steps already")
+            return True
+        self.say(f"{len(self.source)} pictures, {sum(x.numel() for x in self.parameters) / 1e6:.1f} M trained weights")
+        if self.step:
+            self.say(f"going on after step {self.step}")
+        loader = self._loader()
+        self.model.train()
+        with _stop_asked() as stop, self._board() as board:
+            began, first = time.monotonic(), self.step
+            while self.step < steps:
+                self._one_step([next(loader) for _ in range(config.accumulate)])
+                self.step += 1
+                if self.step % config.log.every == 0 or self.step == steps:
+                    self._log(board, (time.monotonic() - began) / (self.step - first))
+                asked = self._any(stop.is_set())
+                if asked or self.step == steps or self.step % config.checkpoints.every == 0:
+                    self._save()
+                if config.validation.every and self.step % config.validation.every == 0:
+                    self._validate()
+                if asked and self.step < steps:
+                    self.say(f"stopped after step {self.step}; the same line goes on from there")
+                    return False
+        return True
+
+    def _loader(self) -> Iterator[list[Example]]:
+        accelerator, workers = self.accelerator, self.config.workers
+        places = Places(self.config, self.source, self.step, accelerator.process_index, accelerator.num_processes)
+        return iter(
+            DataLoader(
+                self.examples,
+                batch_sampler=places,
+                num_workers=workers,
+                collate_fn=list,
+                multiprocessing_context="fork" if workers else None,  # memory-mapped pictures are shared, not copied
+            )
+        )
+
+    def _one_step(self, parts: Sequence[list[Example]]) -> None:
+        """One optimiser step on this process's parts of the batch."""
+        config, accelerator = self.config, self.accelerator
+        for group in self.optimiser.param_groups:
+            group["lr"] = config.schedule.rate(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses: list[Mapping[str, Tensor]] = []
+        for number, examples in enumerate(parts, 1):
+            batch = self.examples.batch(examples).to(accelerator.device)
+            with accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
+                losses.append(self.model(batch))
+                accelerator.backward(losses[-1]["loss"].mean() / len(parts))
+        norm = accelerator.clip_grad_norm_(self.parameters, config.schedule.clip)
+        if norm is None or torch.isfinite(norm):
+            self.skipped = 0
+            self.optimiser.step()
+            if self.ema:
+                self.ema.step(self.parameters)
+            for name in losses[0]:
+                self.window.setdefault(name, []).append(sum(float(x[name].mean()) for x in losses) / len(losses))
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        self.skipped += 1
+        wrong = [
+            example.key
+            for examples, each in zip(parts, losses, strict=True)
+            for example, loss in zip(examples, each["loss"], strict=True)
+            if not torch.isfinite(loss)
+        ]
+        blamed = f"the loss of {', '.join(wrong)} is not finite" if wrong else "the gradient is not finite"
+        print(f"step {self.step + 1} is skipped: {blamed}", flush=True)  # by every process, of its own samples
+        if self.skipped >= SKIPS:
+            raise TrainingError(
+                f"{blamed} at step {self.step + 1}, and {SKIPS} steps in a row were skipped; look at these pictures,"
+                " or take a lower learning rate and go on from a checkpoint"
+            )
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
+        return bool(total)
+
+    # ---------------------------------------------------------------------------------------------- saving, resuming
+
+    def _save(self) -> None:
+        weights, optimiser = get_state_dict(self.model, self.optimiser.optimizer, options=_WHOLE)
+        shadow = self._averages()
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._write(weights, optimiser["state"], shadow)
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, weights: dict[str, Tensor], optimiser: dict[str, Any], shadow: dict[str, Tensor]) -> None:
+        module, config = self.module, self.config
+        shown = {module.names[name]: x for name, x in (shadow or weights).items()}
+        learnt = {name: x for name, x in shown.items() if name.startswith("adapter.")}
+        adapter = module.frozen_adapter | {name.removeprefix("adapter."): x for name, x in learnt.items()}
+        unet = {name.removeprefix("unet."): x for name, x in shown.items() if name.startswith("unet.")}
+        state = {f"weights/{name}": x for name, x in weights.items()}
+        state |= {f"average/{name}": x for name, x in shadow.items()}
+        state |= checkpoints.flat_optimiser(optimiser)
+        seen = self.step * config.schedule.batch
+        folder = checkpoints.save(
+            self.run,
+            self.step,
+            spec=module.cid.spec,
+            adapter=adapter,
+            unet=(module.unet_config, unet) if unet else None,
+            state=state,
+            about=self.about
+            | {
+                "data": {"samples": seen, "epoch": seen // len(self.source), "position": seen % len(self.source)},
+                "processes": self.accelerator.num_processes,
+                "skipped": self.skipped,
+                "averaged": self.ema.optimization_step if self.ema else 0,
+                "window": self.window,
+            },
+            keep=config.checkpoints.keep,
+        )
+        if self.step == config.schedule.steps:
+            self._publish(folder, unet)
+        self.say(f"saved {folder}")
+
+    def _publish(self, folder: Path, unet: Mapping[str, Tensor]) -> None:
+        """The finished weights in the run's folder, and a preset that makes pictures with them."""
+        checkpoints.publish(self.run, folder)
+        networks: dict[str, Any] = {"adapter": "./"}
+        if unet:
+            networks["base"] = "./base"
+            from diffusers import UNet2DConditionModel
+
+            trained = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float16)
+            pipe = self.frozen.pipe
+            kept = {name: part for name, part in pipe.components.items() if name != "unet"}
+            whole = type(pipe)(**kept, unet=trained)
+            dtypes = {name: x.dtype for name, x in kept.items() if isinstance(x, nn.Module)}
+            whole.to(dtype=torch.float16)
+            whole.save_pretrained(self.run / "base")
+            for name, dtype in dtypes.items():
+                kept[name].to(dtype)
+        with replacing(self.run / FILE_NAME) as path:
+            path.write_text(yaml.safe_dump(preset_content(self.frozen.preset) | networks, sort_keys=False))
+
+    def _averages(self) -> dict[str, Tensor]:
+        if self.ema is None:
+            return {}
+        names = [name for name, x in self.module.named_parameters() if x.requires_grad]
+        return dict(zip(names, self.ema.shadow_params, strict=True))
+
+    def _resume(self, folder: Path) -> None:
+        state, about = checkpoints.load(folder, self.about["config"])
+        weights = {k.removeprefix("weights/"): x for k, x in state.items() if k.startswith("weights/")}
+        set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
+        _, fresh = get_state_dict(self.model, self.optimiser.optimizer, options=_WHOLE)
+        kept = {"state": checkpoints.nested_optimiser(state), "param_groups": fresh["param_groups"]}
+        set_optimizer_state_dict(
+            self.model, self.optimiser.optimizer, kept, options=StateDictOptions(full_state_dict=True, strict=False)
+        )
+        if self.ema:
+            names = [name for name, x in self.module.named_parameters() if x.requires_grad]
+            for shadow, name in zip(self.ema.shadow_params, names, strict=True):
+                shadow.copy_(state[f"average/{name}"])
+            self.ema.optimization_step = about["averaged"]
+        self.step, self.skipped, self.window = about["step"], about["skipped"], about["window"]
+        if self.accelerator.is_main_process:
+            _cut_log(self.run / LOG, self.step)
+
+    # ------------------------------------------------------------------------------------------------- what it tells
+
+    def _log(self, board: Any, seconds: float) -> None:
+        names = sorted(self.window)
+        means = torch.tensor([sum(self.window[x]) / len(self.window[x]) for x in names], device=self.accelerator.device)
+        means = self.accelerator.reduce(means, "mean")
+        self.window = {}
+        if not self.accelerator.is_main_process:
+            return
+        row = {"step": self.step, "rate": self.config.schedule.rate(self.step - 1), "seconds_a_step": round(seconds, 4)}
+        losses = dict(zip(names, (round(float(x), 6) for x in means), strict=True))
+        with (self.run / LOG).open("a") as file:
+            file.write(json.dumps(row | losses) + "\n")
+        for name, value in losses.items():
+            if board is not None:
+                board.add_scalar(name, value, self.step)
+        left = (self.config.schedule.steps - self.step) * seconds
+        told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "loss")
+        self.say(
+            f"step {self.step} of {self.config.schedule.steps}: {told}, {seconds:.2f} s a step, {_span(left)} left"
+        )
+
+    @contextmanager
+    def _board(self) -> Iterator[Any]:
+        if not (self.config.log.tensorboard and self.accelerator.is_main_process):
+            yield None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise InputError(
+                "log.tensorboard needs a package that is not installed; run 'pip install tensorboard', or leave it out"
+            ) from None
+        with SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step) as board:
+            yield board
+
+    def _validate(self) -> None:
+        """A sheet of portraits with the averaged weights; nothing of the training changes by it."""
+        if self.accelerator.is_main_process:
+            options = self.config.validation
+            if self._people is None:
+                self._people = validation.identities(options, self.frozen, self.module)
+            self.model.eval()
+            if self.ema:
+                self.ema.store(self.parameters)
+                self.ema.copy_to(self.parameters)
+            try:
+                with self.accelerator.autocast():
+                    shown = validation.sheet(options, self._people, self.frozen, self.module)
+            finally:
+                if self.ema:
+                    self.ema.restore(self.parameters)
+                self.model.train()
+            with replacing(validation.validation_path(self.run, self.step)) as path:
+                path.write_bytes(encode_png(shown, {"step": self.step, "prompts": list(options.prompts)}))
+        self.accelerator.wait_for_everyone()
+
+
+def preset_content(preset: Preset) -> dict[str, Any]:
+    """A preset as its YAML file would have it, with absolute paths."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if item not in (None, "", (), {})}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    content: dict[str, Any] = plain(asdict(preset))
+    return {name: value for name, value in content.items() if name not in ("name", "about")}
+
+
+def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    kind: Any = torch.optim.AdamW
+    if config.optimiser == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit as kind  # noqa: N813
+        except ImportError:
+            raise InputError(
+                "optimiser adamw8bit needs another package; run 'pip install bitsandbytes', or choose adamw"
+            ) from None
+    schedule = config.schedule
+    optimiser: torch.optim.Optimizer = kind(
+        parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+    )
+    return optimiser
+
+
+def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
+    shares = accelerator.num_processes * config.accumulate
+    if config.schedule.batch % shares:
+        raise InputError(
+            f"a batch of {config.schedule.batch} cannot be shared by {accelerator.num_processes} processes in"
+            f" {config.accumulate} parts each; make schedule.batch a multiple of {shares}"
+        )
+    sharded = "FSDP" in str(accelerator.distributed_type) or "DEEPSPEED" in str(accelerator.distributed_type)
+    if sharded and (config.schedule.ema or config.validation.every or config.base_share):
+        raise InputError("sharded training goes without schedule.ema, validation.every and base_share; set them to 0")
+
+
+@contextmanager
+def _stop_asked() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set within the block; a second SIGINT interrupts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Leave out what was logged after a step, for it will be done again."""
+    if path.exists():
+        lines = [
+            line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
+        ]
+        with replacing(path) as whole:
+            whole.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"

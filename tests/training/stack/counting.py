@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from consistentid.training.stack.loop import Losses, Schedule, train
+from consistentid.training.schedule import Schedule
+from consistentid.training.stack.loop import Losses, train
 
 SCHEDULE = Schedule(steps=60, batch=4, lr=0.05, warmup=5, ema=0.9, seed=7)
 ROWS = 10

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from consistentid.training.stack.pictures import Pool, PoolSpec
-from consistentid.training.stack.text import CONTEXT, captions, open_tokenizer, tokenize
+from consistentid.training.pictures import Pool, PoolSpec, captions
+from consistentid.training.stack.text import CONTEXT, open_tokenizer, tokenize
 
 VOCABULARY = 700
 

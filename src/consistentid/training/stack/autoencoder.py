@@ -13,17 +13,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
-from consistentid.training.stack.loop import Losses, batched, train
-from consistentid.training.stack.pictures import Pool
+from consistentid.output import replacing
+from consistentid.training.pictures import Pool, pixels
+from consistentid.training.schedule import batched
+from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
 DETAIL_LABELS = (2, 3, 4, 5, 6, 10, 11, 12, 13)
-
-
-def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def detail_weight(labels: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -111,8 +108,7 @@ def open_latents(pool: Pool, vae: PatchAutoencoderKL, path: Path, device: torch.
         for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
             z = vae.encode(pixels(pool.images[part], device), return_dict=False)[0].mean * vae.config.scaling_factor
             parts.append(z.half().cpu().numpy())
-        temporary = path.with_suffix(".partial.npy")
-        np.save(temporary, np.concatenate(parts))
-        temporary.rename(path)
+        with replacing(path) as whole:
+            np.save(whole, np.concatenate(parts))
     latents: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return latents

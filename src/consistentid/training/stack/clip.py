@@ -24,11 +24,11 @@ from transformers import (
 
 from consistentid.data.portraits.captions import part_phrases
 from consistentid.faces.parts import PARTS, part_pictures
-from consistentid.training.stack.autoencoder import pixels
-from consistentid.training.stack.loop import Losses, batched, train
-from consistentid.training.stack.pictures import Pool
+from consistentid.training.pictures import Pool, captions, pixels
+from consistentid.training.schedule import batched
+from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
-from consistentid.training.stack.text import CONTEXT, captions, open_tokenizer, tokenize
+from consistentid.training.stack.text import CONTEXT, open_tokenizer, tokenize
 
 NORMAL = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # pixels in [-1, 1]
 

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
 from consistentid.faces.parts import LABELS
-from consistentid.training.stack.autoencoder import pixels
+from consistentid.training.pictures import pixels
+from consistentid.training.schedule import batched
 from consistentid.training.stack.clip import NORMAL
-from consistentid.training.stack.loop import Losses, batched, train
+from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
 
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror

@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from consistentid.errors import InputError
-from consistentid.training.stack.loop import Schedule
-from consistentid.training.stack.pictures import Pool, PoolSpec, open_pool
+from consistentid.training.pictures import Pool, PoolSpec, open_pool
+from consistentid.training.recipe import build, load_recipe
+from consistentid.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,8 @@ class Section:
     def schedule(self) -> Schedule:
         """How long and how fast it learns."""
         if "schedule" not in self.values:
-            raise InputError(f"{self.where} has no schedule; give it at least steps, batch and lr")
-        try:
-            return Schedule(**self.values["schedule"])
-        except TypeError as error:
-            raise InputError(f"{self.where}: its schedule is wrong ({error}); see recipes/drawn.yaml") from None
+            raise InputError(f"{self.where}, has no schedule; give it at least steps, batch and lr")
+        return build(Schedule, self.values["schedule"], f"{self.where}: schedule")
 
 
 @dataclass(frozen=True)
@@ -53,19 +49,13 @@ class Recipe:
     @cached_property
     def content(self) -> dict[str, Any]:
         """The parsed file."""
-        try:
-            content = yaml.safe_load(self.path.read_text())
-        except (OSError, yaml.YAMLError) as error:
-            raise InputError(f"{self.path}: not a readable recipe ({error})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{self.path}: a recipe is a mapping of sections; see recipes/drawn.yaml")
-        return content
+        return load_recipe(self.path)
 
     def section(self, name: str) -> Section:
         """The section of a network."""
         if name not in self.content:
             raise InputError(f"{self.path} has no section {name!r}; it has {', '.join(self.content)}")
-        return Section(f"{self.path}, section {name!r},", self.content[name])
+        return Section(f"{self.path}, section {name!r}", self.content[name])
 
     def pool(self, split: str) -> Pool:
         """The pictures of a split."""

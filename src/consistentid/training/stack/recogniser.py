@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 
+from consistentid.evaluation.metrics import accepted, impostor_threshold
 from consistentid.faces.alignment import SIZE, align
-from consistentid.training.stack.autoencoder import pixels
-from consistentid.training.stack.loop import Losses, Schedule, batched, save_atomically, train
-from consistentid.training.stack.pictures import Pool
+from consistentid.output import replacing
+from consistentid.training.pictures import Pool, pixels
+from consistentid.training.schedule import Schedule, batched
+from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
 
 
@@ -75,12 +77,6 @@ def margin_loss(embeddings: Tensor, people: Tensor, margin: float, scale: float)
     return each.mean()
 
 
-def verification(similarity: Tensor, same: Tensor, far: float = 0.01) -> tuple[float, float]:
-    """(share of right pairs accepted, threshold) where ``far`` of the wrong pairs are accepted. Both are 1-D."""
-    threshold = torch.quantile(similarity[~same], 1 - far)
-    return float((similarity[same] > threshold).float().mean()), float(threshold)
-
-
 def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
     section = recipe.section(name)
     schedule: Schedule = section.schedule
@@ -104,17 +100,12 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
         whose = torch.from_numpy(rows // held_out.spec.scenes).to(device)
         pairs = torch.triu_indices(len(rows), len(rows), 1, device=device)
         similarity, same = (unit @ unit.T)[pairs[0], pairs[1]], (whose[:, None] == whose)[pairs[0], pairs[1]]
-        # The quantile of 2 million pairs is found on a fixed sample of the wrong ones.
-        wrong = similarity[~same]
-        wrong = wrong[torch.randperm(len(wrong), generator=torch.Generator().manual_seed(0))[:200_000].to(device)]
-        right = similarity[same]
-        scores = torch.cat([right, wrong])
-        labels = torch.cat([torch.ones_like(right), torch.zeros_like(wrong)]).bool()
-        at_1, threshold = verification(scores, labels)
+        right, wrong = similarity[same].cpu().numpy(), similarity[~same].cpu().numpy()
+        at_1, at_01 = (impostor_threshold(wrong, far) for far in (0.01, 0.001))
         return {
-            "tar_at_far_1_percent": at_1,
-            "tar_at_far_0.1_percent": verification(scores, labels, 0.001)[0],
-            "threshold": threshold,
+            "tar_at_far_1_percent": float(accepted(right, at_1).mean()),
+            "tar_at_far_0.1_percent": float(accepted(right, at_01).mean()),
+            "threshold": at_1,
         }
 
     train(name, network, loss, schedule, pool.spec.people, out, device=device, report=report)
@@ -143,7 +134,8 @@ def _export(network: FaceEmbedder, path: Path) -> None:
     del model.graph.node[:]
     model.graph.node.extend(casts + nodes)
     onnx.checker.check_model(model)
-    save_atomically(lambda p: onnx.save(model, p), path)
+    with replacing(path) as whole:
+        onnx.save(model, whole)
 
 
 def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:

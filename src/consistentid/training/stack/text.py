@@ -1,4 +1,4 @@
-"""The tokenizer of the drawn preset, and captions of the pool's pictures as tokens."""
+"""The tokenizer of the drawn preset."""
 
 from __future__ import annotations
 
@@ -6,22 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from consistentid.data.portraits import Caption, describe
-from consistentid.training.stack.pictures import Pool
+from consistentid.training.pictures import Pool, captions
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 CONTEXT = 77
-
-
-def captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Caption]:
-    """Captions of rows; another seed words them otherwise."""
-    people, scenes = pool.tables(rows)
-    return [describe(people, scenes, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
 
 
 def open_tokenizer(pool: Pool, vocabulary: int, folder: Path) -> CLIPTokenizer:

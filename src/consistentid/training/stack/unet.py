@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.training.pictures import captions
+from consistentid.training.schedule import batched
 from consistentid.training.stack.autoencoder import open_latents
-from consistentid.training.stack.loop import Losses, batched, train
+from consistentid.training.stack.loop import Losses, train
 from consistentid.training.stack.recipe import Recipe
-from consistentid.training.stack.text import captions, tokenize
+from consistentid.training.stack.text import tokenize
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from consistentid.data.portraits import draw
-from consistentid.training.stack import pictures
-from consistentid.training.stack.pictures import PoolSpec, open_pool
+from consistentid.training import pictures
+from consistentid.training.pictures import PoolSpec, open_pool
 
 SPEC = PoolSpec(people=5, scenes=4, size=32, split="test", first=3, seed=2)  # 20 pictures in 3 blocks of 8
 

@@ -1,4 +1,4 @@
-"""The pool of drawn pictures that the stack learns from: drawn once, kept as memory-mapped arrays."""
+"""The pool of drawn pictures that networks learn from: drawn once, kept as memory-mapped arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
-from consistentid.data.portraits import People, Scenes, draw, sample_people, sample_scenes
+from consistentid.data.portraits import (
+    Caption,
+    People,
+    Scenes,
+    describe,
+    draw,
+    sample_people,
+    sample_scenes,
+)
+from consistentid.output import replacing
 
 BLOCK = 1024  # pictures drawn, and written, at a time
 
@@ -76,9 +86,8 @@ def _draw_block(spec: PoolSpec, folder: Path, block: int) -> None:
     rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(spec)))
     people, scenes = spec.tables(rows)
     drawn = draw(people, scenes, spec.size)
-    temporary = path.with_suffix(".partial.npz")
-    np.savez(temporary, images=drawn.pixels(), labels=drawn.labels.numpy(), landmarks=drawn.landmarks.numpy())
-    temporary.rename(path)
+    with replacing(path) as whole:
+        np.savez(whole, images=drawn.pixels(), labels=drawn.labels.numpy(), landmarks=drawn.landmarks.numpy())
 
 
 def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
@@ -113,3 +122,14 @@ def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
         for block in blocks:
             (folder / f"{block:05d}.npz").unlink(missing_ok=True)
     return Pool(spec, **{k: np.load(folder / f, mmap_mode="r") for k, f in arrays.items()})
+
+
+def captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Caption]:
+    """Captions of rows; another seed words them otherwise."""
+    people, scenes = pool.tables(rows)
+    return [describe(people, scenes, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
+
+
+def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1

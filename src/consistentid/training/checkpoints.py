@@ -1,0 +1,162 @@
+"""Checkpoints of a run: folders that explain themselves, that pipelines can load, and from which training goes on.
+
+```
+RUN/checkpoint-500/
+├── config.json, model.safetensors   the adapter, as `ConsistentID.from_pretrained` reads it
+├── unet/                            the base's UNet, if it is trained along
+├── state.safetensors                trained weights in float32, their averages, the optimiser
+└── training.json                    step, position in the data, recipe, versions
+```
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from consistentid import checkpoint
+from consistentid.errors import InputError, TrainingError
+from consistentid.output import encode_json, versions
+from consistentid.spec import AdapterSpec
+
+STATE: Final = "state.safetensors"
+ABOUT: Final = "training.json"
+
+FREE_TO_CHANGE: Final = ("accumulate", "cache", "checkpoints", "log", "validation", "workers", "gradient_checkpointing")
+"""Options that a run may go on with otherwise than it began: they change what is written, not what is learnt."""
+
+
+def newest(run: Path) -> Path | None:
+    """The folder of the last checkpoint of a run, or None."""
+    found = {int(path.name.rpartition("-")[2]): path for path in run.glob("checkpoint-*")}
+    return found[max(found)] if found else None
+
+
+def save(
+    run: Path,
+    step: int,
+    *,
+    spec: AdapterSpec,
+    adapter: Mapping[str, Tensor],
+    unet: tuple[str, Mapping[str, Tensor]] | None,
+    state: Mapping[str, Tensor],
+    about: Mapping[str, Any],
+    keep: int,
+) -> Path:
+    """Write a checkpoint, whole or not at all, and remove the oldest.
+
+    Args:
+        run: folder of the run.
+        step: steps done.
+        spec, adapter: as `ConsistentID.from_pretrained` shall read them; written in half precision.
+        unet: its configuration and weights, or None.
+        state: whatever training needs to go on.
+        about: JSON, to which step and versions are added.
+        keep: how many checkpoints stay.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written to; the checkpoints before are as they were.
+    """
+    final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        checkpoint.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
+        if unet is not None:
+            (partial / "unet").mkdir()
+            (partial / "unet" / "config.json").write_text(unet[0])
+            weights = {name: x.detach().half().cpu().contiguous() for name, x in unet[1].items()}
+            save_file(weights, partial / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+        save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / STATE)
+        (partial / ABOUT).write_bytes(encode_json({"step": step, **about, "versions": versions()}))
+        partial.replace(final)
+        for old in sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))[:-keep]:
+            hidden = old.replace(old.with_name(f".{old.name}.old"))  # never a checkpoint that is half there
+            shutil.rmtree(hidden)
+    except (OSError, SafetensorError, InputError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        reason = "the disk is full" if full else str(error)
+        raise InputError(
+            f"{final}: cannot be written ({reason}); the checkpoint before it is whole: free some space, and the same"
+            " line goes on from there"
+        ) from error
+    return final
+
+
+def load(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save` was given as ``state`` and ``about``.
+
+    Args:
+        folder: of the checkpoint.
+        config: options of the run that wants to go on.
+
+    Raises:
+        TrainingError: the checkpoint is damaged, or was made with other options; they are named.
+    """
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        state = load_file(folder / STATE)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TrainingError(f"{folder}: is damaged ({error}); remove it to go on from the one before") from error
+    then, now = (json.loads(json.dumps(x, default=str)) for x in (about["config"], config))
+    changed = [name for name in now if name not in FREE_TO_CHANGE and then.get(name) != now[name]]
+    if changed:
+        raise TrainingError(
+            f"{folder.parent} was begun with other options: {', '.join(_difference(then, now, x) for x in changed)};"
+            " give the same, or another --out"
+        )
+    return state, about
+
+
+def publish(run: Path, folder: Path) -> None:
+    """Make a checkpoint's adapter that of the run's folder, without taking up space twice where links are possible.
+
+    Raises:
+        InputError: the run's folder cannot be written to.
+    """
+    for name in (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME):
+        temporary = run / f".{name}.new"
+        try:
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(folder / name, temporary)
+            except OSError:  # a file system without links
+                shutil.copyfile(folder / name, temporary)
+            temporary.replace(run / name)
+        except OSError as error:
+            raise InputError(f"{run / name}: cannot be written ({error}); the weights are in {folder}") from error
+
+
+def flat_optimiser(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The optimiser's state by parameter as one mapping "optimiser/<parameter>/<quantity>"."""
+    return {
+        f"optimiser/{name}/{what}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for name, quantities in state.items()
+        for what, value in quantities.items()
+    }
+
+
+def nested_optimiser(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `flat_optimiser`."""
+    nested: dict[str, dict[str, Tensor]] = {}
+    for key, value in flat.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimiser":
+            name, _, what = rest.rpartition("/")
+            nested.setdefault(name, {})[what] = value
+    return nested
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:
+    return f"{name} {then.get(name)!r} then, {now[name]!r} now"

@@ -1,0 +1,161 @@
+"""The frozen networks of a training: base, image encoder and recogniser; what they compute, kept on disk or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from consistentid import encoding, pipeline
+from consistentid.errors import DatasetError
+from consistentid.faces.recognition import OnnxRecogniser
+from consistentid.presets import Preset, load_preset
+from consistentid.prompt import Count, FacialText
+from consistentid.training.cache import Cache, weights_digest
+from consistentid.training.config import TrainConfig
+from consistentid.training.sources import Picture
+
+
+class FrozenNetworks:
+    """The networks of the recipe's preset. What they give is half precision, so that keeping it changes nothing.
+
+    Args:
+        config: names preset, networks, precision and what to keep.
+        folder: of what is kept.
+        device: where to compute.
+
+    Raises:
+        InputError, CheckpointError: a network is not there, or is none of its kind.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
+        self.preset: Preset = load_preset(config.preset).override(**config.networks)
+        self.device, self._folder, self._kept = device, folder, config.cache
+        dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+        self.pipe = pipeline._load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+        self.pipe.vae.float()  # half precision spoils latents
+        self.image_encoder, self.processor = pipeline._load_image_encoder(self.preset.image_encoder, dtype)
+        self.image_encoder.to(device)
+        for module in (self.pipe.unet, self.pipe.vae, *self._text_encoders):
+            module.requires_grad_(False)
+        self.count = _word_by_word(encoding.token_counter(self.pipe))
+        self.limit = encoding.context_length(self.pipe)
+
+    @property
+    def _text_encoders(self) -> list[Any]:
+        return [self.pipe.text_encoder, *([self.pipe.text_encoder_2] if encoding.is_xl(self.pipe) else [])]
+
+    @cached_property
+    def recogniser(self) -> OnnxRecogniser:
+        """Makes the embeddings that a source has not."""
+        return OnnxRecogniser(pipeline._onnx_file(self.preset.recogniser))
+
+    @cached_property
+    def provenance(self) -> dict[str, str]:
+        """Names of the networks that identities for the trained adapter must come from."""
+        roles = ("recogniser", "image_encoder", "parser")
+        names = {role: pipeline._provenance(self.preset.networks[role]) for role in roles}
+        return {role: name for role, name in names.items() if name}
+
+    def embedding(self, picture: Picture, key: str) -> Tensor:
+        """(D,) float32: the picture's own embedding, or one computed from its landmarks.
+
+        Raises:
+            DatasetError: it has neither.
+        """
+        vector = picture.embedding
+        if vector is None and picture.landmarks is not None:
+            vector = self.recogniser.embed(Image.fromarray(picture.pixels), picture.landmarks)
+        if vector is None:
+            raise DatasetError(
+                f"{key} has neither an embedding nor landmarks; make the data set with 'consistentid dataset build'"
+            )
+        return torch.from_numpy(np.array(vector, np.float32))
+
+    # ------------------------------------------------------------------------------------------------- what they give
+
+    def latents(self, pixels: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) half of pictures (B, 3, H, W) in [-1, 1]."""
+        with torch.no_grad():
+            z = self.pipe.vae.encode(pixels.to(self.device), return_dict=False)[0].mean
+        return (z * self.pipe.vae.config.scaling_factor).half().cpu()
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Penultimate hidden states (B, L, D) half of preprocessed pictures (B, 3, S, S)."""
+        with torch.no_grad():
+            given = pixels.to(self.device, self.image_encoder.dtype)
+            states: Tensor = self.image_encoder(given, output_hidden_states=True).hidden_states[-2]
+        return states.half().cpu()
+
+    def preprocessed(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures as the image encoder wants them (B, 3, S, S)."""
+        pixels: Tensor = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    @cached_property
+    def blank(self) -> Tensor:
+        """Features (L, D) of nothing: an all-zero picture, as identities have it."""
+        return self.features(torch.zeros_like(self.preprocessed([Image.new("RGB", (64, 64))])))[0]
+
+    @cached_property
+    def nothing_said(self) -> dict[str, Tensor]:
+        """The text of an empty prompt, as the pipeline's guidance has it: "text" (T, D), for SDXL "pooled" (E,)."""
+        with torch.no_grad():
+            encoded = encoding.encode(self.pipe, [""], guided=True)
+        return _halves(encoded.negative, encoded.negative_pooled)[0]
+
+    def texts(self, texts: Sequence[FacialText]) -> list[dict[str, Tensor]]:
+        """The text of each prompt: "text" (T, D), for SDXL "pooled" (E,), half."""
+
+        def encoded(chosen: Sequence[FacialText]) -> list[dict[str, Tensor]]:
+            with torch.no_grad():
+                out = encoding.encode(self.pipe, [x.full for x in chosen], seconds=[x.marked for x in chosen])
+            return _halves(out.text, out.pooled)
+
+        if (cache := self._text_cache) is None:
+            return encoded(texts)
+        return [self._kept_or(cache, json.dumps([x.full, x.marked]), lambda x=x: encoded([x])[0]) for x in texts]
+
+    @staticmethod
+    def _kept_or(cache: Cache, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        # One at a time, so that what is kept never depends on its neighbours in a batch.
+        if (found := cache.read(key)) is None:
+            found = compute()
+            cache.write(key, found)
+        return found
+
+    # ---------------------------------------------------------------------------------------------------- what is kept
+
+    def cache(self, kind: str, *made_with: object) -> Cache | None:
+        """Where outputs of a kind of `CACHEABLE` are kept, or None if the recipe does not keep them."""
+        if kind not in self._kept:
+            return None
+        networks = {
+            "latents": lambda: weights_digest(self.pipe.vae),
+            "references": lambda: weights_digest(self.image_encoder) + self.provenance.get("recogniser", ""),
+            "text": lambda: weights_digest(*self._text_encoders),
+        }
+        return Cache(self._folder / kind, json.dumps([kind, networks[kind](), *map(str, made_with)]))
+
+    @cached_property
+    def _text_cache(self) -> Cache | None:
+        return self.cache("text")
+
+
+def _halves(text: Tensor | None, pooled: Tensor | None) -> list[dict[str, Tensor]]:
+    rows = {name: x.half().cpu() for name, x in (("text", text), ("pooled", pooled)) if x is not None}
+    return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+
+
+def _word_by_word(count: Count) -> Count:
+    """The same count, of each word only once: no token reaches over a space."""
+    word = lru_cache(maxsize=None)(count)
+    return lambda text: 2 + sum(word(x) - 2 for x in text.split())

@@ -1,0 +1,188 @@
+"""The adapter on its base as one module whose forward pass gives the losses of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+from torch import Tensor, nn
+
+from consistentid import checkpoint
+from consistentid.adapter import ConsistentID
+from consistentid.errors import CheckpointError, InputError
+from consistentid.spec import AdapterSpec
+from consistentid.training.attention import AttentionRecorder
+from consistentid.training.config import TrainConfig
+from consistentid.training.examples import Batch
+from consistentid.training.frozen import FrozenNetworks
+from consistentid.training.losses import localisation_over_layers, min_snr_weight, noise_loss
+
+
+class AdapterOnBase(nn.Module):
+    """A `ConsistentID` attached to the base of a training; `forward` is the only way through its parameters.
+
+    Args:
+        config: what is trained, and the losses.
+        frozen: its pipeline gets the adapter.
+
+    Attributes:
+        cid: the adapter.
+        recorder: sees the attention of the facial words.
+        names: parameter of this module -> its name on disk, "adapter.<name>" or "unet.<name>".
+        frozen_adapter: adapter weights that do not learn, by name.
+
+    Raises:
+        InputError, CheckpointError: sizes or initial weights that do not fit.
+    """
+
+    def __init__(self, config: TrainConfig, frozen: FrozenNetworks) -> None:
+        super().__init__()
+        pipe = frozen.pipe
+        self.config, self.pipe = config, pipe
+        torch.manual_seed(config.schedule.seed)
+        self.unet_config: str = pipe.unet.to_json_string()  # attaching changes it
+        base = dict(pipe.unet.named_parameters())
+        self.cid = initial_adapter(config, frozen)
+        self.unet, self.image_projection = pipe.unet, self.cid.image_projection
+        self.facial_encoder = self.cid.facial_encoder
+        self._groups = self.cid.parameter_groups() | {"unet": list(base.values())}
+        for parameters in self._groups.values():
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+        for name in config.trained:
+            for parameter in self._groups[name]:
+                parameter.data = parameter.data.float()
+                parameter.requires_grad_(True)
+        if config.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        stored = {x.data_ptr(): f"adapter.{name}" for name, x in self.cid.state_dict().items()}
+        stored |= {x.data_ptr(): f"unet.{name}" for name, x in base.items()}
+        self.names = {name: stored[x.data_ptr()] for name, x in self.named_parameters() if x.requires_grad}
+        learnt = set(self.names.values())
+        self.frozen_adapter = {
+            name: x.clone() for name, x in self.cid.state_dict().items() if f"adapter.{name}" not in learnt
+        }
+        self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
+        self.recorder = AttentionRecorder(pipe.unet, config.localisation_blocks)
+        self._base_alone = False
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses (B,) of each sample: "loss", "noise", and "localisation" or, where the base learns alone, "base"."""
+        config = self.config
+        self.switch(base_alone=batch.base)
+        text, size = batch.text, (batch.latents.shape[-2], batch.latents.shape[-1])
+        if batch.base:
+            shape = (len(text), 1, self.cid.spec.tokens, text.shape[-1])
+            tokens = torch.zeros(shape, device=text.device)
+        else:
+            text = self.cid.fuse(text, batch.parts, batch.token_mask, batch.part_mask)
+            tokens = self.cid.id_tokens(batch.embedding, batch.face)[:, None]
+        localised = bool(config.localisation_weight) and not batch.base
+        maps = self.recorder.watch(batch.positions, size) if localised else {}
+        t = (self.noise_schedule.config.num_train_timesteps * batch.time**config.timestep_power).long()
+        noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, t)
+        prediction = self.unet(
+            noisy, t, encoder_hidden_states=text, added_cond_kwargs=self._conditions(batch, tokens)
+        ).sample
+        kind = self.noise_schedule.config.prediction_type
+        target = (
+            self.noise_schedule.get_velocity(batch.latents, batch.noise, t) if kind == "v_prediction" else batch.noise
+        )
+        noise = noise_loss(prediction.float(), target, batch.weight)
+        if config.min_snr:
+            noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), config.min_snr, kind)
+        if batch.base:
+            return {"loss": noise, "base": noise}
+        if not localised:
+            return {"loss": noise, "noise": noise}
+        localisation = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
+        return {
+            "loss": noise + config.localisation_weight * localisation,
+            "noise": noise,
+            "localisation": localisation,
+        }
+
+    def switch(self, *, base_alone: bool) -> None:
+        """Switch the adapter off or on; it stays so until the next call, for backward passes may run layers again."""
+        self.recorder.stop()
+        if base_alone == self._base_alone:
+            return
+        self._base_alone = base_alone
+        learning = [(x, x.requires_grad) for parameters in self._groups.values() for x in parameters]
+        self.cid.scale = 0.0 if base_alone else 1.0
+        if self.cid.spec.lora_rank:
+            if base_alone:
+                self.unet.disable_lora()
+            else:
+                self.unet.enable_lora()
+        for parameter, learns in learning:  # which PEFT has changed
+            parameter.requires_grad_(learns)
+
+    def _conditions(self, batch: Batch, tokens: Tensor) -> dict[str, Any]:
+        conditions: dict[str, Any] = {"image_embeds": [tokens]}
+        if batch.pooled is not None:
+            side = self.config.size
+            sizes = torch.tensor([side, side, 0, 0, side, side], device=tokens.device, dtype=tokens.dtype)
+            conditions |= {"text_embeds": batch.pooled, "time_ids": sizes.expand(len(tokens), -1)}
+        return conditions
+
+
+def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID:
+    """The adapter to train, attached to the frozen pipeline.
+
+    Raises:
+        InputError: the recipe's sizes are none, or contradict those of its initial weights.
+        CheckpointError: initial weights that are missing or broken.
+    """
+    found = _initial_weights(config.init) if config.init else {}
+    if "facial_encoder" in {name.partition(".")[0] for name in found}:
+        cid = ConsistentID.from_pretrained(*_located(str(config.init)))
+        cid.attach(frozen.pipe)
+        kept = cid.spec.to_dict()
+        if wrong := [name for name, value in config.spec.items() if kept.get(name) != value]:
+            raise InputError(f"the recipe's spec has another {', '.join(wrong)} than {config.init}; leave it out")
+        return cid
+    widths = {
+        "clip_dim": frozen.image_encoder.config.hidden_size,
+        "text_dim": frozen.pipe.unet.config.cross_attention_dim,
+    }
+    try:
+        spec = AdapterSpec.from_dict(widths | {"networks": frozen.provenance} | config.spec)
+    except CheckpointError as error:
+        raise InputError(f"the recipe's spec: {error}") from None
+    cid = ConsistentID(spec)
+    cid.attach(frozen.pipe)
+    _copy(found, cid.state_dict(), str(config.init))
+    return cid
+
+
+def _initial_weights(source: str) -> Mapping[str, Tensor]:
+    path = checkpoint.locate(*_located(source))
+    state, _ = checkpoint.read_state(path)
+    if "ip_adapter" in state:  # an IP-Adapter-FaceID-Plus: the same layers, numbered alike, and no facial encoder
+        state = {"image_proj": state["image_proj"], "adapter_modules": state["ip_adapter"]}
+    return checkpoint.to_ours(state, str(path))[0]
+
+
+def _located(source: str) -> tuple[str, str | None]:
+    """Source and weight name of a path, a hub id, or owner/name/file of the hub."""
+    parts = source.split("/")
+    if len(parts) < 3 or Path(source).exists():
+        return source, None
+    return "/".join(parts[:2]), "/".join(parts[2:])
+
+
+@torch.no_grad()
+def _copy(found: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str) -> None:
+    wrong = [name for name, x in found.items() if name not in into or into[name].shape != x.shape]
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} weights of {source} do not fit the recipe's spec and base, the first is {wrong[0]}"
+            f" {tuple(found[wrong[0]].shape)}; correct spec, or choose other initial weights"
+        )
+    for name, tensor in found.items():
+        into[name].copy_(tensor)

@@ -1,0 +1,151 @@
+"""Where training pictures come from: drawn portraits or a data set, as one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consistentid.data.dataset import FolderDataset, epoch_order, open_dataset
+from consistentid.data.portraits import Caption
+from consistentid.data.records import RECORDS
+from consistentid.data.shards import INDEX
+from consistentid.errors import DatasetError
+from consistentid.training.pictures import Pool, captions
+from consistentid.training.schedule import Order, shuffled
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of a person.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB.
+        labels: (H, W) uint8 CelebAMask-HQ labels.
+        embedding: (D,) float32, whose face it is; None where it has to be computed from
+        landmarks: (5, 2) float32 pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    embedding: NDArray[np.float32] | None
+    landmarks: NDArray[np.float32] | None
+
+
+class Source(Protocol):
+    """Pictures of people by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Picture:
+        """One picture; slow, for it may have to be read and decoded."""
+
+    def key(self, row: int) -> str:
+        """Names a picture for people."""
+
+    def version(self, row: int) -> str:
+        """Names a picture for caches: another text whenever its content is another."""
+
+    def caption(self, row: int, wording: int) -> Caption:
+        """What the picture shows; another number words it otherwise where the source can."""
+
+    def of_person(self, row: int) -> Sequence[int]:
+        """All pictures of the same person, this one included, always in the same order."""
+
+    def order(self, seed: int) -> Order:
+        """The order of each epoch."""
+
+
+class DrawnSource:
+    """The pictures of a pool, up to a number of people."""
+
+    def __init__(self, pool: Pool, people: int = 0) -> None:
+        self.pool = pool
+        self.people = min(people or pool.spec.people, pool.spec.people)
+
+    def __len__(self) -> int:
+        return self.people * self.pool.spec.scenes
+
+    def __getitem__(self, row: int) -> Picture:
+        pool = self.pool
+        image, labels, landmarks = (np.array(x[row]) for x in (pool.images, pool.labels, pool.landmarks))
+        return Picture(image, labels, None, landmarks)
+
+    def key(self, row: int) -> str:
+        """See `Source.key`."""
+        person, scene = self.pool.spec.keys(np.array([row]))[0]
+        return f"person {person} in scene {scene}"
+
+    def version(self, row: int) -> str:
+        """See `Source.version`."""
+        return f"{self.pool.spec}:{row}"
+
+    def caption(self, row: int, wording: int) -> Caption:
+        """See `Source.caption`."""
+        return captions(self.pool, np.array([row]), wording)[0]
+
+    def of_person(self, row: int) -> Sequence[int]:
+        """See `Source.of_person`."""
+        scenes = self.pool.spec.scenes
+        return range(row // scenes * scenes, (row // scenes + 1) * scenes)
+
+    def order(self, seed: int) -> Order:
+        """See `Source.order`."""
+        return shuffled(len(self), seed)
+
+
+class DatasetSource:
+    """The samples of the data set in a folder, up to a number of people."""
+
+    def __init__(self, path: Path, people: int = 0) -> None:
+        self.dataset = dataset = open_dataset(path)
+        self._index = next((path / name for name in (INDEX, RECORDS) if (path / name).exists()), path)
+        groups: dict[str | int, list[int]] = {}
+        for row, person in enumerate(dataset.people):
+            groups.setdefault(row if person is None else person, []).append(row)
+        kept = list(groups.values())[: people or None]
+        self._people = {row: group for group in kept for row in group}
+        if not self._people:
+            raise DatasetError("the data set has no pictures; build it first, see 'consistentid dataset build --help'")
+
+    def __len__(self) -> int:
+        return len(self._people)
+
+    def __getitem__(self, row: int) -> Picture:
+        sample = self.dataset[row]
+        return Picture(sample.picture, sample.labels, sample.embedding, sample.landmarks)
+
+    def key(self, row: int) -> str:
+        """See `Source.key`."""
+        return self.dataset.keys[row]
+
+    def version(self, row: int) -> str:
+        """See `Source.version`."""
+        files = [self._index]
+        if isinstance(self.dataset, FolderDataset):
+            files += self.dataset.records[row].files(self.dataset.folder).values()
+        states = [file.stat() for file in files if file.exists()]  # a missing one is told of when it is read
+        return f"{self._index.resolve()}:{self.key(row)}:{[(state.st_size, state.st_mtime_ns) for state in states]}"
+
+    def caption(self, row: int, wording: int) -> Caption:  # noqa: ARG002 - a data set has one wording
+        """See `Source.caption`."""
+        record = self.dataset.record(row)
+        return Caption(record.caption, record.face_caption)
+
+    def of_person(self, row: int) -> Sequence[int]:
+        """See `Source.of_person`."""
+        return self._people[row]
+
+    def order(self, seed: int) -> Order:
+        """See `Source.order`."""
+
+        def rows(epoch: int) -> NDArray[np.int64]:
+            everyone = epoch_order(self.dataset, seed, epoch)
+            return everyone[np.isin(everyone, list(self._people))]
+
+        return lru_cache(maxsize=2)(rows)

@@ -1,0 +1,38 @@
+"""A recipe of the adapter at micro size: the tiny preset, nine drawings of 32 pixels, a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import tiny
+from consistentid.training.config import TrainConfig
+from consistentid.training.trainer import Trainer
+
+SPEC = {
+    "dim_head": 8, "id_hidden": 32, "id_depth": 1, "id_heads": 4, "facial_dim": 32, "facial_depth": 1,
+    "facial_heads": 4, "lora_rank": 4,
+}  # fmt: skip
+
+
+def content(**adapter: Any) -> dict[str, Any]:
+    """The recipe, with other options in its section ``adapter``."""
+    schedule = {"steps": 4, "batch": 4, "lr": 1e-2, "warmup": 1, "seed": 5, **adapter.pop("schedule", {})}
+    section = {"preset": str(tiny.preset()), "schedule": schedule, "spec": SPEC, "log": {"every": 1}}
+    return {"size": 32, "pictures": {"train": {"people": 3, "scenes": 3}}, "adapter": section | adapter}
+
+
+def recipe(folder: Path, **adapter: Any) -> Path:
+    """The same as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "micro.yaml"
+    path.write_text(yaml.safe_dump(content(**adapter)))
+    return path
+
+
+def trainer(run: Path, cache: Path, **adapter: Any) -> Trainer:
+    """A trainer of that recipe."""
+    config = TrainConfig.from_yaml(recipe(run.parent / f"{run.name}-recipe", **adapter))
+    return Trainer(config, run, cache=cache, device="cpu", say=lambda _: None)

@@ -1,0 +1,238 @@
+"""Every option of a recipe has an effect, and those that must not change what is learnt do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import micro
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tiny
+from consistentid.errors import InputError
+from consistentid.training import checkpoints
+from consistentid.training.config import Checkpoints, Log, TrainConfig, Validation
+from consistentid.training.recipe import load_recipe
+from consistentid.training.schedule import Schedule
+
+BASE = {"schedule": {"steps": 3, "batch": 4, "warmup": 1}, "min_snr": 0.0}
+
+LEARNT: dict[str, list[dict[str, Any]]] = {
+    "spec": [{"spec": micro.SPEC | {"facial_depth": 2}}],
+    "trained": [{"trained": ["image_projection"]}, {"trained": ["unet", "lora"]}],
+    "people": [{"people": 2}],
+    "views": [{"views": 1}],
+    "same_picture": [{"same_picture": 1.0}],
+    "fixed_sentence": [{"fixed_sentence": 1.0, "text_only": 0.0}],
+    "text_only": [{"text_only": 1.0}],
+    "condition_dropout": [{"condition_dropout": 0.9}],
+    "base_share": [{"base_share": 0.9, "trained": ["lora", "unet"]}],
+    "background_masking": [{"background_masking": 0.0}, {"background_masking": 1.0}],
+    "face_weight": [{"face_weight": 5.0}],
+    "localisation_weight": [{"localisation_weight": 10.0}, {"localisation_weight": 0.0}],
+    "localisation_blocks": [{"localisation_blocks": ["mid_block"], "localisation_weight": 10.0}],
+    "timestep_power": [{"timestep_power": 3.0}],
+    "min_snr": [{"min_snr": 1.0}],
+    "precision": [{"precision": "bfloat16"}],
+    "schedule": [
+        {"schedule": BASE["schedule"] | change}
+        for change in (
+            {"steps": 4}, {"batch": 2}, {"lr": 1e-3}, {"warmup": 3}, {"weight_decay": 5.0}, {"clip": 1e-5},
+            {"ema": 0.5}, {"seed": 6}, {"final_lr": 0.9},
+        )
+    ],
+}  # fmt: skip
+"""Option -> recipes with another value of it, each of which must learn something else."""
+
+TESTED_ELSEWHERE = {
+    "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
+    "workers", "checkpoints", "log", "validation",
+}  # fmt: skip
+"""Below in this file, all of them."""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Tensor]:
+    return learnt(tmp_path_factory.mktemp("plain") / "run", cache)
+
+
+def learnt(run: Path, cache: Path, **options: Any) -> dict[str, Tensor]:
+    """The state after a run."""
+    assert micro.trainer(run, cache, **BASE | options).train()
+    newest = checkpoints.newest(run)
+    assert newest is not None
+    return load_file(newest / checkpoints.STATE)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_every_option_is_tested() -> None:
+    assert {field.name for field in fields(TrainConfig)} == set(LEARNT) | TESTED_ELSEWHERE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [pytest.param(x, id=f"{name}{i}") for name, all_ in LEARNT.items() for i, x in enumerate(all_)]
+)
+def test_it_changes_what_is_learnt(tmp_path: Path, cache: Path, plain: dict[str, Tensor], options: dict) -> None:
+    other = learnt(tmp_path / "run", cache, **options)
+    assert not same(other, plain)
+    assert all(torch.isfinite(x).all() for x in other.values())
+
+
+def test_workers_and_the_cache_change_nothing(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
+    assert same(learnt(tmp_path / "a", cache, workers=2), plain)
+    assert same(learnt(tmp_path / "b", tmp_path / "new", cache=["latents", "references"], workers=1), plain)
+    assert {path.name for path in (tmp_path / "new").iterdir()} >= {"latents", "references"}
+    anew = learnt(tmp_path / "c", tmp_path / "none", cache=[])
+    assert not {"latents", "references", "text"} & {path.name for path in (tmp_path / "none").iterdir()}
+    for name in plain:
+        torch.testing.assert_close(anew[name], plain[name], rtol=0.02, atol=0.02)
+
+
+def test_parts_of_a_step_and_checkpointed_gradients_give_the_same_gradients(tmp_path: Path, cache: Path) -> None:
+    once = {"schedule": BASE["schedule"] | {"steps": 1}, "localisation_weight": 1.0}
+    whole = learnt(tmp_path / "whole", cache, **once)
+    for number, options in enumerate(({"accumulate": 2}, {"gradient_checkpointing": True})):
+        other = learnt(tmp_path / str(number), cache, **once, **options)
+        for name in (x for x in whole if x.endswith("exp_avg")):
+            torch.testing.assert_close(other[name], whole[name], rtol=1e-3, atol=1e-6)
+    trainer = micro.trainer(tmp_path / "checkpointing", cache, gradient_checkpointing=True)
+    assert trainer.frozen.pipe.unet.is_gradient_checkpointing
+
+
+def test_networks_presets_sizes_and_pictures(tmp_path: Path, cache: Path) -> None:
+    trainer = micro.trainer(
+        tmp_path / "run", cache, preset="drawn", networks={"recogniser": str(tiny.preset() / "recogniser.onnx")},
+        size=64, pictures={"people": 2, "scenes": 2, "seed": 9}, spec=micro.SPEC,
+    )  # fmt: skip
+    assert trainer.frozen.pipe.unet.config.cross_attention_dim == 128
+    assert (
+        trainer.frozen.provenance["recogniser"] == micro.trainer(tmp_path / "b", cache).frozen.provenance["recogniser"]
+    )
+    assert trainer.examples.shape == (16, 8, 8)
+    assert len(trainer.source) == 4
+    assert trainer.source[0].pixels.shape == (64, 64, 3)
+
+
+def test_initial_weights(tmp_path: Path, cache: Path) -> None:
+    adapter = tiny.preset() / "adapter"
+    cid = micro.trainer(tmp_path / "a", cache, init=str(adapter), spec={}).module.cid
+    stored = load_file(adapter / "model.safetensors")
+    assert all(torch.equal(x, stored[name]) for name, x in cid.state_dict().items())
+    # an IP-Adapter-FaceID-Plus has the same layers, but no facial encoder
+    image = {k.removeprefix("image_projection."): v for k, v in stored.items() if k.startswith("image_projection.")}
+    layers = {k.removeprefix("attention."): v for k, v in stored.items() if k.startswith("attention.")}
+    torch.save({"image_proj": image, "ip_adapter": layers}, tmp_path / "faceid-plus.bin")
+    started = micro.trainer(tmp_path / "b", cache, init=str(tmp_path / "faceid-plus.bin")).module.cid.state_dict()
+    for name, x in started.items():
+        assert torch.equal(x, stored[name]) != name.startswith("facial_encoder.") or x.numel() == 32, name
+    with pytest.raises(InputError, match=r"do not fit the recipe's spec and base, the first is"):
+        micro.trainer(tmp_path / "c", cache, init=str(tmp_path / "faceid-plus.bin"), spec=micro.SPEC | {"lora_rank": 2})
+
+
+def test_checkpoints_and_logs_come_as_often_as_asked(tmp_path: Path, cache: Path) -> None:
+    learnt(tmp_path / "run", cache, checkpoints={"every": 1, "keep": 3}, log={"every": 2})
+    assert len(list((tmp_path / "run").glob("checkpoint-*"))) == 3
+    assert len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 2
+
+
+def test_tensorboard(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("tensorboard")
+    learnt(tmp_path / "run", cache, log={"every": 1, "tensorboard": True})
+    [events] = (tmp_path / "run/tensorboard").iterdir()
+    assert b"localisation" in events.read_bytes()
+
+
+def test_optimiser_that_is_not_installed(tmp_path: Path, cache: Path) -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(InputError, match="pip install bitsandbytes"):
+            micro.trainer(tmp_path / "run", cache, optimiser="adamw8bit")
+
+
+def test_validation_shows_people_and_attention_and_changes_nothing(
+    tmp_path: Path, cache: Path, plain: dict[str, Tensor]
+) -> None:
+    tiny.portrait().save(tmp_path / "who.png")
+    options = {"every": 2, "references": [str(tmp_path / "who.png")], "prompts": ["a woman", "a man"], "steps": 2}
+    assert same(learnt(tmp_path / "run", cache, validation=options), plain)
+    [sheet] = (tmp_path / "run/validation").iterdir()
+    assert sheet.name == "step-000002.png"
+
+
+# What is refused
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Iterator[Any]:
+    def read(change: str) -> TrainConfig:
+        return TrainConfig.from_yaml(micro.recipe(tmp_path), (change,))
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("adapter.lerning=1", "unknown options lerning; known are schedule, size, preset"),
+        ("adapter.schedule.stps=1", "adapter.schedule has unknown options stps; known are steps, batch"),
+        ("adapter.schedule.lr=fast", "schedule.lr is 'fast'; give a number"),
+        ("adapter.schedule.steps=0", "steps is 0; give more than 0"),
+        ("adapter.people=many", "adapter.people is 'many'; give an integer"),
+        ("adapter.trained=[lora, vae]", "trained has vae; choose among image_projection"),
+        ("adapter.trained=[]", "trained is empty"),
+        ("adapter.cache=[faces]", "cache has faces; choose among latents, text, references"),
+        ("adapter.condition_dropout=1.5", "condition_dropout is 1.5; a probability is from 0 to 1"),
+        ("adapter.base_share=0.5", "base_share needs unet among the trained"),
+        ("adapter.validation.every=5", "validation needs references"),
+        ("adapter.optimiser=sgd", "optimiser has sgd; choose among adamw"),
+        ("adapter", "is not of the form section.option=value"),
+        ("adapter.people=[", "its value is not YAML"),
+    ],
+)
+def test_wrong_options_are_told_of(wrong: Any, change: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        wrong(change)
+    assert message in str(caught.value)
+
+
+def test_a_recipe_extends_another(tmp_path: Path) -> None:
+    micro.recipe(tmp_path)
+    (tmp_path / "deeper").mkdir()
+    other = tmp_path / "deeper/other.yaml"
+    other.write_text(yaml.safe_dump({"extends": "../micro.yaml", "adapter": {"schedule": {"lr": "1e-4"}, "views": 7}}))
+    config = TrainConfig.from_yaml(other, ("adapter.views=9", "adapter.checkpoints.keep=1"))
+    assert config.schedule == Schedule(steps=4, batch=4, lr=1e-4, warmup=1, seed=5)
+    assert (config.views, config.checkpoints.keep, config.size) == (9, 1, 32)
+
+
+@pytest.mark.parametrize("name", ["drawn", "sd15", "sdxl"])
+def test_the_recipes_that_ship(name: str) -> None:
+    path = Path(__file__).parents[2] / f"recipes/{name}.yaml"
+    config = TrainConfig.from_yaml(path)
+    assert config.preset in ("drawn", name)
+    assert config.schedule.batch in (16, 32)
+    assert load_recipe(path)["size"] == config.size
+    if name != "drawn":  # the paper's settings
+        assert config.schedule.lr == 1e-4
+        assert (config.background_masking, config.condition_dropout, config.localisation_weight) == (0.5, 0.1, 0.01)
+
+
+def test_nested_options_have_the_defaults_of_their_classes() -> None:
+    config = TrainConfig(Schedule(1, 1, 1.0), 32)
+    assert (config.checkpoints, config.log, config.validation) == (Checkpoints(), Log(), Validation())

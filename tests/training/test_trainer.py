@@ -1,0 +1,247 @@
+"""The trainer from end to end at micro size: what it writes, what it promises of being stopped and of being shared."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import micro
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tiny
+from consistentid import ConsistentID, ConsistentIDPipeline
+from consistentid.errors import InputError, TrainingError
+from consistentid.training import checkpoints
+from consistentid.training.checkpoints import STATE
+from consistentid.training.config import GROUPS
+from consistentid.training.examples import Example
+
+FULL = {
+    "trained": list(GROUPS),
+    "base_share": 0.4,
+    "schedule": {"steps": 6, "ema": 0.9},
+    "checkpoints": {"every": 2},
+    "cache": ["latents", "references", "text"],
+}
+"""Everything that has a state: averages, the optimiser's moments of both kinds of steps, the base's weights."""
+
+_process = get_context("fork")  # a real process, without importing everything once more
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawings and features that all tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert micro.trainer(run, cache, **FULL).train()
+    return run
+
+
+def state(run: Path) -> dict[str, Tensor]:
+    newest = checkpoints.newest(run)
+    assert newest is not None
+    return load_file(newest / STATE)
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+
+
+def steps(run: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+# What it writes
+
+
+def test_a_run_leaves_weights_that_load_and_a_preset_that_draws(in_one_go: Path) -> None:
+    for folder in (in_one_go, in_one_go / "checkpoint-4", in_one_go / "checkpoint-6"):
+        ConsistentID.from_pretrained(folder)
+    studio = ConsistentIDPipeline.from_preset(in_one_go)
+    who = studio.identify(tiny.portrait())
+    assert studio(who, "a woman", seed=1, width=32, height=32).images[0].size == (32, 32)
+    trained = load_file(in_one_go / "checkpoint-6/unet/diffusion_pytorch_model.safetensors")
+    assert {x.dtype for x in trained.values()} == {torch.float16}
+    torch.testing.assert_close(studio.pipe.unet.conv_in.weight.half(), trained["conv_in.weight"])
+
+
+def test_checkpoints_explain_themselves_and_old_ones_go(in_one_go: Path) -> None:
+    assert sorted(path.name for path in in_one_go.glob("*checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+    about = json.loads((in_one_go / "checkpoint-4/training.json").read_text())
+    assert about["step"] == 4
+    assert about["data"] == {"samples": 16, "epoch": 1, "position": 7}
+    assert about["config"]["schedule"]["lr"] == 1e-2
+    assert "torch" in about["versions"]
+    assert steps(in_one_go) == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_is_trained_changes_and_nothing_else(tmp_path: Path, cache: Path) -> None:
+    trainer = micro.trainer(tmp_path / "run", cache, trained=["facial_encoder", "lora"], text_only=0.0)
+    before = {name: x.clone() for name, x in trainer.module.cid.state_dict().items()}
+    base = {name: x.clone() for name, x in trainer.frozen.pipe.unet.named_parameters() if "lora" not in name}
+    trainer.train()
+    for name, x in trainer.module.cid.state_dict().items():
+        learns = name.startswith("facial_encoder.") or "_lora." in name
+        assert learns or torch.equal(x, before[name]), name
+    assert not torch.equal(trainer.module.cid.state_dict()["attention.0.to_q_lora.up.weight"], torch.zeros(16, 4))
+    for name, x in trainer.frozen.pipe.unet.named_parameters():
+        assert "lora" in name or "processor" in name or torch.equal(x, base[name]), name
+
+
+# Being stopped
+
+
+def _train(run: Path, cache: Path, pause: float, options: dict[str, object]) -> None:
+    trainer = micro.trainer(run, cache, **options)
+    step = trainer._one_step
+
+    def slowly(parts: list[list[Example]]) -> None:
+        time.sleep(pause)
+        step(parts)
+
+    trainer._one_step = slowly  # type: ignore[method-assign]
+    os._exit(0 if trainer.train() else 3)
+
+
+def _stopped(run: Path, cache: Path, number: int, after: int) -> int | None:
+    """The exit code of a training that gets a signal once it has logged some steps."""
+    child = _process.Process(target=_train, args=(run, cache, 1.0, FULL))
+    child.start()
+    deadline = time.monotonic() + 500
+    while not (run / "log.jsonl").exists() or len(steps(run)) < after:
+        assert child.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert child.pid is not None
+    os.kill(child.pid, number)
+    child.join()
+    return child.exitcode
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, cache: Path, in_one_go: Path) -> None:
+    run = tmp_path / "run"
+    assert _stopped(run, cache, signal.SIGKILL, after=3) == -signal.SIGKILL
+    trainer = micro.trainer(run, cache, **FULL)
+    assert trainer.step in (2, 4)
+    assert trainer.train()
+    assert_same(state(run), state(in_one_go))
+    assert steps(run) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_terminated_run_saves_and_goes_on(tmp_path: Path, cache: Path, in_one_go: Path) -> None:
+    run = tmp_path / "run"
+    assert _stopped(run, cache, signal.SIGTERM, after=1) == 3  # told to stop, it ended by itself
+    newest = checkpoints.newest(run)
+    assert newest is not None
+    assert newest.name != "checkpoint-6"
+    assert micro.trainer(run, cache, **FULL).train()
+    assert_same(state(run), state(in_one_go))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, cache: Path, in_one_go: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, save_file = tmp_path / "run", checkpoints.save_file
+    trainer = micro.trainer(run, cache, **FULL)
+
+    def full(tensors: dict[str, Tensor], path: Path, **options: object) -> None:
+        if "checkpoint-4" in str(path) and path.name == STATE:
+            path.write_bytes(b"half a check")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_file(tensors, path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(InputError, match=r"checkpoint-4.*the disk is full.*the checkpoint before it is whole"):
+        trainer.train()
+    monkeypatch.undo()
+    assert [path.name for path in run.glob("*checkpoint*")] == ["checkpoint-2"]
+    assert micro.trainer(run, cache, **FULL).train()
+    assert_same(state(run), state(in_one_go))
+
+
+def test_a_finished_run_is_not_trained_further(in_one_go: Path, cache: Path) -> None:
+    before = (in_one_go / "checkpoint-6" / STATE).stat().st_mtime_ns
+    assert micro.trainer(in_one_go, cache, **FULL).train()
+    assert (in_one_go / "checkpoint-6" / STATE).stat().st_mtime_ns == before
+
+
+def test_a_run_does_not_go_on_with_other_options(in_one_go: Path, cache: Path) -> None:
+    with pytest.raises(TrainingError, match=r"begun with other options: face_weight 0\.0 then, 1\.0 now"):
+        micro.trainer(in_one_go, cache, **FULL, face_weight=1.0)
+
+
+# Losses that are not finite
+
+
+def test_a_loss_that_is_not_finite_is_left_out_and_told_of(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = micro.trainer(tmp_path / "run", cache, background_masking=0.0)
+    batch, spoilt = trainer.examples.batch, []
+
+    def once(examples: list[Example]):
+        made = batch(examples)
+        if examples[0].step in (1,):
+            made.latents[2] = torch.nan
+            spoilt.append(examples[2].key)
+        return made
+
+    trainer.examples.batch = once  # type: ignore[method-assign]
+    assert trainer.train()
+    assert f"step 2 is skipped: the loss of {spoilt[0]} is not finite" in capsys.readouterr().out
+    assert all(torch.isfinite(x).all() for x in state(tmp_path / "run").values())
+
+
+def test_it_stops_when_no_loss_is_finite(tmp_path: Path, cache: Path) -> None:
+    trainer = micro.trainer(tmp_path / "run", cache, schedule={"lr": 1e38})
+    with pytest.raises(TrainingError, match=r"is not finite at step \d, and 3 steps in a row were skipped"):
+        trainer.train()
+
+
+# Several processes
+
+
+def _share(rank: int, run: Path, cache: Path) -> None:
+    """What torchrun sets, and one process of two."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {"MASTER_PORT": "29517", "LOCAL_WORLD_SIZE": "2"}
+    trainer = micro.trainer(run, cache, base_share=0.5, trained=list(GROUPS), checkpoints={"every": 1})
+    trainer.train()
+    os._exit(0)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path: Path, cache: Path) -> None:
+    """The batch is that of all processes, so two with half of it each have one's gradients, and so its weights."""
+    options = {"base_share": 0.5, "trained": list(GROUPS), "checkpoints": {"every": 1}}
+    micro.trainer(tmp_path / "one", cache, **options).train()
+    children = [_process.Process(target=_share, args=(rank, tmp_path / "two", cache)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.startswith("optimiser/") and name.endswith("exp_avg"):  # a mean of the gradients
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(InputError, match=r"make schedule\.batch a multiple of 3"):
+        micro.trainer(tmp_path / "run", cache, accumulate=3)
