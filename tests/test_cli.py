@@ -116,6 +116,30 @@ def test_a_saved_identity_takes_the_place_of_photos(preset: Path, photo: Path, t
     assert run("identify", photo, "--out", who, "--preset", preset, "--force").exit_code == 0
 
 
+def test_the_person_is_put_into_a_picture(preset: Path, photo: Path, tmp_path: Path) -> None:
+    party, mask = tiny.draw((60, 60), size=(160, 128))[0], Image.new("L", (160, 128), 0)
+    mask.paste(255, (30, 20, 90, 100))
+    party.save(tmp_path / "party.png")
+    mask.save(tmp_path / "mask.png")
+    out = tmp_path / "out"
+    result = run(
+        "generate", photo, "--prompt", "a woman", "--preset", preset, "--num", 1, "--seed", 1, "--json", "--out", out,
+        "--image", tmp_path / "party.png", "--mask", tmp_path / "mask.png", "--strength", 1, "--scheduler", "lcm",
+        "--steps", 2, "--low-memory",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    picture = np.asarray(Image.open(document["pictures"][0]["file"]))
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(picture[outside], np.asarray(party)[outside])
+    assert not np.array_equal(picture[~outside], np.asarray(party)[~outside])
+    assert document["pictures"][0]["likeness"] is None or document["pictures"][0]["likeness"] < 0.9
+    expected = {"image": str(tmp_path / "party.png"), "mask": str(tmp_path / "mask.png"), "strength": 1.0}
+    expected |= {"scheduler": "lcm", "guidance_scale": 1.0, "steps": 2}
+    assert {key: document[key] for key in expected} == expected
+    assert "control_scale" not in document
+
+
 def test_unusual_pictures_work(preset: Path, tmp_path: Path) -> None:
     """CMYK, palette, animated, EXIF-rotated, 16-bit and transparent ones: all of one person, who is found in each."""
     picture = tiny.portrait()
@@ -249,6 +273,15 @@ def check_refused(result: Result, words: str) -> None:
         (["--prompt", "a", "--device", "cuda:99"], "device='cuda:99' is not there; this machine has cpu"),
         (["--prompt", "a", "--face-index", "3"], "no face 3 in ada.png; its faces are numbered 0 to 0"),
         (["--prompt", "a", "--promt", "b"], "No such option '--promt'"),
+        (["--prompt", "a", "--mask", "ada.png"], "--mask says how --image is used; give --image, too"),
+        (["--prompt", "a", "--strength", "1"], "--strength says how --image is used; give --image, too"),
+        (["--prompt", "a", "--control-model", "a/b"], "--control-model says how --control is used; give --control"),
+        (["--prompt", "a", "--image", "absent.png"], "absent.png: no such file"),
+        (["--prompt", "a", "--image", "ada.png", "--strength", "2"], "strength=2.0 is not allowed; give a number"),
+        (["--prompt", "a", "--control", "ada.png"], "control is a picture for a ControlNet, and none is chosen"),
+        (["--prompt", "a", "--scheduler", "magic"], "scheduler='magic' is not known; give one of ddim, euler, dpm++"),
+        (["--prompt", "a", "--lora", "absent.safetensors:0.5"], "lora=absent.safetensors:0.5: no such file or folder"),
+        (["--prompt", "a", "--base", "absent.safetensors"], "base=absent.safetensors: no such file or folder"),
         (["--prompt", "a", "who.safetensors"], "who.safetensors: a saved identity stands alone"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import consistentid
 from consistentid.devices import moved, resolve_device, resolve_dtype
 from consistentid.errors import InputError
 
@@ -38,3 +42,11 @@ def test_networks_come_home_whatever_happens() -> None:
     with pytest.raises(RuntimeError, match="mine"), moved("meta", Counting(1, 1)):
         raise RuntimeError("mine")
     assert seen == ["meta", "cpu"]
+
+
+def test_no_device_is_fixed_in_the_code() -> None:
+    """Every network goes where its user says; only what asks which devices there are may name one."""
+    fixed = re.compile(r"""\.cuda\(\)|\.to\(["']cuda|device=["']cuda""")
+    sources = Path(consistentid.__file__).parent.rglob("*.py")
+    found = [path.name for path in sources if path.name != "devices.py" and fixed.search(path.read_text())]
+    assert not found

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
@@ -211,6 +212,15 @@ def test_networks_are_loaded_once_and_when_needed(preset: Path) -> None:
     assert studio.encoder.analyzer is studio.analyzer
 
 
+def test_the_image_processor_does_not_depend_on_what_is_installed(
+    preset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers gives this name to another class, of other rounding, where torchvision is installed."""
+    monkeypatch.setattr(transformers, "CLIPImageProcessor", None)
+    processor = ConsistentIDPipeline.from_preset(preset, device="cpu").encoder.processor
+    assert type(processor) is CLIPImageProcessorPil
+
+
 def test_the_safety_checker_of_the_base_is_kept(preset: Path, tmp_path: Path, who: Identity) -> None:
     shutil.copytree(preset, tmp_path / "guarded")
     studio = ConsistentIDPipeline.from_preset(tmp_path / "guarded", device="cpu")
@@ -289,7 +299,7 @@ def controlled(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> Consis
     studio = ConsistentIDPipeline.from_preset(preset, device="cpu", fold=False)
     torch.manual_seed(0)
     network = ControlNetModel.from_unet(
-        type(studio.pipe.unet).from_pretrained(preset / "base" / "unet"), conditioning_embedding_out_channels=(8, 16)
+        type(studio.pipe.unet).from_pretrained(preset / "base" / "unet"), conditioning_embedding_out_channels=(8, 8, 16)
     )
     with torch.no_grad():
         for block in (*network.controlnet_down_blocks, network.controlnet_mid_block):

@@ -66,7 +66,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     monkeypatch.chdir(tmp_path)
     source = tiny.preset()
     unet = UNet2DConditionModel.from_pretrained(source / "base" / "unet")
-    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16)).save_pretrained("controlnet")
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 8, 16)).save_pretrained("controlnet")
     MotionAdapter(
         (16, 32), motion_layers_per_block=1, motion_num_attention_heads=4, motion_norm_num_groups=4
     ).save_pretrained("motion")

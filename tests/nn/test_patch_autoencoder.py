@@ -1,5 +1,6 @@
 """The autoencoder of the drawn preset starts from the best linear code, and loads through diffusers."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,18 @@ def test_a_pipeline_folder_loads_it(tmp_path: Path) -> None:
     for name, value in vae.state_dict().items():
         assert torch.equal(value, pipe.vae.state_dict()[name])
     assert pipe("a hat", num_inference_steps=1).images[0].size == (32, 32)
+
+
+def test_saving_and_loading_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is saved is all taken again: diffusers warns of anything else, and users wonder."""
+    vae = PatchAutoencoderKL(latent_channels=4, block_out_channels=(3, 12, 48, 8), sample_size=32, scaling_factor=0.5)
+    vae.save_pretrained(tmp_path)
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        again = PatchAutoencoderKL.from_pretrained(tmp_path)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records, caplog.messages
+    assert dict(again.config) | {"_name_or_path": None} == dict(vae.config) | {"_name_or_path": None}
+    assert all(torch.equal(x, again.state_dict()[name]) for name, x in vae.state_dict().items())

@@ -7,6 +7,8 @@ linear code of the patches (`start_from_principal_components`) instead of from n
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,6 +65,13 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
         # The code is linear: the encoder has no residual blocks, only the decoder learns more.
         self.encoder.down_blocks, self.encoder.mid_block = nn.ModuleList(), nn.Identity()
         self.register_to_config(in_channels=3, out_channels=3, **values)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Of a saved config what `__init__` takes: it holds the rest for pipelines to read, and derives it anew."""
+        taken = inspect.signature(cls.__init__).parameters
+        known = {name: value for name, value in config_dict.items() if name in taken or name.startswith("_")}
+        return super().extract_init_dict(known, **kwargs)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[Any, ...]:
         """Latents of pictures (B, 3, H, W) in [-1, 1]; H and W multiples of 8."""
