@@ -17,7 +17,6 @@ declare -A variant=(
 )
 manifests=()
 for name in full id_linear id_clip parts_only without_localisation frozen_projection fixed_captions true_captions; do
-  [ -f "$recipes/$name.yaml" ] || continue
   consistentid train "$recipes/$name.yaml" --out "$runs/$name/weights" "$@"
   consistentid evaluate --adapter "$runs/$name/weights" --variant "${variant[$name]}" \
     --people "$people" --prompts "$prompts" --out "$runs/$name/pictures"
