@@ -32,7 +32,7 @@ def recipe(folder: Path, **adapter: Any) -> Path:
     return path
 
 
-def trainer(run: Path, cache: Path, **adapter: Any) -> Trainer:
+def trainer(run: Path, cache: Path, /, **adapter: Any) -> Trainer:
     """A trainer of that recipe."""
     config = TrainConfig.from_yaml(recipe(run.parent / f"{run.name}-recipe", **adapter))
     return Trainer(config, run, cache=cache, device="cpu", say=lambda _: None)

@@ -33,6 +33,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "text_only": [{"text_only": 1.0}],
     "condition_dropout": [{"condition_dropout": 0.9}],
     "base_share": [{"base_share": 0.9, "trained": ["lora", "unet"]}],
+    "id_scale": [{"id_scale": 0.5}],
     "background_masking": [{"background_masking": 0.0}, {"background_masking": 1.0}],
     "face_weight": [{"face_weight": 5.0}],
     "localisation_weight": [{"localisation_weight": 10.0}, {"localisation_weight": 0.0}],
@@ -67,7 +68,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Te
     return learnt(tmp_path_factory.mktemp("plain") / "run", cache)
 
 
-def learnt(run: Path, cache: Path, **options: Any) -> dict[str, Tensor]:
+def learnt(run: Path, cache: Path, /, **options: Any) -> dict[str, Tensor]:
     """The state after a run."""
     assert micro.trainer(run, cache, **BASE | options).train()
     newest = checkpoints.newest(run)

@@ -78,7 +78,8 @@ class TrainConfig:
         networks: other networks in their place, as role: path or hub id.
         spec: sizes of the adapter, fields of `AdapterSpec`.
         init: weights to start from: an adapter in any layout that `ConsistentID.from_pretrained` reads, or an
-            IP-Adapter-FaceID-Plus; a file, a folder, a hub id, or owner/name/file of the hub. Fresh ones by default.
+            IP-Adapter-FaceID-Plus; a file, a folder, a hub id, owner/name/file of the hub, or "preset" for the
+            preset's own. Fresh ones by default.
         trained: which of `GROUPS` learn; the paper trains the first two, its released code the first four.
 
         people: people whose pictures are learnt from; 0 for all.
@@ -90,6 +91,7 @@ class TrainConfig:
         condition_dropout: probability that a sample sees no text and no identity, as under guidance at inference.
         base_share: share of steps in which the base alone learns from text, so that it stays a text-to-image model;
             only with ``unet`` among the trained.
+        id_scale: strength of the ID tokens; 0 trains without them, then neither image_projection nor ip_layers learn.
 
         background_masking: probability that the noise loss of a sample is taken on the person only.
         face_weight: extra weight of the face in the noise loss.
@@ -123,6 +125,7 @@ class TrainConfig:
     text_only: float = 0.1
     condition_dropout: float = 0.1
     base_share: float = 0.0
+    id_scale: float = 1.0
 
     background_masking: float = 0.5
     face_weight: float = 0.0
@@ -160,6 +163,8 @@ class TrainConfig:
                 raise InputError(f"{name} has {', '.join(wrong)}; choose among {', '.join(known)}")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
+        if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):
+            raise InputError("with id_scale 0 there are no ID tokens; leave image_projection and ip_layers untrained")
         if self.base_share and "unet" not in self.trained:
             raise InputError("base_share needs unet among the trained")
 

@@ -33,6 +33,9 @@ from consistentid.training.sources import Picture, Source
 FACE_LABELS = tuple(range(1, 14))
 """What `face_weight` weighs: everything of the head but neck, hair and hat."""
 
+WORDINGS = 16
+"""Captions of one picture, where they are worded anew; few enough to be kept as text features."""
+
 Place = tuple[int, int, int]
 """(step, place in the step's batch, picture)."""
 
@@ -132,7 +135,7 @@ class Examples(data.Dataset[Example]):
             step=step,
             row=row,
             reference_row=reference,
-            caption=self.source.caption(row, int(wording * 2**31)),
+            caption=self.source.caption(row, int(wording * WORDINGS)),
             dropped=bool(dropped < config.condition_dropout),
             whole=bool(whole >= config.background_masking),
             sentence=sentence,

@@ -21,6 +21,9 @@ from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.losses import localisation_over_layers, min_snr_weight, noise_loss
 
+PRESETS_OWN = "preset"
+"""The initial weights of this name are the adapter of the recipe's preset."""
+
 
 class AdapterOnBase(nn.Module):
     """A `ConsistentID` attached to the base of a training; `forward` is the only way through its parameters.
@@ -47,6 +50,7 @@ class AdapterOnBase(nn.Module):
         self.unet_config: str = pipe.unet.to_json_string()  # attaching changes it
         base = dict(pipe.unet.named_parameters())
         self.cid = initial_adapter(config, frozen)
+        self.cid.scale = config.id_scale
         self.unet, self.image_projection = pipe.unet, self.cid.image_projection
         self.facial_encoder = self.cid.facial_encoder
         self._groups = self.cid.parameter_groups() | {"unet": list(base.values())}
@@ -113,7 +117,7 @@ class AdapterOnBase(nn.Module):
             return
         self._base_alone = base_alone
         learning = [(x, x.requires_grad) for parameters in self._groups.values() for x in parameters]
-        self.cid.scale = 0.0 if base_alone else 1.0
+        self.cid.scale = 0.0 if base_alone else self.config.id_scale
         if self.cid.spec.lora_rank:
             if base_alone:
                 self.unet.disable_lora()
@@ -138,9 +142,10 @@ def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID
         InputError: the recipe's sizes are none, or contradict those of its initial weights.
         CheckpointError: initial weights that are missing or broken.
     """
-    found = _initial_weights(config.init) if config.init else {}
-    if "facial_encoder" in {name.partition(".")[0] for name in found}:
-        cid = ConsistentID.from_pretrained(*_located(str(config.init)))
+    source = str(frozen.preset.adapter.fetch()) if config.init == PRESETS_OWN else config.init
+    found = _initial_weights(source) if source else {}
+    if source and "facial_encoder" in {name.partition(".")[0] for name in found}:
+        cid = ConsistentID.from_pretrained(*_located(source))
         cid.attach(frozen.pipe)
         kept = cid.spec.to_dict()
         if wrong := [name for name, value in config.spec.items() if kept.get(name) != value]:
@@ -156,7 +161,7 @@ def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID
         raise InputError(f"the recipe's spec: {error}") from None
     cid = ConsistentID(spec)
     cid.attach(frozen.pipe)
-    _copy(found, cid.state_dict(), str(config.init))
+    _copy(found, cid.state_dict(), str(source))
     return cid
 
 

@@ -169,6 +169,8 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "out")
     (tmp_path / "out/adapter").mkdir()
     (tmp_path / "out/adapter/config.json").write_text('{"tokens": 4}')
+    (tmp_path / "out/adapter/model.safetensors").write_bytes(b"")
+    (tmp_path / "out/adapter/checkpoint-3").mkdir()
     command("package", tmp_path / "out")
     drawn = tmp_path / "out/drawn"
     assert {p.name for p in drawn.iterdir()} == {

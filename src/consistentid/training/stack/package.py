@@ -10,6 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from consistentid.checkpoint import CONFIG_NAME, WEIGHTS_NAME
 from consistentid.errors import CheckpointError
 from consistentid.evaluation.encoders import TEXT_PROJECTION
 from consistentid.faces.provenance import fingerprint
@@ -31,20 +32,25 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     needed = ["base", "vae", "text_encoder", "image_encoder", "parser", "recogniser.onnx", "judge.onnx", "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
-    pipe = StableDiffusionPipeline.from_pretrained(out / "base", torch_dtype=torch.float16)
+    # The adapter's training may have trained the base along.
+    base = next(path for path in (out / "adapter" / "base", out / "base") if path.exists())
+    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float16)
     pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(partial / "base")
     # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
     projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
     save_file(projection, partial / "base/text_encoder" / TEXT_PROJECTION)
-    for name in ("image_encoder", "parser", "adapter"):
-        shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.state.pt", "*.jsonl", "*.partial"))
+    for name in ("image_encoder", "parser"):
+        shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.partial"))
+    (partial / "adapter").mkdir()
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        shutil.copy(out / "adapter" / name, partial / "adapter")
     for name in ("recogniser.onnx", "judge.onnx"):
         shutil.copy(out / name, partial / name)
-    config = json.loads((partial / "adapter" / "config.json").read_text())
+    config = json.loads((partial / "adapter" / CONFIG_NAME).read_text())
     shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser"}
     config["networks"] = {role: fingerprint(partial / name) for role, name in shipped.items()}
-    (partial / "adapter" / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (partial / "adapter" / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     reports = {
         p.name.removesuffix(".report.json"): json.loads(p.read_text()) for p in sorted(out.glob("*.report.json"))
     }
