@@ -68,7 +68,7 @@ def test_pictures_labels_and_words_belong_together(drawn: Path, built: Path) -> 
     analyzer = ConsistentIDPipeline.from_preset("drawn", device="cpu").analyzer
     samples = [sample for sample in open_dataset(built) if sample.key in truth]
     assert [sample.key for sample in samples] == sorted(truth)
-    agreement = []
+    agreement, displaced = [], []
     for sample in samples:
         known = truth[sample.key]
         assert sample.picture.shape == (64, 64, 3)
@@ -81,11 +81,12 @@ def test_pictures_labels_and_words_belong_together(drawn: Path, built: Path) -> 
         assert np.abs(np.asarray(whole).astype(float) - sample.picture).mean() < 6
         labels = np.asarray(Image.open(files["mask"]).resize((64, 64), Image.Resampling.NEAREST))
         agreement.append((labels == sample.labels).mean())
-        np.testing.assert_allclose(sample.landmarks, np.array(known.extra["landmarks"]) * 64 / 96, atol=4)
+        displaced.append(np.abs(sample.landmarks - np.array(known.extra["landmarks"]) * 64 / 96))
         [face, *_] = analyzer.analyze(Image.open(drawn / "photos" / f"{sample.key}.jpg").convert("RGB"))
         assert face.embedding @ sample.embedding > 0.999
         assert find_parts(sample.face_caption)
     assert np.mean(agreement) > 0.8
+    assert np.median(displaced) < 1
 
 
 def test_the_layout_is_portable_and_sound(built: Path) -> None:
@@ -232,7 +233,8 @@ def test_a_small_face_is_cut_out_of_a_large_picture(drawn: Path, tmp_path: Path)
     face = np.argwhere(np.isin(sample.labels, (1, 10, 11, 12, 13)))
     assert np.ptp(face, axis=0).min() > 12  # in the whole picture, 9 pixels
     assert sample.landmarks is not None
-    assert sample.labels[tuple(sample.landmarks[2].astype(int)[::-1])] == 10  # the tip of the nose
+    nose = np.argwhere(sample.labels == 10) + 0.5
+    assert np.abs(nose - sample.landmarks[2][::-1]).max(axis=1).min() < 3  # its tip was found in the whole picture
 
 
 def test_what_cannot_be_built_is_one_line(drawn: Path, built: Path, job: Job, tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_process_that_is_killed_at_random_moments(job: Job, built: Path, tmp_p
     build_dataset(replace(job, out=tmp_path / "calm"), workers=1)
     longest = time.monotonic() - started
     context = multiprocessing.get_context("fork")
-    for moment in moments(8, 0, longest):
+    for moment in moments(5, 0, longest):
         process = context.Process(target=build_dataset, args=(again,), kwargs={"workers": 1})
         process.start()
         process.join(moment)
@@ -282,7 +284,7 @@ def test_a_process_that_is_killed_at_random_moments(job: Job, built: Path, tmp_p
 @pytest.mark.slow
 def test_several_processes_are_killed_and_give_the_same_bytes(job: Job, built: Path, tmp_path: Path) -> None:
     again = replace(job, out=tmp_path / "set")
-    kill_until_done(again, kills=3, seed=0, longest=20)
+    kill_until_done(again, kills=2, seed=0, longest=20)
     assert contents(again.out) == contents(built)
 
 
