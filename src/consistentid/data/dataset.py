@@ -178,8 +178,8 @@ def stream(
         dataset: what to read; not empty.
         seed: of the order.
         start: where to go on: the position that came with the last sample that was used.
-        rank, world: of `world` readers, the one of this `rank` gets every `world`-th sample, across epochs; the position
-            counts those of all readers, so that it stays right when their number changes.
+        rank, world: of `world` readers, the one of this `rank` gets every `world`-th sample, across epochs; the
+            position counts those of all readers, so that it stays right when their number changes.
 
     Yields:
         The position after the sample, and the sample.
