@@ -115,7 +115,7 @@ class ConsistentIDPipeline:
     def adapter(self) -> ConsistentID:
         """The ConsistentID weights."""
         network = self.preset.adapter
-        with _loading("adapter", network):
+        with loading("adapter", network):
             if network.path or network.files:
                 return ConsistentID.from_pretrained(network.fetch())
             return ConsistentID.from_pretrained(network.repo, revision=network.revision)
@@ -127,11 +127,11 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        with _loading("base", self.preset.base):
-            pipe = _load_base(self.preset, self.adapter.spec.text_dim, self.dtype)
+        with loading("base", self.preset.base):
+            pipe = load_base(self.preset, self.adapter.spec.text_dim, self.dtype)
             pipe.to("cpu" if self.low_memory else self.device)
         for number, lora in enumerate(self.preset.loras, 1):
-            with _loading(f"lora {number}", lora):
+            with loading(f"lora {number}", lora):
                 _load_lora(pipe, lora, f"lora{number}")
         if self.preset.loras:
             names = [f"lora{number}" for number, _ in enumerate(self.preset.loras, 1)]
@@ -153,7 +153,7 @@ class ConsistentIDPipeline:
                 "control is a picture for a ControlNet, and none is chosen; name one: --control-model on the command"
                 " line, from_preset(..., controlnet=...) in Python, controlnet in a preset's YAML file"
             )
-        with _loading("controlnet", network):
+        with loading("controlnet", network):
             controlnet = _load_controlnet(network, self.dtype)
             return controlnet.to("cpu" if self.low_memory else self.device)
 
@@ -174,7 +174,7 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        return _load_analyzer(self.preset)
+        return load_analyzer(self.preset)
 
     @cached_property
     def encoder(self) -> IdentityEncoder:
@@ -185,8 +185,8 @@ class ConsistentIDPipeline:
         """
         preset = self.preset
         analyzer = self.analyzer
-        with _loading("image_encoder", preset.image_encoder):
-            image_encoder, processor = _load_image_encoder(preset.image_encoder, self.dtype)
+        with loading("image_encoder", preset.image_encoder):
+            image_encoder, processor = load_image_encoder(preset.image_encoder, self.dtype)
         used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
@@ -194,7 +194,7 @@ class ConsistentIDPipeline:
             processor,
             part_layout=self.adapter.spec.part_layout,
             canvas_size=self.adapter.spec.canvas_size,
-            provenance={role: _provenance(network) for role, network in used.items()},
+            provenance={role: network_name(network) for role, network in used.items()},
             same_person=preset.same_person,
         )
 
@@ -211,8 +211,8 @@ class ConsistentIDPipeline:
             raise InputError(
                 f"the preset {self.preset.name!r} has no judge; name a recogniser as judge in its YAML file"
             )
-        with _loading("judge", network):
-            return OnnxRecogniser(_onnx_file(network))
+        with loading("judge", network):
+            return OnnxRecogniser(onnx_file(network))
 
     def identify(self, *photos: Photo, face_index: int | None = None, captioner: Captioner | None = None) -> Identity:
         """The person on one or more photos.
@@ -515,7 +515,7 @@ def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) ->
 
 
 @contextmanager
-def _loading(role: str, network: Network) -> Iterator[None]:
+def loading(role: str, network: Network) -> Iterator[None]:
     """Errors of other libraries about a network's files as one that names the network."""
     try:
         yield
@@ -526,7 +526,12 @@ def _loading(role: str, network: Network) -> Iterator[None]:
         raise CheckpointError(f"{role}: {network} cannot be loaded ({first_line(error)}); {remedy}") from error
 
 
-def _load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
+def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
+    """The diffusers pipeline of a preset; the width of its text says which family a single file is of.
+
+    Raises:
+        InputError: an unknown scheduler.
+    """
     import diffusers
 
     import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
@@ -575,7 +580,12 @@ def _load_controlnet(network: Network, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The CLIP vision model, frozen, and its image processor.
+
+    Raises:
+        CheckpointError: weights are missing in it.
+    """
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
     source, options = network.pretrained
@@ -589,20 +599,25 @@ def _load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]
     return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
 
 
-def _load_analyzer(preset: Preset) -> FaceAnalyzer:
-    with _loading("parser", preset.parser):
+def load_analyzer(preset: Preset) -> FaceAnalyzer:
+    """The face networks of a preset, on the CPU.
+
+    Raises:
+        CheckpointError: weights are missing, broken, or of another kind.
+    """
+    with loading("parser", preset.parser):
         load = FaceParser.bisenet if preset.parser.kind == "bisenet" else FaceParser.segformer
         parser = load(preset.parser.fetch())
-    with _loading("detector", preset.detector):
+    with loading("detector", preset.detector):
         detector: Detector = (
-            LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(_onnx_file(preset.detector))
+            LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(onnx_file(preset.detector))
         )
-    with _loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(_onnx_file(preset.recogniser))
+    with loading("recogniser", preset.recogniser):
+        recogniser = OnnxRecogniser(onnx_file(preset.recogniser))
     return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
 
 
-def _onnx_file(network: Network) -> Path:
+def onnx_file(network: Network) -> Path:
     """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there."""
     if network.kind == "insightface" and network.path and not network.path.exists():
         pack = network.path.parent  # ROOT/models/PACK/FILE.onnx
@@ -610,7 +625,7 @@ def _onnx_file(network: Network) -> Path:
     return network.fetch()
 
 
-def _provenance(network: Network) -> str:
+def network_name(network: Network) -> str:
     """Name and hash of a network's weights, the same on every machine; empty where they cannot be told."""
     found = network.find()
     if found is None:

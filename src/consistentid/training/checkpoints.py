@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -136,26 +135,6 @@ def publish(run: Path, folder: Path) -> None:
             temporary.replace(run / name)
         except OSError as error:
             raise InputError(f"{run / name}: cannot be written ({error}); the weights are in {folder}") from error
-
-
-def flat_optimiser(state: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The optimiser's state by parameter as one mapping "optimiser/<parameter>/<quantity>"."""
-    return {
-        f"optimiser/{name}/{what}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for name, quantities in state.items()
-        for what, value in quantities.items()
-    }
-
-
-def nested_optimiser(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The inverse of `flat_optimiser`."""
-    nested: dict[str, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        kind, _, rest = key.partition("/")
-        if kind == "optimiser":
-            name, _, what = rest.rpartition("/")
-            nested.setdefault(name, {})[what] = value
-    return nested
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:

@@ -7,7 +7,7 @@ and workers nor an interruption changes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -107,7 +107,7 @@ class Batch:
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        return replace(self, **{name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)})
 
 
 class Examples(data.Dataset[Example]):
@@ -176,7 +176,7 @@ class Examples(data.Dataset[Example]):
         """What a frozen network says of each sample's pixels; it is kept where there is a cache."""
         if cache is None:
             sizes = [len(x["pixels"]) for x in found]
-            return list(compute(torch.cat([x["pixels"] for x in found])).split(sizes))
+            return list(torch.split(compute(torch.cat([x["pixels"] for x in found])), sizes))
         for x, row in zip(found, rows, strict=True):
             if "output" not in x:  # one at a time, so that what is kept never depends on its neighbours in a batch
                 x["output"] = compute(x.pop("pixels"))
@@ -302,15 +302,15 @@ def face_box(labels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.array((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1), np.float32)
 
 
-def target_masks(labels: NDArray[np.uint8], size: tuple[int, ...]) -> dict[str, Tensor]:
+def target_masks(labels: NDArray[np.uint8], size: tuple[int, int]) -> dict[str, Tensor]:
     """What the losses need of labels (H, W), shrunk by area to (h, w), half: "masks" of the parts (N, h, w), "person"
     (1, h, w), 1 where at least a quarter is the person, and "face" (1, h, w)."""
     found = part_masks(labels)
     nothing = np.zeros(labels.shape, np.bool_)
     layers = [found.get(part, nothing) for part in PARTS] + [labels > 0, np.isin(labels, FACE_LABELS)]
-    shrunk = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(layers).astype(np.float32)), size[-2:]).half()
-    person, face = shrunk[len(PARTS) :].split(1)
-    return {"masks": shrunk[: len(PARTS)].clone(), "person": (person > 0.25).half(), "face": face.clone()}
+    shrunk = F.adaptive_avg_pool2d(torch.from_numpy(np.stack(layers).astype(np.float32)), size).half()
+    masks, person, face = torch.split(shrunk, [len(PARTS), 1, 1])
+    return {"masks": masks.clone(), "person": (person > 0.25).half(), "face": face.clone()}
 
 
 def word_positions(texts: Sequence[FacialText]) -> tuple[Tensor, Tensor]:

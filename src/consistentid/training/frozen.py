@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,12 @@ class FrozenNetworks:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        self.pipe = pipeline._load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
+        with pipeline.loading("base", self.preset.base):
+            self.pipe = pipeline.load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.float()  # half precision spoils latents
-        self.image_encoder, self.processor = pipeline._load_image_encoder(self.preset.image_encoder, dtype)
+        with pipeline.loading("image_encoder", self.preset.image_encoder):
+            self.image_encoder, self.processor = pipeline.load_image_encoder(self.preset.image_encoder, dtype)
         self.image_encoder.to(device)
         for module in (self.pipe.unet, self.pipe.vae, *self._text_encoders):
             module.requires_grad_(False)
@@ -56,13 +58,13 @@ class FrozenNetworks:
     @cached_property
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(pipeline._onnx_file(self.preset.recogniser))
+        return OnnxRecogniser(pipeline.onnx_file(self.preset.recogniser))
 
     @cached_property
     def provenance(self) -> dict[str, str]:
         """Names of the networks that identities for the trained adapter must come from."""
         roles = ("recogniser", "image_encoder", "parser")
-        names = {role: pipeline._provenance(self.preset.networks[role]) for role in roles}
+        names = {role: pipeline.network_name(self.preset.networks[role]) for role in roles}
         return {role: name for role, name in names.items() if name}
 
     def embedding(self, picture: Picture, key: str) -> Tensor:
@@ -86,7 +88,8 @@ class FrozenNetworks:
         """Scaled latents (B, C, h, w) half of pictures (B, 3, H, W) in [-1, 1]."""
         with torch.no_grad():
             z = self.pipe.vae.encode(pixels.to(self.device), return_dict=False)[0].mean
-        return (z * self.pipe.vae.config.scaling_factor).half().cpu()
+        scaled: Tensor = z * self.pipe.vae.config.scaling_factor
+        return scaled.half().cpu()
 
     def features(self, pixels: Tensor) -> Tensor:
         """Penultimate hidden states (B, L, D) half of preprocessed pictures (B, 3, S, S)."""
@@ -122,15 +125,14 @@ class FrozenNetworks:
 
         if (cache := self._text_cache) is None:
             return encoded(texts)
-        return [self._kept_or(cache, json.dumps([x.full, x.marked]), lambda x=x: encoded([x])[0]) for x in texts]
-
-    @staticmethod
-    def _kept_or(cache: Cache, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        # One at a time, so that what is kept never depends on its neighbours in a batch.
-        if (found := cache.read(key)) is None:
-            found = compute()
-            cache.write(key, found)
-        return found
+        out = []
+        for text in texts:
+            key = json.dumps([text.full, text.marked])
+            if (found := cache.read(key)) is None:
+                [found] = encoded([text])  # alone, so that what is kept never depends on its neighbours in a batch
+                cache.write(key, found)
+            out.append(found)
+        return out
 
     # ---------------------------------------------------------------------------------------------------- what is kept
 

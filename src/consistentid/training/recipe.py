@@ -101,7 +101,8 @@ def _read(path: Path) -> dict[str, Any]:
     if "extends" not in content:
         return content
     other = content.pop("extends")
-    return _merged(_read(path.parent / str(other)), content)
+    merged: dict[str, Any] = _merged(_read(path.parent / str(other)), content)
+    return merged
 
 
 def _merged(base: Any, change: Any) -> Any:

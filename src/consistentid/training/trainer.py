@@ -13,21 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 
 from consistentid.errors import InputError, TrainingError
@@ -47,7 +43,7 @@ SKIPS: int = 3
 
 LOG = "log.jsonl"
 
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 Say = Callable[[str], None]
 
@@ -191,7 +187,9 @@ class Trainer:
             if self.ema:
                 self.ema.step(self.parameters)
             for name in losses[0]:
-                self.window.setdefault(name, []).append(sum(float(x[name].mean()) for x in losses) / len(losses))
+                self.window.setdefault(name, []).append(
+                    sum(x[name].detach().mean().item() for x in losses) / len(losses)
+                )
             return
         self.optimiser.zero_grad(set_to_none=True)
         self.skipped += 1
@@ -219,14 +217,26 @@ class Trainer:
     # ---------------------------------------------------------------------------------------------- saving, resuming
 
     def _save(self) -> None:
-        weights, optimiser = get_state_dict(self.model, self.optimiser.optimizer, options=_WHOLE)
-        shadow = self._averages()
-        self.accelerator.wait_for_everyone()
+        # Whole tensors are put together by all processes, wherever their shards are.
+        weights = {name: _whole(x) for name, x in self._named.items()}
+        shadow = {}
+        if self.ema:
+            shadow = {name: _whole(x) for name, x in zip(self._named, self.ema.shadow_params, strict=True)}
+        moments = {
+            f"optimiser/{name}/{what}": _whole(x)
+            for name, parameter in self._named.items()
+            for what, x in self.optimiser.optimizer.state.get(parameter, {}).items()
+        }
         if self.accelerator.is_main_process:
-            self._write(weights, optimiser["state"], shadow)
+            self._write(weights, shadow, moments)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, weights: dict[str, Tensor], optimiser: dict[str, Any], shadow: dict[str, Tensor]) -> None:
+    @property
+    def _named(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name, in the order of ``parameters``."""
+        return {name: x for name, x in self.module.named_parameters() if x.requires_grad}
+
+    def _write(self, weights: dict[str, Tensor], shadow: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         module, config = self.module, self.config
         shown = {module.names[name]: x for name, x in (shadow or weights).items()}
         learnt = {name: x for name, x in shown.items() if name.startswith("adapter.")}
@@ -234,7 +244,7 @@ class Trainer:
         unet = {name.removeprefix("unet."): x for name, x in shown.items() if name.startswith("unet.")}
         state = {f"weights/{name}": x for name, x in weights.items()}
         state |= {f"average/{name}": x for name, x in shadow.items()}
-        state |= checkpoints.flat_optimiser(optimiser)
+        state |= moments
         seen = self.step * config.schedule.batch
         folder = checkpoints.save(
             self.run,
@@ -277,26 +287,22 @@ class Trainer:
         with replacing(self.run / FILE_NAME) as path:
             path.write_text(yaml.safe_dump(preset_content(self.frozen.preset) | networks, sort_keys=False))
 
-    def _averages(self) -> dict[str, Tensor]:
-        if self.ema is None:
-            return {}
-        names = [name for name, x in self.module.named_parameters() if x.requires_grad]
-        return dict(zip(names, self.ema.shadow_params, strict=True))
-
+    @torch.no_grad()
     def _resume(self, folder: Path) -> None:
         state, about = checkpoints.load(folder, self.about["config"])
-        weights = {k.removeprefix("weights/"): x for k, x in state.items() if k.startswith("weights/")}
-        set_model_state_dict(self.model, weights, options=StateDictOptions(full_state_dict=True, strict=False))
-        _, fresh = get_state_dict(self.model, self.optimiser.optimizer, options=_WHOLE)
-        kept = {"state": checkpoints.nested_optimiser(state), "param_groups": fresh["param_groups"]}
-        set_optimizer_state_dict(
-            self.model, self.optimiser.optimizer, kept, options=StateDictOptions(full_state_dict=True, strict=False)
-        )
+        named = self._named
+        for name, parameter in named.items():
+            parameter.copy_(_shared_like(parameter, state[f"weights/{name}"]))
         if self.ema:
-            names = [name for name, x in self.module.named_parameters() if x.requires_grad]
-            for shadow, name in zip(self.ema.shadow_params, names, strict=True):
-                shadow.copy_(state[f"average/{name}"])
+            for name, shadow in zip(named, self.ema.shadow_params, strict=True):
+                shadow.copy_(_shared_like(shadow, state[f"average/{name}"]))
             self.ema.optimization_step = about["averaged"]
+        for key, value in state.items():
+            kind, name, *rest = key.split("/")
+            if kind == "optimiser":
+                parameter = named[name]
+                moments = self.optimiser.optimizer.state[parameter]
+                moments[rest[0]] = _shared_like(parameter, value) if value.shape == parameter.shape else value
         self.step, self.skipped, self.window = about["step"], about["skipped"], about["window"]
         if self.accelerator.is_main_process:
             _cut_log(self.run / LOG, self.step)
@@ -377,7 +383,7 @@ def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch
     kind: Any = torch.optim.AdamW
     if config.optimiser == "adamw8bit":
         try:
-            from bitsandbytes.optim import AdamW8bit as kind  # noqa: N813
+            kind = import_module("bitsandbytes").optim.AdamW8bit
         except ImportError:
             raise InputError(
                 "optimiser adamw8bit needs another package; run 'pip install bitsandbytes', or choose adamw"
@@ -396,9 +402,25 @@ def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
             f"a batch of {config.schedule.batch} cannot be shared by {accelerator.num_processes} processes in"
             f" {config.accumulate} parts each; make schedule.batch a multiple of {shares}"
         )
-    sharded = "FSDP" in str(accelerator.distributed_type) or "DEEPSPEED" in str(accelerator.distributed_type)
-    if sharded and (config.schedule.ema or config.validation.every or config.base_share):
-        raise InputError("sharded training goes without schedule.ema, validation.every and base_share; set them to 0")
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if accelerator.distributed_type not in _PARALLEL or (plugin and plugin.fsdp_version != 2):
+        raise InputError(
+            f"training is not made for {accelerator.distributed_type.value}; use torchrun, or FSDP with --fsdp_version 2"
+        )
+    if plugin and (config.validation.every or config.base_share):
+        raise InputError("sharded training goes without validation.every and base_share; set them to 0")
+
+
+def _whole(x: Tensor) -> Tensor:
+    """A tensor that may be shared among processes, as one."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def _shared_like(other: Tensor, x: Tensor) -> Tensor:
+    """A whole tensor, shared among processes as another is, and on its device."""
+    if isinstance(other, DTensor):
+        return distribute_tensor(x.to(other.device), other.device_mesh, other.placements)
+    return x.to(other.device)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def identities(options: Validation, frozen: FrozenNetworks, model: AdapterOnBase
     """
     spec = model.cid.spec
     encoder = IdentityEncoder(
-        pipeline._load_analyzer(frozen.preset, frozen.device),
+        pipeline.load_analyzer(frozen.preset),
         frozen.image_encoder,
         frozen.processor,
         part_layout=spec.part_layout,
