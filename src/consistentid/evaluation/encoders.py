@@ -236,7 +236,9 @@ def load_encoders(
         )
     if conditions:
         marks.append(f"the judge {judge_name} conditioned the model: likeness is flattered")
-    faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
+    parser: Any = studio.analyzer.parser
+    parser.network.to(device)  # to stay there, unlike for a single picture
+    faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, parser)
     pair = (
         _clip_of_preset(preset, device) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
     )
