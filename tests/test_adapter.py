@@ -435,20 +435,21 @@ def test_models_offloaded_to_the_cpu(
     assert same(weights(pipe.unet), before)
 
 
-def test_layers_offloaded_one_by_one(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
-    """accelerate swaps the weights of every layer for empty ones while it is idle."""
-    expected = run(pipe, cid.inputs(person(), PROMPT))
+def test_layers_offloaded_one_by_one(pipe: Any, cid: ConsistentID) -> None:
+    """accelerate swaps the parameters of idle layers for empty ones; it cannot compute with the CPU as accelerator."""
     cid.detach()
     before = weights(pipe.unet)
     for fold in (False, True):
         cid.attach(pipe, fold=fold)
+        attached = weights(pipe.unet)
         pipe.enable_sequential_cpu_offload(device="cpu")
         assert pipe.unet.device.type == "meta"
-        torch.testing.assert_close(run(pipe, cid.inputs(person(), PROMPT)), expected, atol=1e-4, rtol=1e-4)
+        assert cid.check_attached() is pipe
         if fold:
             with pytest.raises(PipelineError, match=r"pipe\.remove_all_hooks\(\) before detach\(\)"):
                 cid.detach()
         pipe.remove_all_hooks()
+        assert same(weights(pipe.unet), attached)
         cid.detach()
         assert same(weights(pipe.unet), before)
 

@@ -278,7 +278,7 @@ def check_refused(result: Result, words: str) -> None:
         (["--prompt", "a", "--control-model", "a/b"], "--control-model says how --control is used; give --control"),
         (["--prompt", "a", "--image", "absent.png"], "absent.png: no such file"),
         (["--prompt", "a", "--image", "ada.png", "--strength", "2"], "strength=2.0 is not allowed; give a number"),
-        (["--prompt", "a", "--control", "ada.png"], "control is a picture for a ControlNet, and none is chosen"),
+        (["--prompt", "a", "--control", "ada.png"], "--control is a picture for a ControlNet, and none is chosen"),
         (["--prompt", "a", "--scheduler", "magic"], "scheduler='magic' is not known; give one of ddim, euler, dpm++"),
         (["--prompt", "a", "--lora", "absent.safetensors:0.5"], "lora=absent.safetensors:0.5: no such file or folder"),
         (["--prompt", "a", "--base", "absent.safetensors"], "base=absent.safetensors: no such file or folder"),

@@ -65,6 +65,27 @@ def test_the_reference_changes_the_picture(tmp_path: Path) -> None:
     assert np.abs(pictures[0] - pictures[1]).mean() > 5
 
 
+@pytest.mark.parametrize("scheduler", ["dpm++", "euler", "unipc"])
+def test_a_person_is_put_into_the_picture_of_another(scheduler: str, tmp_path: Path) -> None:
+    tom = ROOT / "examples/portraits/tom.png"
+    with Image.open(tom) as picture:
+        party = picture.convert("RGB")
+    mask = Image.new("L", party.size, 0)
+    mask.paste(255, (party.width // 4, party.height // 8, 3 * party.width // 4, 3 * party.height // 4))
+    mask.save(tmp_path / "mask.png")
+    result = run(
+        "generate", ADA, "--prompt", "a woman", "--image", tom, "--mask", tmp_path / "mask.png", "--num", "1",
+        "--steps", "6", "--scheduler", scheduler, "--strength", "1", "--seed", "3", "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    painted = np.asarray(Image.open(json.loads(result.stdout)["pictures"][0]["file"]), int)
+    change = np.abs(painted - np.asarray(party, int)).sum(-1)
+    outside = np.asarray(mask) == 0
+    assert not change[outside].any()
+    assert change[~outside].mean() > 10
+    assert painted[~outside].std() > 20
+
+
 @pytest.mark.parametrize("portrait", PORTRAITS, ids=lambda path: path.stem)
 def test_identify_every_example(portrait: Path, tmp_path: Path) -> None:
     result = run("identify", portrait, "--out", tmp_path / "who.safetensors", "--show", tmp_path / "seen.png")

@@ -208,7 +208,7 @@ class ConsistentID:
         if self._pipe is None:
             return
         self._check_fused_loras()
-        if self._folded and next(iter(self._attached_layers.values())).to_q.weight.device.type == "meta":
+        if self._folded and self._pipe.unet.device.type == "meta":
             raise PipelineError("the UNet's weights are offloaded; call pipe.remove_all_hooks() before detach()")
         self._undo.close()
         self._pipe, self._attached_layers = None, {}

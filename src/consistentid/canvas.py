@@ -45,9 +45,9 @@ class Canvas:
             raise InputError("the mask is black all over; paint white what is to be drawn anew")
         left, top, right, bottom = area
         margin = max(right - left, bottom - top) // 2
-        box = max(left - margin, 0), max(top - margin, 0)
-        box += min(right + margin, mask.width), min(bottom + margin, mask.height)
-        return cls(box, _same_shape((box[2] - box[0], box[3] - box[1]), base))
+        left, right = max(left - margin, 0), min(right + margin, mask.width)
+        top, bottom = max(top - margin, 0), min(bottom + margin, mask.height)
+        return cls((left, top, right, bottom), _same_shape((right - left, bottom - top), base))
 
     def cut(self, picture: Image.Image) -> Image.Image:
         """The window of a picture, at the size that is sampled."""

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -33,6 +34,7 @@ from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.identity import Identity
 from consistentid.images import load_image, to_rgb
+from consistentid.merge import Callback
 from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, Settings, first_line, load_preset
 
 Photo = str | PathLike[str] | Image.Image
@@ -370,13 +372,14 @@ class ConsistentIDPipeline:
         batches = [seeds[i : i + settings.batch_size] for i in range(0, len(seeds), settings.batch_size)]
         images: list[Image.Image] = []
         withheld: list[bool] = []
+        keep: Callback | None = None
 
-        def after_step(pipe: Any, step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+        def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             if progress:
                 done, total = len(images), len(seeds)
                 each = min(settings.batch_size, total - done)
                 progress(done * pipe.num_timesteps + (step + 1) * each, total * pipe.num_timesteps)
-            return {}
+            return (keep(pipe, step, timestep, tensors) if keep else None) or {}
 
         self.adapter.scale = settings.scale
         inputs = self._inputs_of(identity, prompt, settings, face_text, parts)
@@ -387,6 +390,8 @@ class ConsistentIDPipeline:
             "num_inference_steps": settings.steps,
         }
         for batch in batches:
+            if given.image and given.mask and canvas and not _inpaints(pipe):
+                keep = _keeping(pipe, canvas.cut(given.image), canvas.cut(given.mask), batch)
             output = pipe(
                 **inputs,
                 **_call_arguments(pipe, given, canvas, settings, len(batch)),
@@ -408,7 +413,7 @@ class ConsistentIDPipeline:
 
         kind = AutoPipelineForText2Image
         if given.image:
-            kind = AutoPipelineForInpainting if given.mask else AutoPipelineForImage2Image
+            kind = AutoPipelineForInpainting if given.mask and _inpaints(self.pipe) else AutoPipelineForImage2Image
         more = {"controlnet": self.controlnet} if given.control else {}
         return self._ready(kind.from_pipe(self.pipe, **more))
 
@@ -501,12 +506,44 @@ def _call_arguments(pipe: Any, given: _Given, canvas: Canvas | None, settings: S
     if given.image:
         # one for each picture, so that each is encoded with noise of its own seed
         arguments |= {"image": [canvas.cut(given.image)] * batch, "strength": settings.strength}
-    if given.mask:
+    if given.mask and "mask_image" in known:
         arguments["mask_image"] = canvas.cut(given.mask)
     if given.control:
         arguments["control_image" if given.image else "image"] = canvas.cut(given.control)
         arguments["controlnet_conditioning_scale"] = float(settings.control_scale)
     return arguments
+
+
+def _inpaints(pipe: Any) -> bool:
+    """Whether diffusers' inpainting knows latents like these."""
+    return pipe.unet.config.in_channels in (4, 9)
+
+
+@torch.no_grad()
+def _keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[int]) -> Callback:
+    """A callback that makes of img2img what `_inpaints` lacks: unmasked latents follow the picture, noised as the rest.
+
+    Args:
+        pipe: an img2img pipeline.
+        image, mask: of the size that is sampled.
+        seeds: of the pictures of a batch.
+    """
+    vae = pipe.vae
+    pixels = pipe.image_processor.preprocess(image).to(pipe._execution_device, vae.dtype)
+    start = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    noise = [torch.randn(start.shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    noises = torch.cat(noise).to(start)
+    white = torch.from_numpy(np.asarray(mask) >= 128).to(start)[None, None]
+    free = torch.nn.functional.interpolate(white, start.shape[-2:]).bool()
+
+    def keep(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        left = pipe.num_timesteps - step - 1
+        known = start.expand_as(noises)
+        if left:
+            known = pipe.scheduler.add_noise(known, noises, pipe.scheduler.timesteps[-left:][:1])
+        return {"latents": torch.where(free, tensors["latents"], known.to(tensors["latents"]))}
+
+    return keep
 
 
 def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:

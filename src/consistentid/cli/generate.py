@@ -181,7 +181,11 @@ def generate(
         strength=strength,
         control_scale=control_scale,
     )
-    given = {name: load_image(path) for name, path in (("image", image), ("mask", mask), ("control", control)) if path}
+    pictures_given = {"image": image, "mask": mask, "control": control}
+    for path in filter(None, pictures_given.values()):
+        load_image(path)
+    if control and not chosen.controlnet:
+        raise InputError("--control is a picture for a ControlNet, and none is chosen; name one with --control-model")
     who, photos = _read_references(references)
     if who and captioner is not None:
         raise InputError(f"--captioner: {references[0]} holds no photo; give it to `consistentid identify` instead")
@@ -197,7 +201,9 @@ def generate(
         seed=seed,
         face_text=face_text,
         parts=parts or None,
-        **given,
+        image=image,
+        mask=mask,
+        control=control,
         progress=progress_bar("step"),
     )
 
@@ -207,7 +213,7 @@ def generate(
         "face_text": identity.face_text or None if face_text is None and not parts else face_text,
         "parts": parts,
         "scheduler": chosen.scheduler,
-        **{name: str(path) for name, path in (("image", image), ("mask", mask), ("control", control)) if path},
+        **{name: str(path) for name, path in pictures_given.items() if path},
         **({"strength": chosen.settings.strength} if image else {}),
         **({"control_scale": chosen.settings.control_scale} if control else {}),
         "preset": chosen.name,
@@ -219,9 +225,9 @@ def generate(
         "ai_generated": True,
     }
     pictures: list[dict[str, Any]] = []
-    for image, score, number, withheld in zip(result.images, result.scores, result.seeds, result.withheld, strict=True):
-        size = {"width": image.width, "height": image.height}
-        data = encode_png(image, {**record, **size, "seed": number, "likeness": score})
+    for made, score, number, withheld in zip(result.images, result.scores, result.seeds, result.withheld, strict=True):
+        size = {"width": made.width, "height": made.height}
+        data = encode_png(made, {**record, **size, "seed": number, "likeness": score})
         file = save_new(out / f"portrait-{number}.png", data)
         pictures.append({"file": str(file), "seed": number, "likeness": score, "withheld": withheld, **size})
     summary: dict[str, Any] = {**record, "references": [str(path) for path in references], "pictures": pictures}
