@@ -138,7 +138,7 @@ def test_recogniser_and_judge_differ(trained: Path, portrait) -> None:
 
 
 def test_base(trained: Path) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(trained / "base", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(trained / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a woman in a red hat", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert image.size == (32, 32)

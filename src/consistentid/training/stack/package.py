@@ -34,8 +34,8 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
     # The adapter's training may have trained the base along.
     base = next(path for path in (out / "adapter" / "base", out / "base") if path.exists())
-    pipe = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float16)
-    pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", torch_dtype=torch.float16)  # its decoder may be younger
+    pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float16)
+    pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(partial / "base")
     # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
     projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
