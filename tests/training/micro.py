@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.state import AcceleratorState
 
 import tiny
 from consistentid.training.config import TrainConfig
@@ -34,5 +35,6 @@ def recipe(folder: Path, **adapter: Any) -> Path:
 
 def trainer(run: Path, cache: Path, /, **adapter: Any) -> Trainer:
     """A trainer of that recipe."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is one a process, and keeps the first run's precision
     config = TrainConfig.from_yaml(recipe(run.parent / f"{run.name}-recipe", **adapter))
     return Trainer(config, run, cache=cache, device="cpu", say=lambda _: None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -106,8 +106,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: x.to(device) for name, x in moved.items() if isinstance(x, Tensor)})
+        moved: dict[str, Any] = {
+            field.name: x.to(device) for field in fields(self) if isinstance(x := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
 
 
 class Examples(data.Dataset[Example]):

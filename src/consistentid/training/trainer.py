@@ -103,8 +103,6 @@ class Trainer:
             self.source = open_source(config, data, cache)
         self.frozen = FrozenNetworks(config, cache, accelerator.device)
         self.module = AdapterOnBase(config, self.frozen)
-        self.module.image_projection.to(accelerator.device)
-        self.module.facial_encoder.to(accelerator.device)
         self.examples = Examples(config, self.source, self.frozen, self.module.cid.spec)
         self.about = {"config": config.to_dict() | {"data": None if data is None else str(data.resolve())}}
         self.parameters = [x for x in self.module.parameters() if x.requires_grad]
@@ -318,8 +316,14 @@ class Trainer:
             return
         row = {"step": self.step, "rate": self.config.schedule.rate(self.step - 1), "seconds_a_step": round(seconds, 4)}
         losses = dict(zip(names, (round(float(x), 6) for x in means), strict=True))
-        with (self.run / LOG).open("a") as file:
-            file.write(json.dumps(row | losses) + "\n")
+        try:
+            with (self.run / LOG).open("a") as file:
+                file.write(json.dumps(row | losses) + "\n")
+        except OSError as error:
+            raise InputError(
+                f"{self.run / LOG}: cannot be written ({error.strerror}); the last checkpoint is whole,"
+                " and the same line goes on from there"
+            ) from error
         for name, value in losses.items():
             if board is not None:
                 board.add_scalar(name, value, self.step)
@@ -405,7 +409,7 @@ def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if accelerator.distributed_type not in _PARALLEL or (plugin and plugin.fsdp_version != 2):
         raise InputError(
-            f"training is not made for {accelerator.distributed_type.value}; use torchrun, or FSDP with --fsdp_version 2"
+            f"training is not made for {accelerator.distributed_type.value}; use torchrun, or FSDP with fsdp_version 2"
         )
     if plugin and (config.validation.every or config.base_share):
         raise InputError("sharded training goes without validation.every and base_share; set them to 0")

@@ -1,0 +1,122 @@
+"""What a sample is: a pure function of its place, framed alike in picture and labels, and what inference would feed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import micro
+import numpy as np
+import pytest
+import torch
+
+from consistentid.data.drawing import Drawing, draw_dataset
+from consistentid.data.portraits import Caption
+from consistentid.errors import InputError
+from consistentid.faces.parts import PARTS, part_masks
+from consistentid.identity import Identity
+from consistentid.training.config import TrainConfig
+from consistentid.training.examples import Places, framed, learns_base, target_masks
+from consistentid.training.schedule import Schedule
+from consistentid.training.sources import DatasetSource, Picture
+from consistentid.training.trainer import Trainer, open_source
+
+
+@pytest.fixture(scope="module")
+def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    folder = tmp_path_factory.mktemp("examples")
+    return micro.trainer(folder / "run", folder / "cache", condition_dropout=0.5, fixed_sentence=0.0, text_only=0.0)
+
+
+def test_a_sample_depends_on_its_place_alone(trainer: Trainer) -> None:
+    first, again = trainer.examples[7, 2, 5], trainer.examples[7, 2, 5]
+    assert (first.caption, first.dropped, first.time) == (again.caption, again.dropped, again.time)
+    assert torch.equal(first.noise, again.noise)
+    for other in (trainer.examples[7, 3, 5], trainer.examples[8, 2, 5]):
+        assert not torch.equal(first.noise, other.noise)
+        assert first.time != other.time
+
+
+def test_the_steps_of_all_processes_and_parts_are_the_same_samples(trainer: Trainer) -> None:
+    config = TrainConfig(Schedule(steps=3, batch=8, lr=1.0), 32, accumulate=2)
+    alone = [place for part in Places(TrainConfig(config.schedule, 32), trainer.source, 1) for place in part]
+    shared = [place for rank in range(2) for part in Places(config, trainer.source, 1, rank, 2) for place in part]
+    assert sorted(alone) == sorted(shared)
+    assert {len(part) for part in Places(config, trainer.source, 0, 1, 2)} == {2}
+
+
+def test_what_a_sample_sees_is_what_inference_feeds(trainer: Trainer) -> None:
+    examples = [trainer.examples[0, index, index] for index in range(6)]
+    batch = trainer.examples.batch(examples)
+    cid, frozen = trainer.module.cid, trainer.frozen
+    assert {x.dropped for x in examples} == {True, False}
+    text = cid.fuse(batch.text, batch.parts, batch.token_mask, batch.part_mask)
+    tokens = cid.id_tokens(batch.embedding, batch.face)
+    for row, example in enumerate(examples):
+        reference = example.reference
+        whole, *seen = reference["output"].float()
+        parts = frozen.blank.float().expand(len(PARTS), -1, -1).clone()
+        parts[reference["seen"]] = torch.stack(seen)
+        blank = frozen.blank.float()
+        who = Identity(reference["embedding"], whole, parts, reference["seen"], blank, frozen.provenance)
+        told = example.caption
+        fed = cid.inputs(who, told.image, face_text=told.face, merge_at=0.0)
+        words, [[unconditional, conditional]] = "prompt_embeds", fed["ip_adapter_image_embeds"]
+        if example.dropped:
+            words, conditional = "negative_prompt_embeds", unconditional
+        torch.testing.assert_close(text[row], fed[words][0], rtol=0, atol=5e-3)  # features are kept in half precision
+        torch.testing.assert_close(tokens[row], conditional[0], rtol=0, atol=5e-3)
+
+
+def test_picture_and_labels_are_framed_alike() -> None:
+    labels = np.zeros((60, 100), np.uint8)
+    labels[20:40, 70:90] = 1
+    pixels = np.repeat(labels[..., None] * 200, 3, axis=2).astype(np.uint8)
+    image, cut = framed(Picture(pixels, labels, None, None), 30)
+    assert image.size == cut.shape == (30, 30)
+    assert cut.mean() == pytest.approx(100 / 900, abs=0.02)  # nothing squashed: 20 of 60 pixels in either direction
+    assert ((np.asarray(image)[..., 0] > 100) == (cut == 1)).mean() > 0.95
+
+
+def test_masks_at_the_latents_resolution(trainer: Trainer) -> None:
+    labels = trainer.source[0].labels
+    masks = target_masks(labels, (8, 8))
+    shown = part_masks(labels)
+    for part, mask in zip(PARTS, masks["masks"], strict=True):
+        assert mask.float().mean().item() == pytest.approx(shown[part].mean() if part in shown else 0, abs=1e-3)
+    assert set(masks["person"].unique().tolist()) == {0.0, 1.0}
+    person = torch.from_numpy(labels > 0).float()[None, None]
+    share = torch.nn.functional.avg_pool2d(person, 4)[0]
+    assert torch.equal(masks["person"] == 1, share > 0.25)
+
+
+def test_base_steps_come_in_their_share() -> None:
+    config = TrainConfig(Schedule(1, 1, 1.0), 32, trained=("unet",), base_share=0.25)
+    assert np.mean([learns_base(config, step) for step in range(2000)]) == pytest.approx(0.25, abs=0.03)
+
+
+def test_long_captions_leave_room_for_the_face(trainer: Trainer) -> None:
+    from dataclasses import replace
+
+    example = replace(trainer.examples[0, 0, 0], dropped=False)
+    told = Caption(" ".join(["a very long story of a person"] * 40), "The person has two green eyes.")
+    text = trainer.examples._text(replace(example, caption=told), base=False)
+    assert trainer.frozen.count(text.full) <= trainer.frozen.limit
+    assert text.full.endswith("two green eyes.")
+    assert trainer.frozen.count(trainer.examples._text(replace(example, caption=told), base=True).full) <= 77
+
+
+def test_data_sets(tmp_path: Path) -> None:
+    draw_dataset(Drawing(3, 2, 32, "train", 0), tmp_path / "data")
+    source = DatasetSource(tmp_path / "data", people=2)
+    assert len(source) == 4
+    assert list(source.of_person(3)) == [2, 3]
+    assert sorted(source.order(0)(0).tolist()) == [0, 1, 2, 3]
+    assert source.caption(0, 1) == source.caption(0, 2)
+    assert source.caption(0, 1).image
+    before = source.version(0)
+    file = next((tmp_path / "data/resize_IMG").rglob("*.*"))
+    file.write_bytes(file.read_bytes() + b" ")
+    assert source.version(0) != before
+    assert source[1].landmarks is not None
+    with pytest.raises(InputError, match="nothing to learn from"):
+        open_source(TrainConfig(Schedule(1, 1, 1.0), 32), None, tmp_path)
