@@ -33,7 +33,8 @@ from consistentid.errors import (
 )
 from consistentid.faces.provenance import fingerprint
 from consistentid.identity import Identity
-from consistentid.pipeline import ConsistentIDPipeline, network_name
+from consistentid.networks import network_name
+from consistentid.pipeline import ConsistentIDPipeline
 from consistentid.presets import SAMPLERS, Network
 
 PROMPT = "a woman in a red hat"

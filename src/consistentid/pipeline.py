@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import secrets
 import threading
@@ -12,32 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
+from consistentid import networks
 from consistentid.adapter import ConsistentID
-from consistentid.canvas import Canvas
 from consistentid.devices import moved, resolve_device, resolve_dtype
-from consistentid.errors import CheckpointError, ConsistentIDError, InputError
-from consistentid.faces.analyzer import Detector, FaceAnalyzer, embed_largest
+from consistentid.errors import InputError
+from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
 from consistentid.faces.caption import Captioner
-from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.encode import IdentityEncoder
-from consistentid.faces.from_labels import LabelDetector
-from consistentid.faces.guard import DrawingGuard
-from consistentid.faces.parsing import FaceParser
-from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
+from consistentid.given import Given, Photo, call_arguments, inpaints, keeping, read_photo
 from consistentid.identity import Identity
-from consistentid.images import load_image, to_rgb
 from consistentid.merge import Callback
-from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, Settings, first_line, load_preset
-
-Photo = str | PathLike[str] | Image.Image
+from consistentid.presets import Preset, Settings, load_preset
 
 _SEEDS = 2**32  # torch's generator on the CPU uses no more bits
 _REMEMBERED = 32  # identities and texts whose inputs are kept; each takes less than a megabyte
@@ -117,7 +107,7 @@ class ConsistentIDPipeline:
     def adapter(self) -> ConsistentID:
         """The ConsistentID weights."""
         network = self.preset.adapter
-        with loading("adapter", network):
+        with networks.loading("adapter", network):
             if network.path or network.files:
                 return ConsistentID.from_pretrained(network.fetch())
             return ConsistentID.from_pretrained(network.repo, revision=network.revision)
@@ -129,12 +119,12 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        with loading("base", self.preset.base):
-            pipe = load_base(self.preset, self.adapter.spec.text_dim, self.dtype)
+        with networks.loading("base", self.preset.base):
+            pipe = networks.load_base(self.preset, self.adapter.spec.text_dim, self.dtype)
             pipe.to("cpu" if self.low_memory else self.device)
         for number, lora in enumerate(self.preset.loras, 1):
-            with loading(f"lora {number}", lora):
-                _load_lora(pipe, lora, f"lora{number}")
+            with networks.loading(f"lora {number}", lora):
+                networks.load_lora(pipe, lora, f"lora{number}")
         if self.preset.loras:
             names = [f"lora{number}" for number, _ in enumerate(self.preset.loras, 1)]
             pipe.set_adapters(names, [lora.scale for lora in self.preset.loras])
@@ -155,8 +145,8 @@ class ConsistentIDPipeline:
                 "control is a picture for a ControlNet, and none is chosen; name one: --control-model on the command"
                 " line, from_preset(..., controlnet=...) in Python, controlnet in a preset's YAML file"
             )
-        with loading("controlnet", network):
-            controlnet = _load_controlnet(network, self.dtype)
+        with networks.loading("controlnet", network):
+            controlnet = networks.load_controlnet(network, self.dtype)
             return controlnet.to("cpu" if self.low_memory else self.device)
 
     def _ready(self, pipe: Any) -> Any:
@@ -176,7 +166,7 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        return load_analyzer(self.preset)
+        return networks.load_analyzer(self.preset)
 
     @cached_property
     def encoder(self) -> IdentityEncoder:
@@ -187,8 +177,8 @@ class ConsistentIDPipeline:
         """
         preset = self.preset
         analyzer = self.analyzer
-        with loading("image_encoder", preset.image_encoder):
-            image_encoder, processor = load_image_encoder(preset.image_encoder, self.dtype)
+        with networks.loading("image_encoder", preset.image_encoder):
+            image_encoder, processor = networks.load_image_encoder(preset.image_encoder, self.dtype)
         used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
@@ -196,7 +186,7 @@ class ConsistentIDPipeline:
             processor,
             part_layout=self.adapter.spec.part_layout,
             canvas_size=self.adapter.spec.canvas_size,
-            provenance={role: network_name(network) for role, network in used.items()},
+            provenance={role: networks.network_name(network) for role, network in used.items()},
             same_person=preset.same_person,
         )
 
@@ -213,8 +203,8 @@ class ConsistentIDPipeline:
             raise InputError(
                 f"the preset {self.preset.name!r} has no judge; name a recogniser as judge in its YAML file"
             )
-        with loading("judge", network):
-            return OnnxRecogniser(onnx_file(network))
+        with networks.loading("judge", network):
+            return OnnxRecogniser(networks.onnx_file(network))
 
     def identify(self, *photos: Photo, face_index: int | None = None, captioner: Captioner | None = None) -> Identity:
         """The person on one or more photos.
@@ -231,7 +221,7 @@ class ConsistentIDPipeline:
             PhotographError: a photograph where the preset knows drawings only.
         """
         names = [f"picture {n}" if isinstance(x, Image.Image) else str(x) for n, x in enumerate(photos, 1)]
-        images = [_read(x, name) for x, name in zip(photos, names, strict=True)]
+        images = [read_photo(x, name) for x, name in zip(photos, names, strict=True)]
         with self._lock, self._faces(self.encoder.image_encoder):
             identity = self.encoder.encode(*images, names=names, face_index=face_index, captioner=captioner)
             if self.low_memory:
@@ -310,7 +300,7 @@ class ConsistentIDPipeline:
             strength=strength,
             control_scale=control_scale,
         )
-        given = _Given.read(image, mask, control)
+        given = Given.read(image, mask, control)
         if given.image and int(settings.steps * settings.strength) < 1:
             raise InputError(
                 f"strength={settings.strength} of {settings.steps} steps is no step at all; raise one of them"
@@ -358,7 +348,7 @@ class ConsistentIDPipeline:
         identity: Identity,
         prompt: str,
         settings: Settings,
-        given: _Given,
+        given: Given,
         seeds: Sequence[int],
         face_text: str | None,
         parts: Mapping[str, str] | None,
@@ -390,11 +380,11 @@ class ConsistentIDPipeline:
             "num_inference_steps": settings.steps,
         }
         for batch in batches:
-            if given.image and given.mask and canvas and not _inpaints(pipe):
-                keep = _keeping(pipe, canvas.cut(given.image), canvas.cut(given.mask), batch)
+            if given.image and given.mask and canvas and not inpaints(pipe):
+                keep = keeping(pipe, canvas.cut(given.image), canvas.cut(given.mask), batch)
             output = pipe(
                 **inputs,
-                **_call_arguments(pipe, given, canvas, settings, len(batch)),
+                **call_arguments(pipe, given, canvas, settings, len(batch)),
                 num_images_per_prompt=len(batch),
                 # On the CPU, so that a seed means the same picture on every device.
                 generator=[torch.Generator("cpu").manual_seed(seed) for seed in batch],
@@ -405,7 +395,7 @@ class ConsistentIDPipeline:
             return images, images, withheld
         return images, [canvas.paste(image, given.image, given.mask) for image in images], withheld
 
-    def _pipe_for(self, given: _Given) -> Any:
+    def _pipe_for(self, given: Given) -> Any:
         """The pipeline that takes what is given; it shares all networks with `pipe`."""
         if not given.image and not given.control:
             return self.pipe
@@ -413,7 +403,7 @@ class ConsistentIDPipeline:
 
         kind = AutoPipelineForText2Image
         if given.image:
-            kind = AutoPipelineForInpainting if given.mask and _inpaints(self.pipe) else AutoPipelineForImage2Image
+            kind = AutoPipelineForInpainting if given.mask and inpaints(self.pipe) else AutoPipelineForImage2Image
         more = {"controlnet": self.controlnet} if given.control else {}
         return self._ready(kind.from_pipe(self.pipe, **more))
 
@@ -428,8 +418,8 @@ class ConsistentIDPipeline:
         """`ConsistentID.inputs`, made once for an identity and a text as long as the networks stay as they are."""
         self.adapter.check_attached()
         texts = [network for name, network in self.pipe.components.items() if name.startswith("text_encoder")]
-        networks = [self.adapter.image_projection, self.adapter.facial_encoder, *filter(None, texts)]
-        made_by = [(x, x._version) for network in networks for x in network.parameters()]
+        makers = [self.adapter.image_projection, self.adapter.facial_encoder, *filter(None, texts)]
+        made_by = [(x, x._version) for network in makers for x in network.parameters()]
         # a LoRA on a text encoder is weighed by numbers that leave no trace in its parameters
         unsure = any(getattr(network, "peft_config", None) for network in texts)
         if unsure or not _same_weights(made_by, self._made_by):
@@ -454,219 +444,6 @@ class ConsistentIDPipeline:
         return self._inputs[key]
 
 
-@dataclass(frozen=True)
-class _Given:
-    """The pictures of a call."""
-
-    image: Image.Image | None
-    mask: Image.Image | None
-    control: Image.Image | None
-
-    @classmethod
-    def read(cls, image: Photo | None, mask: Photo | None, control: Photo | None) -> _Given:
-        """Raises InputError for pictures that cannot be read or do not go together."""
-        if mask is not None and image is None:
-            raise InputError("mask says what of image is drawn anew; give image, too")
-        start = None if image is None else _read(image, "image")
-        area = None if mask is None else _read(mask, "mask").convert("L")
-        follow = None if control is None else _read(control, "control")
-        if start and area and start.size != area.size:
-            raise InputError(f"the mask is {_size(area)} pixels, the image {_size(start)}; give a mask of its size")
-        if start and follow:
-            # the same shape but for rounding: squeezed into another one it would lead astray
-            if not math.isclose(start.width / start.height, follow.width / follow.height, rel_tol=0.02):
-                raise InputError(
-                    f"control is {_size(follow)} pixels, the image {_size(start)}; give a control picture of its shape"
-                )
-            follow = follow.resize(start.size, Image.Resampling.LANCZOS)
-        return cls(start, area, follow)
-
-    def canvas(self, base: tuple[int, int]) -> Canvas | None:
-        """What of the given pictures is sampled; None without any."""
-        if self.mask:
-            return Canvas.around(self.mask, base)
-        leading = self.image or self.control
-        return Canvas.whole(leading.size, base) if leading else None
-
-
-def _read(photo: Photo, name: str) -> Image.Image:
-    return to_rgb(photo, name) if isinstance(photo, Image.Image) else load_image(photo)
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
-
-
-def _call_arguments(pipe: Any, given: _Given, canvas: Canvas | None, settings: Settings, batch: int) -> dict[str, Any]:
-    """What the pipeline of `ConsistentIDPipeline._pipe_for` wants besides the text."""
-    if canvas is None:
-        return {"width": settings.width or None, "height": settings.height or None}
-    known = inspect.signature(type(pipe).__call__).parameters
-    arguments: dict[str, Any] = dict(zip(("width", "height"), canvas.size, strict=True)) if "width" in known else {}
-    if given.image:
-        # one for each picture, so that each is encoded with noise of its own seed
-        arguments |= {"image": [canvas.cut(given.image)] * batch, "strength": settings.strength}
-    if given.mask and "mask_image" in known:
-        arguments["mask_image"] = canvas.cut(given.mask)
-    if given.control:
-        arguments["control_image" if given.image else "image"] = canvas.cut(given.control)
-        arguments["controlnet_conditioning_scale"] = float(settings.control_scale)
-    return arguments
-
-
-def _inpaints(pipe: Any) -> bool:
-    """Whether diffusers' inpainting knows latents like these."""
-    return pipe.unet.config.in_channels in (4, 9)
-
-
-@torch.no_grad()
-def _keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[int]) -> Callback:
-    """A callback that makes of img2img what `_inpaints` lacks: unmasked latents follow the picture, noised as the rest.
-
-    Args:
-        pipe: an img2img pipeline.
-        image, mask: of the size that is sampled.
-        seeds: of the pictures of a batch.
-    """
-    vae = pipe.vae
-    pixels = pipe.image_processor.preprocess(image).to(pipe._execution_device, vae.dtype)
-    start = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-    noise = [torch.randn(start.shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    noises = torch.cat(noise).to(start)
-    white = torch.from_numpy(np.asarray(mask) >= 128).to(start)[None, None]
-    free = torch.nn.functional.interpolate(white, start.shape[-2:]).bool()
-
-    def keep(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        left = pipe.num_timesteps - step - 1
-        known = start.expand_as(noises)
-        if left:
-            known = pipe.scheduler.add_noise(known, noises, pipe.scheduler.timesteps[-left:][:1])
-        return {"latents": torch.where(free, tensors["latents"], known.to(tensors["latents"]))}
-
-    return keep
-
-
 def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:
     """Whether these are the same parameters, and none was trained or loaded into since."""
     return len(a) == len(b) and all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))
-
-
-@contextmanager
-def loading(role: str, network: Network) -> Iterator[None]:
-    """Errors of other libraries about a network's files as one that names the network."""
-    try:
-        yield
-    except ConsistentIDError:
-        raise
-    except Exception as error:  # a broken file makes loaders raise nearly anything
-        remedy = "get its files again or correct the preset" if network.path else UNREACHABLE
-        raise CheckpointError(f"{role}: {network} cannot be loaded ({first_line(error)}); {remedy}") from error
-
-
-def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline of a preset; the width of its text says which family a single file is of.
-
-    Raises:
-        InputError: an unknown scheduler.
-    """
-    import diffusers
-
-    import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
-
-    base = preset.base
-    if len(base.files) == 1 or (base.path and base.path.is_file()):
-        kind = "StableDiffusionXLPipeline" if text_dim > 1024 else "StableDiffusionPipeline"
-        pipe = getattr(diffusers, kind).from_single_file(str(base.fetch()), dtype=dtype)
-    else:
-        source, options = base.pretrained
-        pipe = diffusers.DiffusionPipeline.from_pretrained(source, dtype=dtype, **options)
-    if preset.scheduler:
-        sampler = SAMPLERS.get(preset.scheduler, Sampler(preset.scheduler))
-        known = getattr(diffusers, sampler.scheduler, None)
-        if known is None:
-            raise InputError(
-                f"scheduler={preset.scheduler!r} is not known; give one of {', '.join(SAMPLERS)}, or the name of a"
-                " scheduler class of diffusers"
-            )
-        pipe.scheduler = known.from_config(pipe.scheduler.config, **{**sampler.options, **preset.scheduler_options})
-    return pipe
-
-
-def _load_lora(pipe: Any, lora: Network, name: str) -> None:
-    if lora.path or lora.files:
-        file = lora.fetch()
-        source, options = (file.parent, {"weight_name": file.name}) if file.is_file() else (file, {})
-        pipe.load_lora_weights(str(source), adapter_name=name, **options)
-    else:
-        pipe.load_lora_weights(lora.repo, revision=lora.revision, adapter_name=name)
-    if name not in {found for names in pipe.get_list_adapters().values() for found in names}:
-        raise CheckpointError(f"{lora}: has no layers of this base; choose a LoRA made for its family")
-
-
-def _load_controlnet(network: Network, dtype: torch.dtype) -> Any:
-    from diffusers import ControlNetModel
-
-    if len(network.files) == 1 or (network.path and network.path.is_file()):
-        return ControlNetModel.from_single_file(str(network.fetch()), dtype=dtype).eval()
-    source, options = network.pretrained
-    model, report = ControlNetModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"controlnet: {network} lacks {len(missing)} weights, first {missing[0]}; it is no ControlNet"
-        )
-    return model.eval()
-
-
-def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
-    """The CLIP vision model, frozen, and its image processor.
-
-    Raises:
-        CheckpointError: weights are missing in it.
-    """
-    from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
-
-    source, options = network.pretrained
-    model, report = CLIPVisionModelWithProjection.from_pretrained(
-        source, dtype=dtype, output_loading_info=True, **options
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"image_encoder: {network} lacks {len(missing)} weights, first {missing[0]}; it is no CLIP vision model"
-        )
-    return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
-
-
-def load_analyzer(preset: Preset) -> FaceAnalyzer:
-    """The face networks of a preset, on the CPU.
-
-    Raises:
-        CheckpointError: weights are missing, broken, or of another kind.
-    """
-    with loading("parser", preset.parser):
-        load = FaceParser.bisenet if preset.parser.kind == "bisenet" else FaceParser.segformer
-        parser = load(preset.parser.fetch())
-    with loading("detector", preset.detector):
-        detector: Detector = (
-            LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(onnx_file(preset.detector))
-        )
-    with loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(onnx_file(preset.recogniser))
-    return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
-
-
-def onnx_file(network: Network) -> Path:
-    """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there."""
-    if network.kind == "insightface" and network.path and not network.path.exists():
-        pack = network.path.parent  # ROOT/models/PACK/FILE.onnx
-        insightface_networks(pack.name, root=str(pack.parents[1]))
-    return network.fetch()
-
-
-def network_name(network: Network) -> str:
-    """Name and hash of a network's weights, the same on every machine; empty where they cannot be told."""
-    found = network.find()
-    if found is None:
-        return ""
-    if len(network.files) > 1:  # the hub's cache may hold other weights of that repository, too
-        return fingerprint(found / network.files[-1], name=network.repo.rpartition("/")[2])
-    return fingerprint(found)

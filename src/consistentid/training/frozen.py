@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistentid import encoding, pipeline
+from consistentid import encoding, networks
 from consistentid.errors import DatasetError
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.presets import Preset, load_preset
@@ -39,12 +39,12 @@ class FrozenNetworks:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        with pipeline.loading("base", self.preset.base):
-            self.pipe = pipeline.load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
+        with networks.loading("base", self.preset.base):
+            self.pipe = networks.load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.float()  # half precision spoils latents
-        with pipeline.loading("image_encoder", self.preset.image_encoder):
-            self.image_encoder, self.processor = pipeline.load_image_encoder(self.preset.image_encoder, dtype)
+        with networks.loading("image_encoder", self.preset.image_encoder):
+            self.image_encoder, self.processor = networks.load_image_encoder(self.preset.image_encoder, dtype)
         self.image_encoder.to(device)
         for module in (self.pipe.unet, self.pipe.vae, *self._text_encoders):
             module.requires_grad_(False)
@@ -58,13 +58,13 @@ class FrozenNetworks:
     @cached_property
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(pipeline.onnx_file(self.preset.recogniser))
+        return OnnxRecogniser(networks.onnx_file(self.preset.recogniser))
 
     @cached_property
     def provenance(self) -> dict[str, str]:
         """Names of the networks that identities for the trained adapter must come from."""
         roles = ("recogniser", "image_encoder", "parser")
-        names = {role: pipeline.network_name(self.preset.networks[role]) for role in roles}
+        names = {role: networks.network_name(self.preset.networks[role]) for role in roles}
         return {role: name for role, name in names.items() if name}
 
     def embedding(self, picture: Picture, key: str) -> Tensor:

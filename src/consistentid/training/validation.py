@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from consistentid import pipeline
+from consistentid import networks
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.parts import PARTS
 from consistentid.identity import Identity
@@ -46,7 +46,7 @@ def identities(options: Validation, frozen: FrozenNetworks, model: AdapterOnBase
     """
     spec = model.cid.spec
     encoder = IdentityEncoder(
-        pipeline.load_analyzer(frozen.preset),
+        networks.load_analyzer(frozen.preset),
         frozen.image_encoder,
         frozen.processor,
         part_layout=spec.part_layout,
