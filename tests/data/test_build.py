@@ -21,13 +21,12 @@ from hostile import fill, photos
 from PIL import Image
 
 from consistentid.cli import main
-from consistentid.data.annotate import PLAIN_CAPTION, cut_around
+from consistentid.data.annotate import PLAIN_CAPTION
 from consistentid.data.build import Job, build_dataset, scan
 from consistentid.data.check import check_dataset
 from consistentid.data.dataset import open_dataset
 from consistentid.data.records import read_records
 from consistentid.errors import InputError
-from consistentid.faces.analyzer import Detection
 from consistentid.pipeline import ConsistentIDPipeline
 from consistentid.prompt import find_parts
 
@@ -208,33 +207,6 @@ def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
     files, unlisted = scan(tmp_path / "raw")
     assert [path for path, *_ in files] == ["ada/1.jpg", "bob/1.jpg"]
     assert set(unlisted) == {"ada/back", "bobby"}
-
-
-@pytest.mark.parametrize(
-    ("box", "size"), [((40, 30, 60, 58), (400, 300)), ((0, 0, 20, 20), (90, 50)), ((300, 200, 390, 299), (400, 300))]
-)
-def test_the_cut_is_a_square_with_the_face_in_it(box: tuple[int, ...], size: tuple[int, int]) -> None:
-    face = Detection(np.array(box, np.float32), np.zeros((5, 2), np.float32), 1.0)
-    left, top, right, bottom = cut_around(face, size)
-    assert right - left == bottom - top == min(4 * max(box[2] - box[0], box[3] - box[1]), *size)
-    assert 0 <= left <= box[0]
-    assert 0 <= top <= box[1]
-    assert box[2] <= right <= size[0]
-    assert box[3] <= bottom <= size[1]
-
-
-def test_a_small_face_is_cut_out_of_a_large_picture(drawn: Path, tmp_path: Path) -> None:
-    [portrait, *_] = sorted((drawn / "photos").rglob("0*.jpg"))
-    pixels = np.pad(np.asarray(Image.open(portrait)), ((20, 130), (150, 50), (0, 0)), mode="edge")
-    (tmp_path / "raw").mkdir()
-    Image.fromarray(pixels).save(tmp_path / "raw/far.png")
-    build_dataset(Job(tmp_path / "raw", tmp_path / "set", size=64), workers=1)
-    [sample] = open_dataset(tmp_path / "set")
-    face = np.argwhere(np.isin(sample.labels, (1, 10, 11, 12, 13)))
-    assert np.ptp(face, axis=0).min() > 12  # in the whole picture, 9 pixels
-    assert sample.landmarks is not None
-    nose = np.argwhere(sample.labels == 10) + 0.5
-    assert np.abs(nose - sample.landmarks[2][::-1]).max(axis=1).min() < 3  # its tip was found in the whole picture
 
 
 def test_what_cannot_be_built_is_one_line(drawn: Path, built: Path, job: Job, tmp_path: Path) -> None:

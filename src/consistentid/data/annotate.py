@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -99,6 +100,10 @@ class _Found:
     def face(self) -> Detection:
         return self.faces[0]
 
+    @cached_property
+    def quality(self) -> float:
+        return quality(self.image, self.face)
+
 
 class Annotator:
     """Takes raw pictures through all steps, several at a time.
@@ -176,7 +181,7 @@ class Annotator:
             return Rejection(
                 "small face", f"the face has {side:.0f} pixels, less than {least:.0f}; use a closer picture"
             )
-        if (worth := quality(found.image, found.face)) < _MIN_QUALITY:
+        if (worth := found.quality) < _MIN_QUALITY:
             return Rejection(
                 "poor face", f"quality {worth:.3f} is less than {_MIN_QUALITY}; use a sharper, frontal one"
             )
@@ -214,7 +219,7 @@ class Annotator:
                 caption=_in_words(caption, visible),
                 landmarks=face.landmarks,
                 face_size=_side(one.face),
-                quality=quality(one.image, one.face),
+                quality=one.quality,
                 parts=tuple(visible),
                 hash=perceptual_hash(picture),
             )
