@@ -261,9 +261,8 @@ class _Eyes:
             scores["kid"] = distance_estimate(kernel_distance, features, people, self._real)
             scores["seconds"] = _cost([row.seconds for row in rows], np.median, people)
             scores["memory_mb"] = _cost([row.memory_mb for row in rows], np.max, people)
-            made = ~np.isnan(features).any(1)
-            groups = [(row.identity, row.prompt) for row in rows]
-            varied = diversity(features[made], [group for group, there in zip(groups, made, strict=True) if there])
+            made = np.array([row.picture is not None for row in rows])
+            varied = diversity(features[made], [(row.identity, row.prompt) for row in rows if row.picture])
             if varied:
                 scores["diversity"] = estimate(np.array(list(varied.values())), np.array([name for name, _ in varied]))
         factors = {factor: estimate(values, people) for factor, values in hits.items()}
@@ -276,6 +275,7 @@ class _Eyes:
         prompts = np.stack([self._texts.get(row.prompt, unknown) for row in rows])
         # A reference that was refused may have no face for us either; that is a failure all the same.
         refused = np.array([row.picture is None for row in rows])
+        known_others = np.array([bool(row.others) for row in rows])
         parts = similarity(f.parts[reference], f.parts[made])
         face_sim = np.where(refused, 0.0, similarity(f.face[reference], f.face[made]))
         direct = cosine(f.face[reference], f.face[made])  # NaN without a face, which copies nothing and is nobody
@@ -299,13 +299,13 @@ class _Eyes:
             "clip_i_subject": subject,
             "dino": similarity(f.dino[reference], f.dino[made]),
             "face_sim": face_sim,
-            "sim_gt": np.where(refused & [bool(row.others) for row in rows], 0.0, truth),
+            "sim_gt": np.where(refused & known_others, 0.0, truth),
             "copy_paste": copied,
             "accepted_1": verified[0.01],
             "accepted_01": verified[0.001],
             "fgis": np.where(refused, 0.0, _mean(parts)),
             **{f"fgis_{part}": parts[:, number] for number, part in enumerate(PARTS)},
-            "face_found": (~np.isnan(f.face[made]).any(1)).astype(np.float64),
+            "face_found": np.asarray(~np.isnan(f.face[made]).any(1), np.float64),
         }
 
     def _hits(self, rows: Sequence[Row]) -> dict[str, Floats]:

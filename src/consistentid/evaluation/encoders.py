@@ -260,24 +260,18 @@ def _judge_name(preset: Preset) -> tuple[str, bool]:
 
 
 def _clip(source: str, device: torch.device) -> ClipEncoder:
-    from transformers import (
-        AutoTokenizer,
-        CLIPImageProcessorPil,
-        CLIPTextModelWithProjection,
-        CLIPVisionModelWithProjection,
-    )
+    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
     try:
-        vision = CLIPVisionModelWithProjection.from_pretrained(source).to(device).eval()
-        text = CLIPTextModelWithProjection.from_pretrained(source).to(device).eval()
+        model = CLIPModel.from_pretrained(source).to(device).eval()
         processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("CLIP model", source, "--clip", error) from error
     return ClipEncoder(
         source,
-        lambda pixels: vision(pixel_values=pixels).image_embeds,
+        lambda pixels: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output),
         processor,
-        lambda ids: text(input_ids=ids).text_embeds,
+        lambda ids: model.text_projection(model.text_model(input_ids=ids).pooler_output),
         tokenizer,
         device,
     )
@@ -312,7 +306,7 @@ def _dino(source: str, device: torch.device) -> VisionEncoder:
     try:
         model = AutoModel.from_pretrained(source).to(device).eval()
         processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("vision transformer", source, "--dino", error) from error
     # the class token
     return VisionEncoder(source, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], processor, device)

@@ -15,7 +15,9 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from PIL import Image
 
 from consistentid.errors import ConsistentIDError, FaceError, InputError
@@ -276,6 +278,9 @@ def _start_worker(plan: Plan, dtype: torch.dtype, devices: Any, threads: int) ->
     if parent:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
     torch.set_num_threads(threads)
+    for library in (diffusers.utils.logging, transformers.utils.logging):  # bars of several processes at once
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     _worker = ConsistentIDPipeline(plan.preset, devices.get(), dtype), plan
 
 

@@ -152,14 +152,16 @@ def frechet_distance(a: Floats, b: Floats) -> float:
 
     Biased upwards for small sets: compare only sets of equal sizes.
     """
-    roots = []
+    roots: list[Floats] = []
     for x in (a, b):
         centred = np.asarray(x, np.float64) - x.mean(0, dtype=np.float64)
         centred /= max(len(x) - 1, 1) ** 0.5
         # R with RᵀR = covariance, no larger than D x D
-        roots.append(np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred)
+        triangle: Any = np.linalg.qr(centred, mode="r") if len(x) > x.shape[1] else centred
+        roots.append(triangle)
     # tr((C1 C2)^(1/2)) is the sum of singular values of R1 R2ᵀ, which needs no matrix root and stays exact
-    shared = np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum()
+    product: Any = roots[0] @ roots[1].T
+    shared = float(np.linalg.svd(product, compute_uv=False).sum())
     means = a.mean(0, dtype=np.float64) - b.mean(0, dtype=np.float64)
     return float(max(means @ means + sum((r**2).sum() for r in roots) - 2 * shared, 0.0))
 
