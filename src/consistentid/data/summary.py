@@ -182,7 +182,7 @@ def _text(words: str) -> str:
 
 def _bars(title: str, histogram: Histogram) -> str:
     """A bar chart, 340 by 150 pixels."""
-    most, width = max([*histogram.values(), 1]), 330 / max(len(histogram), 1)
+    most, width = max([*histogram.values(), 1]), 330 / max(len(histogram), 6)
     bars = []
     for place, (name, count) in enumerate(histogram.items()):
         x, height = 5 + place * width, 80 * count / most
