@@ -104,7 +104,7 @@ def progress_bar(unit: str) -> Callable[[int, int], None]:
         if bar is None:
             from tqdm import tqdm
 
-            bar = tqdm(total=total, unit=unit, leave=False)
+            bar = tqdm(total=total, initial=done, unit=unit, leave=False)  # what was there already is not speed
             # Also when the command fails, so that its error has a line of its own.
             click.get_current_context().call_on_close(bar.close)
         bar.update(done - bar.n)

@@ -130,7 +130,7 @@ def build_dataset(
         job: what to build.
         engine: "local", or "ray": the same on the Ray cluster that `RAY_ADDRESS` names, or a local one; all its
             machines must reach both folders by the same paths.
-        workers: processes; by default one a core, with a captioner one in all.
+        workers: processes; by default one a core, with a captioner one in all, or with Ray one a GPU.
         progress: called with (pictures done, pictures in all).
 
     Returns:
@@ -169,7 +169,7 @@ def build_dataset(
     work = _by_ray if engine == "ray" else _locally
     if progress:
         progress(done, total)
-    for count in work(job, tasks, workers or (1 if job.captioner else os.cpu_count() or 1)):
+    for count in work(job, tasks, workers):
         done += count
         if progress:
             progress(done, total)
@@ -286,17 +286,18 @@ def _write(out: Path, source: Source, portrait: Portrait) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- engines
 
 
-def _locally(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+def _locally(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
     """Work on shards with processes of this machine; yields how many pictures have just been done."""
     if not shards:
         return
-    if min(workers, len(shards)) == 1:
+    workers = min(workers or (1 if job.captioner else os.cpu_count() or 1), len(shards))
+    if workers == 1:
         with _one_thread():
             worker = Worker(job)
             for shard in shards:
                 yield worker(shard)
         return
-    with ProcessPoolExecutor(min(workers, len(shards)), multiprocessing.get_context("spawn"), _prepare) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare) as pool:
         try:
             for done in as_completed([pool.submit(_run, job, shard) for shard in shards]):
                 yield done.result()
@@ -367,7 +368,7 @@ class _RayWorker:
             return {"count": 0, "error": str(error)}
 
 
-def _by_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
+def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
     """The same as `_locally` by Ray Data, on as many machines as the cluster has."""
     try:
         import ray
@@ -379,8 +380,19 @@ def _by_ray(job: Job, shards: Sequence[Shard], workers: int) -> Iterator[int]:
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    resources = ray.cluster_resources()
+    gpus = (
+        int(resources.get("GPU", 0)) if job.captioner else 0
+    )  # face networks are small
+    most = min(workers or gpus or int(resources.get("CPU", 1)), len(shards))
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-    done = rows.map(_RayWorker, fn_constructor_args=(job,), concurrency=min(workers, len(shards)), num_cpus=1)
+    done = rows.map(
+        _RayWorker,
+        fn_constructor_args=(job,),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=1,
+        num_gpus=min(gpus, 1),
+    )
     for row in done.iter_rows():
         if row["error"]:
             raise ConsistentIDError(row["error"])
