@@ -89,14 +89,14 @@ class FrozenNetworks:
         with torch.no_grad():
             z = self.pipe.vae.encode(pixels.to(self.device), return_dict=False)[0].mean
         scaled: Tensor = z * self.pipe.vae.config.scaling_factor
-        return scaled.half().cpu()
+        return _stored(scaled)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Penultimate hidden states (B, L, D) half of preprocessed pictures (B, 3, S, S)."""
         with torch.no_grad():
             given = pixels.to(self.device, self.image_encoder.dtype)
             states: Tensor = self.image_encoder(given, output_hidden_states=True).hidden_states[-2]
-        return states.half().cpu()
+        return _stored(states)
 
     def preprocessed(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Pictures as the image encoder wants them (B, 3, S, S)."""
@@ -152,8 +152,13 @@ class FrozenNetworks:
         return self.cache("text")
 
 
+def _stored(x: Tensor) -> Tensor:
+    """As it comes back from the cache: also its layout in memory, by which convolutions choose their arithmetic."""
+    return x.half().cpu().contiguous()
+
+
 def _halves(text: Tensor | None, pooled: Tensor | None) -> list[dict[str, Tensor]]:
-    rows = {name: x.half().cpu() for name, x in (("text", text), ("pooled", pooled)) if x is not None}
+    rows = {name: _stored(x) for name, x in (("text", text), ("pooled", pooled)) if x is not None}
     return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
 
