@@ -138,9 +138,15 @@ def whole_pictures(pipe: Any, variant: str, cid: ConsistentID, size: tuple[int, 
     if variant.startswith("ours"):
         who = somebody()
         return lambda: pipe(**cid.inputs(who, PROMPT), output_type="pt", **common).images
-    text = torch.randn(1, 81, 768).to(pipe.unet.device, pipe.unet.dtype)
-    embeds = {"prompt_embeds": text, "negative_prompt_embeds": text}
-    return lambda: pipe(**embeds, guidance_scale=5.0, output_type="pt", **common).images
+    tokens = torch.randn(1, 4, 768, generator=torch.Generator().manual_seed(0)).to(pipe.unet.device, pipe.unet.dtype)
+
+    def reference() -> Tensor:
+        text, negative = (torch.cat([x, tokens], dim=1) for x in pipe.encode_prompt(PROMPT, tokens.device, 1, True))
+        embeds = {"prompt_embeds": text, "negative_prompt_embeds": negative}
+        images: Tensor = pipe(**embeds, guidance_scale=5.0, output_type="pt", **common).images
+        return images
+
+    return reference
 
 
 def somebody() -> Identity:
