@@ -21,13 +21,13 @@ class Point:
     high: float
 
 
-def track(title: str, points: Sequence[Point], lower: float, upper: float, width: int = 640) -> str:
+def track(title: str, points: Sequence[Point], lower: float, upper: float, width: int = 760) -> str:
     """Values between two bounds: a line from "random" to "real", a dot with whiskers on it for each point."""
     known = [p for p in points if not math.isnan(p.value)]
     if not known or math.isnan(lower) or math.isnan(upper):
         return ""
     ends = [lower, upper, *(x for p in known for x in (p.value, p.low, p.high) if not math.isnan(x))]
-    scale = _Scale(min(ends), max(ends), 150, width - 60)
+    scale = _Scale(min(ends), max(ends), 150, width - 160)
     height = 34 + 16 * len(known)
     out = [_open(width, height), f'<text x="0" y="20" class="t">{escape(title)}</text>']
     out.append(_line(scale(lower), 16, scale(upper), 16, "axis"))
