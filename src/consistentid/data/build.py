@@ -381,9 +381,7 @@ def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[
         ray.init(include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
-    gpus = (
-        int(resources.get("GPU", 0)) if job.captioner else 0
-    )  # face networks are small
+    gpus = int(resources.get("GPU", 0)) if job.captioner else 0  # face networks are small
     most = min(workers or gpus or int(resources.get("CPU", 1)), len(shards))
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
