@@ -17,14 +17,13 @@ import contextlib
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import click
 import torch
-from random_models import bare_pipeline, filled, pipeline, unet
+from random_models import bare_pipeline, filled, now, pipeline, unet
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -183,14 +182,6 @@ def take_turns(
         "of plain": {name: round(value / medians["plain"], 3) for name, value in medians.items()},
     }
     return report | ({"peak gigabytes": memory} if memory else {}), outputs
-
-
-def now(device: torch.device) -> float:
-    """Seconds: of the clock once a GPU has finished, or of this process's own time on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()
 
 
 @click.command()

@@ -1,8 +1,9 @@
-"""Full-size Stable Diffusion 1.5 and SDXL networks with random weights, for benchmarks that need no download."""
+"""Full-size Stable Diffusion 1.5 and SDXL with random weights, for benchmarks that need no download; and their clock."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -126,3 +127,11 @@ def pipeline(base: Base, dtype: torch.dtype, device: torch.device | str = "cpu")
     )  # fmt: skip
     second = filled(lambda: CLIPTextModelWithProjection(large), dtype, device)
     return StableDiffusionXLPipeline(**networks, **common, tokenizer_2=tokenizer, text_encoder_2=second)
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of the clock once a GPU has finished, or of this process's own time on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
