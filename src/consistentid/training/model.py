@@ -176,7 +176,7 @@ def _initial_weights(source: str) -> Mapping[str, Tensor]:
 def _located(source: str) -> tuple[str, str | None]:
     """Source and weight name of a path, a hub id, or owner/name/file of the hub."""
     parts = source.split("/")
-    if len(parts) < 3 or Path(source).exists():
+    if len(parts) < 3 or source.startswith((".", "/", "~")) or Path(source).exists():
         return source, None
     return "/".join(parts[:2]), "/".join(parts[2:])
 
