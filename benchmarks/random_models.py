@@ -1,4 +1,4 @@
-"""Full-size Stable Diffusion 1.5 and SDXL with random weights, for benchmarks that need no download; and their clock."""
+"""Full-size Stable Diffusion 1.5 and SDXL with random weights, for benchmarks without downloads; and their clock."""
 
 from __future__ import annotations
 
