@@ -342,7 +342,7 @@ class Trainer:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError(
-                "log.tensorboard needs a package that is not installed; run 'pip install tensorboard', or leave it out"
+                "log.tensorboard needs a package that is not installed; run 'pip install consistentid[train]', or leave it out"
             ) from None
         with SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step) as board:
             yield board
@@ -390,7 +390,7 @@ def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch
             kind = import_module("bitsandbytes").optim.AdamW8bit
         except ImportError:
             raise InputError(
-                "optimiser adamw8bit needs another package; run 'pip install bitsandbytes', or choose adamw"
+                "optimiser adamw8bit needs another package; run 'pip install consistentid[adam8bit]', or choose adamw"
             ) from None
     schedule = config.schedule
     optimiser: torch.optim.Optimizer = kind(
