@@ -342,7 +342,7 @@ class Trainer:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise InputError(
-                "log.tensorboard needs a package that is not installed; run 'pip install consistentid[train]', or leave it out"
+                "log.tensorboard needs another package; run 'pip install consistentid[train]', or leave it out"
             ) from None
         with SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step) as board:
             yield board
