@@ -348,6 +348,7 @@ def test_given_pictures_that_do_not_go_together(studio: ConsistentIDPipeline, wh
 # ------------------------------------------------------------------------------------- samplers, LoRAs, memory, caching
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_by_name(preset: Path, who: Identity, name: str) -> None:
     studio = ConsistentIDPipeline.from_preset(preset, device="cpu", scheduler=name)

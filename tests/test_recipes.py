@@ -96,6 +96,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_recipes(stand_ins: dict[str, Any]) -> None:
     text = PAGE.read_text()
     first, *recipes = FENCE.finditer(text)
