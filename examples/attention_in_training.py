@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 from PIL import Image
 
-from consistentid.faces.parts import PARTS
+from consistentid.faces.parts import PARTS, part_masks
 from consistentid.images import contact_sheet
 from consistentid.training.config import TrainConfig
 from consistentid.training.losses import localisation_over_layers
@@ -42,6 +42,11 @@ def attention(trainer: Trainer, rows: list[int]) -> tuple[torch.Tensor, float]:
     return mean_map(maps, (batch.latents.shape[-2], batch.latents.shape[-1])), loss
 
 
+def _seen(trainer: Trainer, row: int) -> bool:
+    """Whether a picture shows all the parts whose words are watched."""
+    return set(SHOWN) <= set(part_masks(trainer.source[row].labels))
+
+
 def main() -> None:
     """Train, and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,7 +57,8 @@ def main() -> None:
     config = TrainConfig.from_yaml(RECIPE, (*CHANGES, f"adapter.schedule.steps={options.steps}"))
     with TemporaryDirectory() as folder:
         trainer = Trainer(config, Path(folder), device="cpu")
-        rows = [4 * person for person in range(options.people)]
+        shown = [row for row in range(0, len(trainer.source), 4) if _seen(trainer, row)]
+        rows = shown[: options.people]
         before, first = attention(trainer, rows)
         trainer.train()
         after, last = attention(trainer, rows)
