@@ -275,7 +275,7 @@ def test_ray_gives_the_same_bytes(job: Job, built: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_thousand_hostile_files_among_a_thousand_good_ones(tmp_path: Path) -> None:
     """Good is what is built when alone: a few drawings are taken for photographs, or their face is missed."""
-    drawn = photos(tmp_path / "drawn", people=280, scenes=4, size=64)
+    drawn = photos(tmp_path / "drawn", people=330, scenes=4, size=64)
     alone = Job(tmp_path / "drawn/photos", tmp_path / "alone", size=64)
     build_dataset(alone)
     usable = {record.extra["source"] for record in read_records(alone.out)}
