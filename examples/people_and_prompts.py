@@ -11,10 +11,11 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from consistentid import ConsistentIDPipeline
-from consistentid.evaluation import likeness
+from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.evaluation.protocol import load_protocol
 
 PEOPLE = (10, 2, 16, 18, 24, 8, 26, 30)
-PROMPTS = (*likeness.PROMPTS[:5], "a person in a green hoodie at sunset")
+PROMPTS = tuple(prompt.text for prompt in load_protocol("drawn").prompts[:6])
 TILE, HEAD = 128, 34
 
 
@@ -33,7 +34,8 @@ def main() -> None:
         lines = "\n".join(" ".join(part) for part in (words[:half], words[half:]) if part)
         text.multiline_text((TILE * column + 8 * bool(column) + 4, 3), lines, fill="black", font=font)
     for row, person in enumerate(PEOPLE):
-        reference = likeness.drawings(person, [0], TILE)[0]
+        drawn = draw(sample_people([person], split="test"), sample_scenes([(person, 0)], split="test"), TILE)
+        reference = Image.fromarray(drawn.pixels()[0])
         who = studio.identify(reference)
         portraits = [studio(who, prompt, seed=options.seed).images[0] for prompt in PROMPTS]
         for column, picture in enumerate((reference, *portraits)):

@@ -193,6 +193,7 @@ class Sampler:
 SAMPLERS: Mapping[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler"),
     "euler": Sampler("EulerDiscreteScheduler"),
+    "euler-a": Sampler("EulerAncestralDiscreteScheduler"),
     "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
     "unipc": Sampler("UniPCMultistepScheduler"),
     "lcm": Sampler("LCMScheduler", {}, {"steps": 8, "guidance_scale": 1.0}),
