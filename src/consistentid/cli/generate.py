@@ -91,7 +91,8 @@ Examples:
     help="A LoRA for the base: a file, folder, hub id or owner/name/file. Repeatable.",
 )
 @click.option(
-    "--scheduler", help="ddim, euler, euler-a, dpm++, unipc, a class of diffusers; for few steps lcm, lightning, hyper-sd."
+    "--scheduler",
+    help="ddim, euler, euler-a, dpm++, unipc, a class of diffusers; for few steps lcm, lightning, hyper-sd.",
 )
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
 @click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
