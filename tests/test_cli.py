@@ -279,7 +279,7 @@ def check_refused(result: Result, words: str) -> None:
         (["--prompt", "a", "--image", "absent.png"], "absent.png: no such file"),
         (["--prompt", "a", "--image", "ada.png", "--strength", "2"], "strength=2.0 is not allowed; give a number"),
         (["--prompt", "a", "--control", "ada.png"], "--control is a picture for a ControlNet, and none is chosen"),
-        (["--prompt", "a", "--scheduler", "magic"], "scheduler='magic' is not known; give one of ddim, euler, dpm++"),
+        (["--prompt", "a", "--scheduler", "magic"], "scheduler='magic' is not known; give one of ddim, euler, euler-a"),
         (["--prompt", "a", "--lora", "absent.safetensors:0.5"], "lora=absent.safetensors:0.5: no such file or folder"),
         (["--prompt", "a", "--base", "absent.safetensors"], "base=absent.safetensors: no such file or folder"),
         (["--prompt", "a", "who.safetensors"], "who.safetensors: a saved identity stands alone"),

@@ -30,7 +30,7 @@ def test_shipped_presets_are_complete() -> None:
         preset = load_preset(name)
         assert preset.name == name
         assert preset.about
-        assert preset.settings.merge_at == 0.6
+        assert preset.settings.merge_at == (0.2 if name == "drawn" else 0.6)
         for role, network in preset.networks.items():
             assert network.path or network.repo or network.kind in ("labels",), role
             if network.repo:
