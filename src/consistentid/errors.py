@@ -70,3 +70,8 @@ class TrainingError(ConsistentIDError):
 
 class PipelineError(ConsistentIDError):
     """The diffusion pipeline cannot take the adapter, or has lost it."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough to stand inside our own line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

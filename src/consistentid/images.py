@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
-from consistentid.errors import ImageError
+from consistentid.errors import ImageError, first_line
 
 MIN_SIDE = 32
 """Pixels of the shorter side below which no face can be recognised."""
@@ -47,7 +47,7 @@ def load_image(path: str | PathLike[str]) -> Image.Image:
     except PermissionError:
         raise ImageError(f"{file}: may not be read; change its permissions") from None
     except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
-        raise ImageError(f"{file}: has a broken header ({_first_line(error)}); export the picture again") from None
+        raise ImageError(f"{file}: has a broken header ({first_line(error)}); export the picture again") from None
     with image:
         return to_rgb(image, str(file))
 
@@ -64,7 +64,7 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # a broken body makes Pillow's decoders raise nearly anything
         raise ImageError(
-            f"{name}: cannot be decoded ({_first_line(error)}); it is truncated or damaged, copy or export it again"
+            f"{name}: cannot be decoded ({first_line(error)}); it is truncated or damaged, copy or export it again"
         ) from None
 
 
@@ -147,7 +147,3 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         except (ImageCms.PyCMSError, OSError):
             pass  # a profile of another colour space than the picture's: the plain conversion is the best there is
     return image.convert("RGB")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from consistentid.errors import CheckpointError, ConsistentIDError, InputError
+from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.from_labels import LabelDetector
@@ -17,7 +17,7 @@ from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, first_line
+from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from itertools import count
@@ -92,6 +92,35 @@ def replacing(path: str | PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # what cannot be written to cannot be tidied, and the first error is the one to tell
             temporary.unlink()
+
+
+def claim(folder: Path, note: Path, about: Mapping[str, Any], kind: str, own: Collection[str] = ()) -> list[str]:
+    """Note in a folder what a run makes there, so that the same run can go on, and no other.
+
+    Args:
+        folder: new, empty, or with the note of an earlier run.
+        note: the file in it that says what is made; written if it is not there.
+        about: plain values on which the result depends.
+        kind: what the folder would hold, for the message.
+        own: names in the folder that are there before the note.
+
+    Returns:
+        How the earlier run differs from this one, such as "size 64 instead of 96"; empty when it may go on.
+
+    Raises:
+        InputError: the folder holds something else, or the note cannot be read or written.
+    """
+    if not note.exists():
+        if folder.exists() and any(path.name not in own for path in folder.iterdir()):
+            raise InputError(f"{folder}: is not empty, and holds no {kind}; name a new folder")
+        with replacing(note) as temporary:
+            temporary.write_text(json.dumps(about, indent=1) + "\n")
+        return []
+    try:
+        found = json.loads(note.read_text())
+        return [f"{key} {found[key]} instead of {value}" for key, value in about.items() if found[key] != value]
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(f"{note}: cannot be read; delete the folder, or name a new one") from None
 
 
 def save_new(path: str | PathLike[str], data: bytes) -> Path:

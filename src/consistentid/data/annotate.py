@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -162,7 +163,7 @@ class Annotator:
         found = []
         detections = self.analyzer.detector.detect_batch([image for _, image in batch])
         for (row, image), faces in zip(batch, detections, strict=True):
-            one = _Found(row, image, sorted(faces, key=_area, reverse=True))
+            one = _Found(row, image, sorted(faces, key=attrgetter("area"), reverse=True))
             rejection = self._objection(one)
             if rejection:
                 outcomes[row] = rejection
@@ -173,11 +174,11 @@ class Annotator:
     def _objection(self, found: _Found) -> Rejection | None:
         if not found.faces:
             return Rejection("no face", "no face found; use a picture in which it is larger, sharper or to the front")
-        rivals = sum(_area(face) >= _RIVAL * _area(found.face) for face in found.faces)
+        rivals = sum(face.area >= _RIVAL * found.face.area for face in found.faces)
         if rivals > 1:
             return Rejection("several people", f"{rivals} faces of like size; cut out the person who is meant")
         least = self.size / _MIN_FACE
-        if (side := _side(found.face)) < least:
+        if (side := found.face.side) < least:
             return Rejection(
                 "small face", f"the face has {side:.0f} pixels, less than {least:.0f}; use a closer picture"
             )
@@ -218,7 +219,7 @@ class Annotator:
                 embedding=embedding,
                 caption=_in_words(caption, visible),
                 landmarks=face.landmarks,
-                face_size=_side(one.face),
+                face_size=one.face.side,
                 quality=one.quality,
                 parts=tuple(visible),
                 hash=perceptual_hash(picture),
@@ -237,7 +238,7 @@ def cut_around(face: Detection, size: tuple[int, int]) -> tuple[int, int, int, i
         A square inside the picture: four times the face's box, or as much as fits; the face in its upper half where the
         picture's borders allow it.
     """
-    side = min(round(_PERSON * _side(face)), *size)
+    side = min(round(_PERSON * face.side), *size)
     x, y = (face.box[:2] + face.box[2:]) / 2
     left, top = (
         round(min(max(float(middle) - share * side, 0), length - side))
@@ -256,11 +257,3 @@ def _in_words(caption: Caption | None, visible: Sequence[str]) -> Caption:
     """Something to say of every picture, and of every part of the face that is visible."""
     known = caption or Caption("", "")
     return Caption(known.image or PLAIN_CAPTION, completed(known.face, visible, AdapterSpec()))
-
-
-def _side(face: Detection) -> float:
-    return float(max(face.box[2:] - face.box[:2]))
-
-
-def _area(face: Detection) -> float:
-    return float(np.prod(face.box[2:] - face.box[:2]))

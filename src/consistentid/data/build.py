@@ -23,14 +23,12 @@ import multiprocessing
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -46,8 +44,9 @@ from consistentid.data.summary import Built, histograms, summary_page
 from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
 from consistentid.faces.provenance import fingerprint
-from consistentid.output import check_folder, encode_json, replacing
+from consistentid.output import check_folder, claim, encode_json, replacing
 from consistentid.presets import Network, Preset, load_preset
+from consistentid.processes import end_with_parent
 
 REJECTED: Final = "rejected.jsonl"
 REPORT: Final = "report.json"
@@ -323,14 +322,7 @@ def _prepare() -> None:
     """In a worker process: modest, without an interrupt of its own, and gone when the main process is killed."""
     _be_modest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _be_modest() -> None:
@@ -416,19 +408,7 @@ def _claim(job: Job, preset: Preset) -> None:
         **{role: _named(preset.networks[role]) for role in ("detector", "parser", "recogniser")},
     }
     note = job.out / _STATE / _JOB
-    if not note.exists():
-        strange = [path.name for path in job.out.iterdir() if path.name != _STATE] if job.out.exists() else []
-        if strange:
-            raise InputError(f"{job.out}: is not empty, and holds no data set that was built; name a new folder")
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(about, indent=1) + "\n")
-        return
-    try:
-        found = json.loads(note.read_text())
-        others = [f"{key} {found[key]} instead of {value}" for key, value in about.items() if found[key] != value]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise InputError(f"{note}: cannot be read; delete the folder, or name a new one") from None
-    if others:
+    if others := claim(job.out, note, about, "data set that was built", own=[_STATE]):
         raise InputError(f"{job.out}: is built otherwise, with {', '.join(others)}; name a new folder")
 
 

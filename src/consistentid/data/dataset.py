@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.data.records import Record, read_records
-from consistentid.errors import DatasetError, ImageError
+from consistentid.errors import DatasetError, ImageError, first_line
 from consistentid.images import to_rgb
 
 Position = tuple[int, int]
@@ -211,7 +211,7 @@ def read_picture(content: bytes, name: str) -> NDArray[np.uint8]:
     except ImageError as error:
         raise DatasetError(str(error)) from None
     except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
-        raise DatasetError(f"{name}: is no picture that can be read ({_reason(error)}); write it again") from None
+        raise DatasetError(f"{name}: is no picture that can be read ({first_line(error)}); write it again") from None
 
 
 def read_labels(content: bytes, name: str) -> NDArray[np.uint8]:
@@ -224,7 +224,7 @@ def read_labels(content: bytes, name: str) -> NDArray[np.uint8]:
         with Image.open(io.BytesIO(content)) as image:
             mode, labels = image.mode, np.asarray(image)
     except Exception as error:  # as above
-        raise DatasetError(f"{name}: is no mask that can be read ({_reason(error)}); write it again") from None
+        raise DatasetError(f"{name}: is no mask that can be read ({first_line(error)}); write it again") from None
     if mode in ("RGB", "RGBA") and (labels[..., :3] == labels[..., :1]).all():
         labels = labels[..., 0]
     elif mode not in ("L", "P"):
@@ -242,7 +242,7 @@ def read_embedding(content: bytes, name: str) -> NDArray[np.float32]:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file makes the unpickler raise nearly anything
         raise DatasetError(
-            f"{name}: is no face embedding that can be read ({_reason(error)}); write it again"
+            f"{name}: is no face embedding that can be read ({first_line(error)}); write it again"
         ) from None
     found = tuple(loaded.shape) if isinstance(loaded, torch.Tensor) else type(loaded).__name__
     if not isinstance(loaded, torch.Tensor) or loaded.ndim == 0 or loaded.numel() != loaded.shape[-1]:
@@ -253,7 +253,3 @@ def read_embedding(content: bytes, name: str) -> NDArray[np.float32]:
 
 def _pixels(array: NDArray[np.uint8]) -> str:
     return f"{array.shape[1]}x{array.shape[0]}"
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

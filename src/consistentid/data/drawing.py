@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -16,7 +15,7 @@ from PIL import Image
 from consistentid.data.portraits import SPLITS, People, Scenes, describe, draw, locate, sample_people, sample_scenes
 from consistentid.data.records import IMAGES, MASKS, RECORDS, Record, write_records
 from consistentid.errors import InputError
-from consistentid.output import check_folder, replacing
+from consistentid.output import check_folder, claim, replacing
 
 PHOTOS: Final = "photos"
 """Folder of the plain pictures, one folder a person in it."""
@@ -149,19 +148,7 @@ def draw_dataset(
 def _claim(drawing: Drawing, folder: Path) -> None:
     """Note in the folder what is drawn there, or make sure that it is the same."""
     about = {"consistentid": version("consistentid"), **asdict(drawing)}
-    note = folder / _ABOUT
-    if not note.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty, and holds no drawn data set; name a new folder")
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(about, indent=1) + "\n")
-        return
-    try:
-        found = json.loads(note.read_text())
-        others = [f"{key} {found[key]} instead of {value}" for key, value in about.items() if found[key] != value]
-    except (OSError, ValueError, LookupError, TypeError):
-        raise InputError(f"{note}: cannot be read; delete the folder, or name a new one") from None
-    if others:
+    if others := claim(folder, folder / _ABOUT, about, "drawn data set"):
         raise InputError(f"{folder}: holds another drawn data set, with {', '.join(others)}; name a new folder")
 
 

@@ -23,8 +23,8 @@ from typing import Any, Final
 
 from consistentid.data.dataset import Dataset, FolderDataset
 from consistentid.data.records import RECORDS, Record
-from consistentid.errors import DatasetError, InputError
-from consistentid.output import check_folder, replacing
+from consistentid.errors import DatasetError, InputError, first_line
+from consistentid.output import check_folder, claim, replacing
 
 INDEX: Final = "index.parquet"
 
@@ -52,7 +52,7 @@ class ShardDataset(Dataset):
             self.people = self._index["person"].to_pylist()
             shards = self._index["shard"].to_pylist()
         except (OSError, ValueError, KeyError) as error:  # Arrow's errors are of these kinds
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DatasetError(f"{folder / INDEX}: is no index of shards ({reason}); pack the data set again") from None
         self._groups = [range(rows[0], rows[-1] + 1) for rows in _runs(shards)]
 
@@ -179,13 +179,7 @@ def _indexed(dataset: FolderDataset, chosen: range, path: Path) -> Iterator[dict
 def _claim(source: Path, out: Path, samples: int) -> None:
     """Note in the folder what is packed there, or make sure that it is the same."""
     about = {"records": hashlib.sha256((source / RECORDS).read_bytes()).hexdigest(), "samples": samples}
-    note = out / _NOTE
-    if not note.exists():
-        if out.exists() and any(out.iterdir()):
-            raise InputError(f"{out}: is not empty, and holds no packed data set; name a new folder")
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(about, indent=1) + "\n")
-    elif note.read_text() != json.dumps(about, indent=1) + "\n":
+    if claim(out, out / _NOTE, about, "packed data set"):
         raise InputError(f"{out}: holds another packed data set, or the same in other shards; name a new folder")
 
 

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consistentid.errors import CheckpointError, InputError
+from consistentid.errors import CheckpointError, InputError, first_line
 from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.faces.provenance import fingerprint
 from consistentid.pipeline import ConsistentIDPipeline
-from consistentid.presets import Preset, first_line
+from consistentid.presets import Preset
 
 Floats = NDArray[np.floating[Any]]
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from consistentid.identity import Identity
 from consistentid.output import encode_png, read_record, replacing
 from consistentid.pipeline import ConsistentIDPipeline
 from consistentid.presets import Preset
+from consistentid.processes import end_with_parent
 
 Progress = Callable[[int, int], None]
 
@@ -274,20 +273,12 @@ def _in_processes(
 
 def _start_worker(plan: Plan, dtype: torch.dtype, devices: Any, threads: int) -> None:
     global _worker
-    parent = multiprocessing.parent_process()
-    if parent:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     for library in (diffusers.utils.logging, transformers.utils.logging):  # bars of several processes at once
         library.set_verbosity_error()
         library.disable_progress_bar()
     _worker = ConsistentIDPipeline(plan.preset, devices.get(), dtype), plan
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has ended: one that is killed cannot tell its pool."""
-    wait([parent])
-    os._exit(1)
 
 
 def _job(variant: Variant, person: int) -> str | None:

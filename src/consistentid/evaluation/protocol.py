@@ -12,8 +12,8 @@ import yaml
 
 from consistentid.data.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
 from consistentid.data.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
-from consistentid.errors import InputError
-from consistentid.presets import Preset, first_line
+from consistentid.errors import InputError, first_line
+from consistentid.presets import Preset
 
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "hat": HATS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -25,7 +24,7 @@ from consistentid.evaluation.protocol import Protocol
 from consistentid.evaluation.report import About, write_report
 from consistentid.evaluation.variants import CURVES, Variant, ablation
 from consistentid.faces.provenance import fingerprint
-from consistentid.output import check_folder, replacing, versions
+from consistentid.output import check_folder, claim, replacing, versions
 from consistentid.pipeline import ConsistentIDPipeline
 from consistentid.presets import Preset
 
@@ -163,21 +162,7 @@ def _claim(folder: Path, preset: Preset, protocol: Protocol) -> None:
         "scheduler": preset.scheduler,
         "protocol": protocol.name,
     }
-    note = folder / _CLAIM
-    if not note.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise InputError(f"{folder}: is not empty, and holds no evaluation; name a new folder")
-        with replacing(note) as temporary:
-            temporary.write_text(json.dumps(about, indent=1) + "\n")
-        return
-    try:
-        found = json.loads(note.read_text())
-        others = [
-            f"{key} {found.get(key)} instead of {value}" for key, value in about.items() if found.get(key) != value
-        ]
-    except (OSError, ValueError, AttributeError):
-        raise InputError(f"{note}: cannot be read; delete the folder, or name a new one") from None
-    if others:
+    if others := claim(folder, folder / _CLAIM, about, "evaluation"):
         raise InputError(f"{folder}: holds an evaluation with {', '.join(others)}; name a new folder")
 
 

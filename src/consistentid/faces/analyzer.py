@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +50,21 @@ class Detection:
     box: NDArray[np.float32]
     landmarks: NDArray[np.float32]
     score: float
+
+    @property
+    def side(self) -> float:
+        """The box's longer side, pixels."""
+        return float(max(self.box[2:] - self.box[:2]))
+
+    @property
+    def area(self) -> float:
+        """Of the box, square pixels."""
+        return float(np.prod(self.box[2:] - self.box[:2]))
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Of the box, x and y."""
+        return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +158,7 @@ class FaceAnalyzer:
         """Where the faces are, largest first: the cheap half of `analyze`, which raises the same."""
         if self.guard is not None:
             self.guard(image)
-        return sorted(self.detector.detect(image), key=_area, reverse=True)
+        return sorted(self.detector.detect(image), key=attrgetter("area"), reverse=True)
 
     def describe(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> Face:
         """All that is known of one face, given all that were detected: the other half of `analyze`."""
@@ -169,7 +185,7 @@ class FaceAnalyzer:
 def embed_largest(image: Image.Image, detector: Detector, recogniser: Recogniser) -> NDArray[np.float32] | None:
     """(512,) embedding of unit length of a picture's largest face; None where there is no face."""
     faces = detector.detect(image)
-    return recogniser.embed(image, max(faces, key=_area).landmarks) if faces else None
+    return recogniser.embed(image, max(faces, key=attrgetter("area")).landmarks) if faces else None
 
 
 def quality(image: Image.Image, face: Detection) -> float:
@@ -178,7 +194,7 @@ def quality(image: Image.Image, face: Detection) -> float:
     Size is the box's longer side against 112 pixels, sharpness the mean contrast of neighbouring pixels in the aligned
     face, frontality how near the nose is to the middle between the eyes.
     """
-    size = _length(face) / SIZE
+    size = face.side / SIZE
     grey = np.asarray(align(image, face.landmarks).convert("L"), np.float32) / 255
     edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
     sharpness = float(edges.std()) / _SHARP
@@ -205,7 +221,9 @@ def pick(faces: Sequence[Found], photo: str, index: int | None = None) -> Found:
     if not faces:
         raise NoFaceError(f"no face found in {photo}; {remedy}")
     if index is None and len(faces) > 1:
-        places = "; ".join(f"{number}: centre ({x:.0f}, {y:.0f})" for number, (x, y) in enumerate(map(_centre, faces)))
+        places = "; ".join(
+            f"{number}: centre ({x:.0f}, {y:.0f})" for number, (x, y) in enumerate(face.centre for face in faces)
+        )
         raise SeveralFacesError(
             f"{len(faces)} faces found in {photo}; "
             f"choose one by its index, largest first ({places}), or crop the picture"
@@ -226,13 +244,13 @@ def surroundings(face: Detection, size: tuple[int, int], times: float = _SURROUN
     Returns:
         Left, top, right, bottom, cut to the picture; all of the picture where the square is nearly as large.
     """
-    side = round(times * _length(face))
+    side = round(times * face.side)
     if side >= _WHOLE * max(size):
         return 0, 0, *size
     width, height = (min(side, length) for length in size)
     left, top = (
         round(min(max(centre - extent / 2, 0), length - extent))
-        for centre, extent, length in zip(_centre(face), (width, height), size, strict=True)
+        for centre, extent, length in zip(face.centre, (width, height), size, strict=True)
     )
     return left, top, left + width, top + height
 
@@ -257,16 +275,16 @@ def remove_others(
 def _distance(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.float32]:
     """(H, W) distance of a crop's pixels from a face's centre, in units of its size."""
     left, top, right, bottom = crop
-    x, y = _centre(face)
+    x, y = face.centre
     across = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
     down = np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)
-    distance: NDArray[np.float32] = np.hypot(across[None, :], down[:, None]) / np.float32(max(_area(face), 1) ** 0.5)
+    distance: NDArray[np.float32] = np.hypot(across[None, :], down[:, None]) / np.float32(max(face.area, 1) ** 0.5)
     return distance
 
 
 def close_up(image: Image.Image, face: Face) -> tuple[Image.Image, Face]:
     """A portrait cut out of a picture in which the face is distant, and the face in it; other pictures stay whole."""
-    if max(image.size) < _DISTANT * _length(face):
+    if max(image.size) < _DISTANT * face.side:
         return image, face
     left, top, right, bottom = surroundings(face, image.size, _PORTRAIT)
     corner = np.array((left, top), np.float32)
@@ -277,16 +295,3 @@ def close_up(image: Image.Image, face: Face) -> tuple[Image.Image, Face]:
         parsing=face.parsing[top:bottom, left:right],
     )
     return image.crop((left, top, right, bottom)), moved
-
-
-def _length(face: Detection) -> float:
-    """The box's longer side, pixels."""
-    return float(max(face.box[2:] - face.box[:2]))
-
-
-def _area(face: Detection) -> float:
-    return float(np.prod(face.box[2:] - face.box[:2]))
-
-
-def _centre(face: Detection) -> tuple[float, float]:
-    return float(face.box[0] + face.box[2]) / 2, float(face.box[1] + face.box[3]) / 2

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from consistentid.errors import CheckpointError, InputError
+from consistentid.errors import CheckpointError, InputError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ class Captioner:
                 name_or_path, revision=revision, dtype=chosen, output_loading_info=True
             )
         except Exception as error:  # a foreign or broken repository makes loaders raise nearly anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(
                 f"captioner: {name_or_path} cannot be loaded ({reason}); give a vision-language model of transformers "
                 "by hub id or folder, such as llava-hf/llava-1.5-7b-hf"

@@ -133,11 +133,10 @@ class IdentityEncoder:
         """The picture of each visible part from the view that shows most of it, and best."""
         best: dict[str, tuple[float, Image.Image]] = {}
         for view in views:
-            face_area = float(np.prod(view.face.box[2:] - view.face.box[:2]))
             areas = part_areas(view.face.parsing, self.part_layout)
             pictures = part_pictures(view.image, view.face.parsing, self.part_layout, self.canvas_size)
             for part, picture in pictures.items():
-                worth = view.face.quality * (areas[part] / face_area) ** 0.5
+                worth = view.face.quality * (areas[part] / view.face.area) ** 0.5
                 if part not in best or worth > best[part][0]:
                     best[part] = worth, picture
         return {part: best[part][1] for part in PARTS if part in best}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from consistentid.errors import CheckpointError
+from consistentid.errors import CheckpointError, first_line
 
 
 def open_session(path: str | os.PathLike[str], providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
@@ -28,5 +28,5 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[str] = ("CPUE
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime's own errors share no public base class
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path} is not a usable ONNX network ({reason}); get the file again") from error

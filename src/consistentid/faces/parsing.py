@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from consistentid.errors import CheckpointError
+from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parts import LABELS
 
@@ -85,7 +85,7 @@ class FaceParser:
             else:
                 weights = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(f"{path} is not a readable weights file ({reason}); get it again") from error
         network = BiSeNet()
         expected = network.state_dict()
@@ -114,7 +114,7 @@ class FaceParser:
                 name_or_path, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
         if missing := sorted(report["missing_keys"]):
             raise CheckpointError(

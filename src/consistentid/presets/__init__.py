@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from consistentid.errors import CheckpointError, InputError
+from consistentid.errors import CheckpointError, InputError, first_line
 
 FILE_NAME = "preset.yaml"
 """Name of the YAML file inside a preset folder."""
@@ -390,8 +390,3 @@ def _source(source: str, folder: Path, what: str) -> Network:
     if len(parts) < 2 or not all(parts) or parts[0] in (".", "..", "~"):
         raise InputError(f"{what}: no such file or folder; give a path, owner/name, or owner/name/file of the hub")
     return Network(repo="/".join(parts[:2]), files=("/".join(parts[2:]),) if parts[2:] else ())
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough to stand inside our own line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from consistentid.errors import InputError
+from consistentid.errors import InputError, first_line
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise InputError(f"--set {change!r}: its value is not YAML ({_first_line(error)})") from None
+            raise InputError(f"--set {change!r}: its value is not YAML ({first_line(error)})") from None
         for key in reversed(name.split(".")):
             parsed = {key: parsed}
         content = _merged(content, parsed)
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable recipe ({_first_line(error)})") from error
+        raise InputError(f"{path}: not a readable recipe ({first_line(error)})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a recipe is a mapping of sections; see recipes/drawn.yaml")
     if "extends" not in content:
@@ -109,7 +109,3 @@ def _merged(base: Any, change: Any) -> Any:
     if not isinstance(base, dict) or not isinstance(change, dict):
         return change
     return base | {key: _merged(base.get(key), value) for key, value in change.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
