@@ -72,10 +72,16 @@ def test_picture_and_labels_are_framed_alike() -> None:
     labels = np.zeros((60, 100), np.uint8)
     labels[20:40, 70:90] = 1
     pixels = np.repeat(labels[..., None] * 200, 3, axis=2).astype(np.uint8)
-    image, cut = framed(Picture(pixels, labels, None, None), 30)
-    assert image.size == cut.shape == (30, 30)
+    marks = np.array([(70, 20), (90, 20), (80, 30), (70, 40), (90, 40)], np.float32)
+    found = framed(Picture(pixels, labels, None, marks), 30)
+    image, cut = found.pixels, found.labels
+    assert image.shape[:2] == cut.shape == (30, 30)
     assert cut.mean() == pytest.approx(100 / 900, abs=0.02)  # nothing squashed: 20 of 60 pixels in either direction
-    assert ((np.asarray(image)[..., 0] > 100) == (cut == 1)).mean() > 0.95
+    assert ((image[..., 0] > 100) == (cut == 1)).mean() > 0.95
+    rows, columns = np.flatnonzero(cut.any(1)), np.flatnonzero(cut.any(0))
+    assert found.landmarks is not None
+    np.testing.assert_allclose(found.landmarks[0], (columns[0], rows[0]), atol=0.5)
+    np.testing.assert_allclose(found.landmarks[-1], (columns[-1] + 1, rows[-1] + 1), atol=0.5)
 
 
 def test_masks_at_the_latents_resolution(trainer: Trainer) -> None:

@@ -38,6 +38,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "face_weight": [{"face_weight": 5.0}],
     "localisation_weight": [{"localisation_weight": 10.0}, {"localisation_weight": 0.0}],
     "localisation_blocks": [{"localisation_blocks": ["mid_block"], "localisation_weight": 10.0}],
+    "identity_weight": [{"identity_weight": 1.0}],
     "timestep_power": [{"timestep_power": 3.0}],
     "min_snr": [{"min_snr": 1.0}],
     "precision": [{"precision": "bfloat16"}],

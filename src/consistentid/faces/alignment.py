@@ -33,6 +33,16 @@ def similarity(source: NDArray[np.float32], target: NDArray[np.float32]) -> tupl
     return complex(a), complex(q_mean - a * p_mean)
 
 
+def way_back(landmarks: NDArray[np.float32]) -> tuple[complex, complex]:
+    """The way from an aligned face back to the picture: with points as complex numbers ``a * aligned + b``.
+
+    Args:
+        landmarks: (5, 2) x, y pixels of the picture, in the order of `Detection.landmarks`.
+    """
+    a, b = similarity(landmarks, TEMPLATE)
+    return 1 / a, -b / a
+
+
 def align(image: Image.Image, landmarks: NDArray[np.float32]) -> Image.Image:
     """The face upright at its standard place and size.
 
@@ -43,8 +53,7 @@ def align(image: Image.Image, landmarks: NDArray[np.float32]) -> Image.Image:
     Returns:
         RGB picture of `SIZE` x `SIZE`; black where the face leaves the picture.
     """
-    a, b = similarity(landmarks, TEMPLATE)
-    back, shift = 1 / a, -b / a  # from the aligned face to the picture
+    back, shift = way_back(landmarks)
     # Large faces are first averaged down by a whole factor: sampling single pixels of them would alias.
     factor = max(1, int(abs(back)))
     corners = [back * complex(x, y) + shift for x in (0, SIZE) for y in (0, SIZE)]

@@ -143,12 +143,20 @@ def whole_picture(image: Image.Image, box: NDArray[np.float32], layout: PartLayo
     _rules(layout)
     if layout == "canvas":
         return image
-    side = min(image.size)
+    return image.crop(largest_square(image.size, box))
+
+
+def largest_square(size: tuple[int, int], box: NDArray[np.float32]) -> tuple[int, int, int, int]:
+    """The largest square in a picture (width, height), as near to a box as the borders allow.
+
+    Both are left, top, right, bottom.
+    """
+    side = min(size)
     left, top = (
         round(min(max((low + high - side) / 2, 0), length - side))
-        for low, high, length in ((box[0], box[2], image.width), (box[1], box[3], image.height))
+        for low, high, length in zip(box[:2], box[2:], size, strict=True)
     )
-    return image.crop((left, top, left + side, top + side))
+    return left, top, left + side, top + side
 
 
 def square_around(mask: NDArray[np.bool_], margin: float = _MARGIN) -> tuple[int, int, int, int]:

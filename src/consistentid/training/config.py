@@ -97,6 +97,8 @@ class TrainConfig:
         face_weight: extra weight of the face in the noise loss.
         localisation_weight: factor of the localisation loss.
         localisation_blocks: UNet blocks it looks at; by default those of the paper, see `AttentionRecorder`.
+        identity_weight: factor of the `IdentityLoss` by the preset's recogniser, which counts the less the more noise
+            there is. It needs landmarks, and memory for the decoder of the latents.
         timestep_power: above 1 favours timesteps of little noise: t = T u^power with u uniform.
         min_snr: gamma of the min-SNR weighting of the noise loss; 0 for none.
 
@@ -131,6 +133,7 @@ class TrainConfig:
     face_weight: float = 0.0
     localisation_weight: float = 0.01
     localisation_blocks: tuple[str, ...] | None = None
+    identity_weight: float = 0.0
     timestep_power: float = 1.0
     min_snr: float = 0.0
 
@@ -150,7 +153,7 @@ class TrainConfig:
         for name in (*shares, "background_masking"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; a probability is from 0 to 1")
-        for name in ("face_weight", "localisation_weight", "min_snr", "people", "workers"):
+        for name in ("face_weight", "localisation_weight", "identity_weight", "min_snr", "people", "workers"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; give 0 or more")
         for name in ("size", "views", "accumulate", "timestep_power"):

@@ -20,7 +20,7 @@ from torch.utils import data
 
 from consistentid.adapter import ConsistentID
 from consistentid.data.portraits import Caption
-from consistentid.faces.parts import PARTS, part_masks, part_pictures, whole_picture
+from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pictures, whole_picture
 from consistentid.prompt import FacialText, compose, facial_sentence, fitting
 from consistentid.spec import AdapterSpec
 from consistentid.training.cache import Cache
@@ -32,6 +32,9 @@ from consistentid.training.sources import Picture, Source
 
 FACE_LABELS = tuple(range(1, 14))
 """What `face_weight` weighs: everything of the head but neck, hair and hat."""
+
+TARGET = ("masks", "person", "face", "landmarks")
+"""What is known of a picture to be drawn: see `target_masks`, and (5, 2) pixels, not numbers if there are none."""
 
 WORDINGS = 16
 """Captions of one picture, where they are worded anew; few enough to be kept as text features."""
@@ -54,7 +57,7 @@ class Example:
         sentence: uniform number that chooses the facial sentence.
         time: uniform number that chooses the timestep.
         noise: (C, h, w).
-        target: "masks" (N, h, w), "person" and "face" (1, h, w), and "pixels" (1, 3, H, W) or "output", the latents.
+        target: `TARGET`, and "pixels" (1, 3, H, W) or "output", the latents.
         reference: "embedding" (D,), "seen" (N,) bool, and of the whole and the parts seen "pixels" (n, 3, S, S) or
             "output", the features (n, L, clip_dim).
     """
@@ -86,6 +89,7 @@ class Batch:
         positions: (B, N) long, the token that names each part; used: (B, N) bool, whether there is one.
         embedding: (B, id_dim); face: (B, L, clip_dim).
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
+        landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
     """
 
     base: bool
@@ -103,6 +107,7 @@ class Batch:
     face: Tensor
     masks: Tensor
     weight: Tensor
+    landmarks: Tensor
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -119,7 +124,7 @@ class Examples(data.Dataset[Example]):
         self.config, self.source, self.frozen, self.spec = config, source, frozen, spec
         side = config.size // frozen.pipe.vae_scale_factor
         self.shape = (frozen.pipe.unet.config.in_channels, side, side)
-        self._latents = frozen.cache("latents", config.size)
+        self._latents = frozen.cache("latents", config.size, *TARGET)
         self._references = frozen.cache("references", spec.part_layout, spec.canvas_size)
 
     def __getitem__(self, place: Place) -> Example:
@@ -150,9 +155,11 @@ class Examples(data.Dataset[Example]):
     def _target(self, row: int) -> dict[str, Tensor]:
         if self._latents and (kept := self._latents.read(self.source.version(row))):
             return kept
-        image, labels = framed(self.source[row], self.config.size)
-        return target_masks(labels, self.shape[1:]) | {
-            "pixels": pixels(np.asarray(image)[None], torch.device("cpu")),
+        picture = framed(self.source[row], self.config.size)
+        marks = np.full((5, 2), np.nan, np.float32) if picture.landmarks is None else picture.landmarks
+        return target_masks(picture.labels, self.shape[1:]) | {
+            "landmarks": torch.from_numpy(marks),
+            "pixels": pixels(picture.pixels[None], torch.device("cpu")),
         }
 
     def _reference(self, row: int) -> dict[str, Tensor]:
@@ -223,6 +230,7 @@ class Examples(data.Dataset[Example]):
             face=torch.where(dropped[:, None, None], frozen.blank, face).float(),
             masks=masks,
             weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area),
+            landmarks=torch.stack([x["landmarks"] for x in targets]),
         )
 
     def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -284,15 +292,21 @@ def learns_base(config: TrainConfig, step: int) -> bool:
     return bool(np.random.default_rng((config.schedule.seed, step)).random() < config.base_share)
 
 
-def framed(picture: Picture, size: int) -> tuple[Image.Image, NDArray[np.uint8]]:
-    """Picture and labels alike: the largest square, as near to the face as the borders allow, at ``size`` pixels."""
+def framed(picture: Picture, size: int) -> Picture:
+    """The largest square of a picture, as near to the face as the borders allow, at ``size`` pixels."""
     image, labels = Image.fromarray(picture.pixels), Image.fromarray(picture.labels)
     if image.size == (size, size):
-        return image, picture.labels
-    box = face_box(picture.labels)
-    image, labels = whole_picture(image, box), whole_picture(labels, box)
-    image = image.resize((size, size), Image.Resampling.LANCZOS)
-    return image, np.asarray(labels.resize((size, size), Image.Resampling.NEAREST))
+        return picture
+    box = largest_square(image.size, face_box(picture.labels))
+    marks = picture.landmarks
+    if marks is not None:
+        marks = ((marks - box[:2]) * (size / (box[2] - box[0]))).astype(np.float32)
+    return replace(
+        picture,
+        pixels=np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box)),
+        labels=np.asarray(labels.resize((size, size), Image.Resampling.NEAREST, box)),
+        landmarks=marks,
+    )
 
 
 def face_box(labels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from consistentid import encoding, networks
 from consistentid.errors import DatasetError
+from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.presets import Preset, load_preset
 from consistentid.prompt import Count, FacialText
@@ -59,6 +60,11 @@ class FrozenNetworks:
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
         return OnnxRecogniser(networks.onnx_file(self.preset.recogniser))
+
+    @cached_property
+    def differentiable_recogniser(self) -> DifferentiableOnnx:
+        """The same network, through which gradients flow."""
+        return DifferentiableOnnx(networks.onnx_file(self.preset.recogniser)).to(self.device)
 
     @cached_property
     def provenance(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The two losses of ConsistentID training, as pure functions (paper, section 3.4). Each gives one value a sample, so
+"""The losses of ConsistentID training, as pure functions (paper, section 3.4). Each gives one value a sample, so
 that a batch may be computed in parts, by any number of processes."""
 
 from __future__ import annotations
@@ -20,6 +20,21 @@ def noise_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     error = (prediction - target) ** 2
     weight = weight.expand_as(error)
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
+
+
+def clean_latents(noisy: Tensor, prediction: Tensor, signal: Tensor, prediction_type: str) -> Tensor:
+    """The latents (B, C, h, w) without noise that a prediction points to.
+
+    Args:
+        noisy, prediction: (B, C, h, w), what the denoiser was given and gave.
+        signal: (B,), the share of the variance that is not noise: the schedule's ``alphas_cumprod``.
+        prediction_type: "epsilon" or "v_prediction", as in diffusers' schedulers.
+    """
+    signal = signal[:, None, None, None]
+    scale, noise = signal.sqrt(), (1 - signal).sqrt()
+    if prediction_type == "v_prediction":
+        return scale * noisy - noise * prediction
+    return (noisy - noise * prediction) / scale
 
 
 def min_snr_weight(snr: Tensor, gamma: float, prediction_type: str) -> Tensor:

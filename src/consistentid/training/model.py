@@ -19,7 +19,8 @@ from consistentid.training.attention import AttentionRecorder
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
-from consistentid.training.losses import localisation_over_layers, min_snr_weight, noise_loss
+from consistentid.training.identity import IdentityLoss
+from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss
 
 PRESETS_OWN = "preset"
 """The initial weights of this name are the adapter of the recipe's preset."""
@@ -73,9 +74,14 @@ class AdapterOnBase(nn.Module):
         self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
         self.recorder = AttentionRecorder(pipe.unet, config.localisation_blocks)
         self._base_alone = False
+        self._identity = IdentityLoss(frozen.differentiable_recogniser, pipe.vae) if config.identity_weight else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses (B,) of each sample: "loss", "noise", and "localisation" or, where the base learns alone, "base"."""
+        """Losses (B,) of each sample: "loss" and what it is made of.
+
+        These are "noise", and where the recipe has them "localisation" and "identity"; or, where the base learns alone,
+        "base".
+        """
         config = self.config
         self.switch(base_alone=batch.base)
         text, size = batch.text, (batch.latents.shape[-2], batch.latents.shape[-1])
@@ -101,14 +107,17 @@ class AdapterOnBase(nn.Module):
             noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), config.min_snr, kind)
         if batch.base:
             return {"loss": noise, "base": noise}
-        if not localised:
-            return {"loss": noise, "noise": noise}
-        localisation = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
-        return {
-            "loss": noise + config.localisation_weight * localisation,
-            "noise": noise,
-            "localisation": localisation,
-        }
+        losses = {"noise": noise}
+        loss = noise
+        if localised:
+            losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
+            loss = loss + config.localisation_weight * losses["localisation"]
+        if self._identity:
+            signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
+            clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
+            losses["identity"] = self._identity(clean, batch.landmarks, batch.embedding)
+            loss = loss + config.identity_weight * signal.sqrt() * losses["identity"]
+        return {"loss": loss, **losses}
 
     def switch(self, *, base_alone: bool) -> None:
         """Switch the adapter off or on; it stays so until the next call, for backward passes may run layers again."""

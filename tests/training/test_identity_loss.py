@@ -1,0 +1,102 @@
+"""The identity loss: faces are aligned as everywhere, and gradients lead through the recogniser to the right person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from PIL import Image
+from torch import Tensor
+
+from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.errors import DatasetError
+from consistentid.faces.alignment import align
+from consistentid.faces.differentiable import DifferentiableOnnx
+from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.training.identity import IdentityLoss, aligned
+from consistentid.training.losses import clean_latents
+from consistentid.training.pictures import pixels
+
+WEIGHTS = Path(__file__).parents[2] / "src/consistentid/weights/drawn"
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> DifferentiableOnnx:
+    return DifferentiableOnnx(WEIGHTS / "recogniser.onnx")
+
+
+@pytest.fixture(scope="module")
+def loss(recogniser: DifferentiableOnnx) -> IdentityLoss:
+    return IdentityLoss(recogniser, PatchAutoencoderKL.from_pretrained(WEIGHTS / "base/vae").float())
+
+
+def portraits(size: int, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Pictures (B, 3, S, S) in [-1, 1] and landmarks (B, 5, 2) of (person, scene)."""
+    people = sample_people([person for person, _ in keys], split="test")
+    drawn = draw(people, sample_scenes(keys, split="test"), size)
+    return pixels(drawn.pixels(), torch.device("cpu")), drawn.landmarks
+
+
+@pytest.mark.parametrize("size", [64, 400])
+def test_faces_are_aligned_as_everywhere(size: int) -> None:
+    pictures, landmarks = portraits(size, [(0, 0), (1, 1), (2, 2)])
+    marks = landmarks.clone()
+    marks[2] += size * 0.3  # a face that leaves the picture
+    found = aligned(pictures, marks)
+    for picture, mark, face in zip(pictures, marks, found, strict=True):
+        image = Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
+        expected = torch.from_numpy(np.array(align(image, mark.numpy()))).permute(2, 0, 1) / 127.5 - 1
+        assert (face - expected).abs().mean() < 0.02
+
+
+def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
+    keys = [(person, scene) for person in range(6) for scene in range(2)]
+    pictures, landmarks = portraits(64, keys)
+    embeddings = recogniser(aligned(pictures, landmarks))
+    vae = loss._vae
+    latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+    right = loss(latents[::2], landmarks[::2], embeddings[1::2])
+    wrong = loss(latents[::2], landmarks[::2], embeddings[1::2].roll(1, 0))
+    assert right.mean() < 0.25 < 0.5 < wrong.mean()
+
+
+def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
+    pictures, landmarks = portraits(64, [(0, 0), (1, 0)])
+    wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)  # each is to become the other
+    vae = loss._vae
+    latents = (vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor).detach().requires_grad_()
+    optimiser = torch.optim.Adam([latents], lr=0.03)
+    before = loss(latents, landmarks, wanted).detach()
+    for _ in range(15):
+        optimiser.zero_grad()
+        loss(latents, landmarks, wanted).sum().backward()
+        optimiser.step()
+    assert (loss(latents, landmarks, wanted) < before - 0.3).all()
+
+
+def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
+    latents = torch.randn(1, 16, 8, 8, requires_grad=True)
+    _, landmarks = portraits(64, [(0, 0)])
+    value = loss(latents, landmarks, torch.zeros(1, 512))
+    value.sum().backward()
+    assert value.item() == 1.0
+    assert latents.grad is not None
+    assert not latents.grad.any()
+
+
+def test_pictures_without_landmarks_are_refused(loss: IdentityLoss) -> None:
+    with pytest.raises(DatasetError, match="landmarks"):
+        loss(torch.zeros(1, 16, 8, 8), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 512))
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_clean_latents_undo_the_noise(prediction_type: str) -> None:
+    schedule = DDPMScheduler(prediction_type=prediction_type)
+    z, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([1, 500, 900])
+    prediction = noise if prediction_type == "epsilon" else schedule.get_velocity(z, noise, t)
+    noisy = schedule.add_noise(z, noise, t)
+    found = clean_latents(noisy, prediction, schedule.alphas_cumprod[t], prediction_type)
+    torch.testing.assert_close(found, z, rtol=1e-3, atol=1e-3)
