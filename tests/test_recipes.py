@@ -10,17 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    EulerDiscreteScheduler,
-    MotionAdapter,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import ControlNetModel, MotionAdapter, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import tiny
 from consistentid import checkpoint
@@ -28,28 +20,6 @@ from consistentid.adapter import ConsistentID
 
 PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-
-
-def tiny_xl() -> StableDiffusionXLPipeline:
-    torch.manual_seed(0)
-    text = CLIPTextConfig(
-        vocab_size=815, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        projection_dim=16, bos_token_id=813, eos_token_id=814, pad_token_id=814,
-    )  # fmt: skip
-    tokenizer = CLIPTokenizer.from_pretrained(tiny.TOKENIZER)
-    return StableDiffusionXLPipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, sample_size=32,
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
-        text_encoder=CLIPTextModel(text), text_encoder_2=CLIPTextModelWithProjection(text),
-        tokenizer=tokenizer, tokenizer_2=tokenizer,
-        unet=UNet2DConditionModel(
-            sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
-            cross_attention_dim=32, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
-            addition_time_embed_dim=4, projection_class_embeddings_input_dim=40,
-        ),
-        scheduler=EulerDiscreteScheduler(),
-    )  # fmt: skip
 
 
 def save_lora(file: Path, unet: torch.nn.Module) -> None:
@@ -73,7 +43,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     for name in ("style", "hub/lcm/lcm", "hub/lightning/lightning", "hub/hyper/hyper"):
         save_lora(Path(f"{name}.safetensors"), unet)
 
-    xl = tiny_xl()
+    xl = tiny.xl_base()
     xl.save_pretrained("base-xl")
     Path("adapter").mkdir()
     shutil.copy(source / "adapter" / "model.safetensors", "adapter/15.safetensors")

@@ -15,13 +15,21 @@ import numpy as np
 import onnx
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModel,
+    CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
@@ -117,6 +125,32 @@ def _base() -> StableDiffusionPipeline:
         ),
         scheduler=DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def xl_base() -> StableDiffusionXLPipeline:
+    """A base of the SDXL family, its two text encoders of different widths."""
+    torch.manual_seed(0)
+
+    def text(width: int) -> CLIPTextConfig:
+        return CLIPTextConfig(
+            vocab_size=815, hidden_size=width, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            projection_dim=16, bos_token_id=813, eos_token_id=814, pad_token_id=814,
+        )  # fmt: skip
+
+    tokenizer = CLIPTokenizer.from_pretrained(TOKENIZER)
+    return StableDiffusionXLPipeline(
+        vae=AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, sample_size=32,
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2),
+        text_encoder=CLIPTextModel(text(12)), text_encoder_2=CLIPTextModelWithProjection(text(20)),
+        tokenizer=tokenizer, tokenizer_2=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
+            cross_attention_dim=32, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), addition_embed_type="text_time",
+            addition_time_embed_dim=4, projection_class_embeddings_input_dim=40,
+        ),
+        scheduler=EulerDiscreteScheduler(),
     )  # fmt: skip
 
 

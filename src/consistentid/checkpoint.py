@@ -229,6 +229,20 @@ def check(spec: AdapterSpec, tensors: Mapping[str, Tensor], source: str) -> None
         raise CheckpointError(f"{source} does not fit the adapter: {text}; {_REMEDY}")
 
 
+def check_complete(missing: Iterable[str], source: str) -> None:
+    """Refuses a network that other libraries would fill up with random weights.
+
+    Args:
+        missing: names of weights that its file lacks.
+        source: name for messages.
+
+    Raises:
+        CheckpointError: there are such names.
+    """
+    if names := sorted(missing, key=_natural):
+        raise CheckpointError(f"{source} lacks the weights {_listed(names)}; get its files again")
+
+
 def layer_names(index: int) -> list[str]:
     """Tensors of attention layer `index`: LoRA on q, k, v, out; in cross-attention (odd numbers) the ID layers too."""
     lora = [f"to_{x}_lora.{side}.weight" for x in ("q", "k", "v", "out") for side in ("down", "up")]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
+from consistentid.checkpoint import check_complete
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
@@ -17,7 +20,8 @@ from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler
+from consistentid.presets import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, load_preset
+from consistentid.single_file import load_single_file
 
 
 @contextmanager
@@ -33,22 +37,20 @@ def loading(role: str, network: Network) -> Iterator[None]:
 
 
 def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline of a preset; the width of its text says which family a single file is of.
+    """The diffusers pipeline of a preset; the width of its text says which family it has to be of.
 
     Raises:
         InputError: an unknown scheduler.
+        CheckpointError: a single file of another kind or family, or weights that are missing.
     """
     import diffusers
 
-    import consistentid.nn.patch_autoencoder  # noqa: F401 - diffusers loads a class of ours only if it is imported
-
     base = preset.base
-    if len(base.files) == 1 or (base.path and base.path.is_file()):
-        kind = "StableDiffusionXLPipeline" if text_dim > 1024 else "StableDiffusionPipeline"
-        pipe = getattr(diffusers, kind).from_single_file(str(base.fetch()), dtype=dtype)
+    if base.single_file:
+        family = base.config or load_preset("sdxl" if text_dim > 1024 else "sd15").base
+        pipe = load_single_file(base.fetch(), family.fetch_config(), text_dim, dtype)
     else:
-        source, options = base.pretrained
-        pipe = diffusers.DiffusionPipeline.from_pretrained(source, dtype=dtype, **options)
+        pipe = _load_folder(base, dtype)
     if preset.scheduler:
         sampler = SAMPLERS.get(preset.scheduler, Sampler(preset.scheduler))
         known = getattr(diffusers, sampler.scheduler, None)
@@ -59,6 +61,27 @@ def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
             )
         pipe.scheduler = known.from_config(pipe.scheduler.config, **{**sampler.options, **preset.scheduler_options})
     return pipe
+
+
+def _load_folder(base: Network, dtype: torch.dtype) -> Any:
+    """A pipeline in diffusers' layout. Its networks are loaded singly, which says what they lack."""
+    from diffusers import DiffusionPipeline, pipelines
+
+    source, options = base.pretrained
+    folder = Path(source) if base.path else Path(DiffusionPipeline.download(source, **options))
+    networks = {}
+    for name, component in DiffusionPipeline.load_config(folder).items():
+        if not isinstance(component, list) or component[0] is None:
+            continue
+        library, class_name = component
+        kind = getattr(getattr(pipelines, library, None) or import_module(library), class_name)
+        if issubclass(kind, nn.Module):
+            variant = base.variant if base.variant and any((folder / name).glob(f"*.{base.variant}.*")) else None
+            networks[name], report = kind.from_pretrained(
+                folder / name, dtype=dtype, variant=variant, output_loading_info=True
+            )
+            check_complete(report["missing_keys"], f"base: {base}/{name}")
+    return DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
 
 
 def load_lora(pipe: Any, lora: Network, name: str) -> None:
@@ -85,14 +108,11 @@ def load_controlnet(network: Network, dtype: torch.dtype) -> Any:
     """
     from diffusers import ControlNetModel
 
-    if len(network.files) == 1 or (network.path and network.path.is_file()):
+    if network.single_file:
         return ControlNetModel.from_single_file(str(network.fetch()), dtype=dtype).eval()
     source, options = network.pretrained
     model, report = ControlNetModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"controlnet: {network} lacks {len(missing)} weights, first {missing[0]}; it is no ControlNet"
-        )
+    check_complete(report["missing_keys"], f"controlnet: {network}")
     return model.eval()
 
 
@@ -108,10 +128,7 @@ def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     model, report = CLIPVisionModelWithProjection.from_pretrained(
         source, dtype=dtype, output_loading_info=True, **options
     )
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"image_encoder: {network} lacks {len(missing)} weights, first {missing[0]}; it is no CLIP vision model"
-        )
+    check_complete(report["missing_keys"], f"image_encoder: {network}")
     return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
 
 

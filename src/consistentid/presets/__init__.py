@@ -5,7 +5,8 @@ A preset is a YAML file: one of this package by name, or the user's own by path.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
@@ -33,6 +34,8 @@ class Network:
         megabytes: what has to be fetched, roughly.
         parameters: millions of them, of each of its parts, where the weights are not here to be counted.
         licence: name of the licence, and what it forbids.
+        config: of a base that is one file: a base of its family in diffusers' layout, of which all but the weights is
+            used. By default that of the preset `sd15` or `sdxl`.
     """
 
     kind: str = ""
@@ -44,11 +47,17 @@ class Network:
     megabytes: int = 0
     parameters: tuple[float, ...] = ()
     licence: str = ""
+    config: Network | None = None
 
     def __str__(self) -> str:
         if self.path:
             return str(self.path)
         return f"{self.repo}/{self.files[0]}" if len(self.files) == 1 else self.repo or self.kind
+
+    @property
+    def single_file(self) -> bool:
+        """Whether it is one file, not a folder or a repository used as a whole."""
+        return self.path.is_file() if self.path else len(self.files) == 1
 
     def find(self) -> Path | None:
         """Its file or folder on this machine, or None; nothing is fetched."""
@@ -77,12 +86,22 @@ class Network:
                 f"{self.path}: no such weights; correct the preset's paths or install the package again"
             )
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
 
-        try:
+        with _fetching(self):
             return Path(hf_hub_download(self.repo, *self.files, revision=self.revision))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            raise CheckpointError(f"{self}: cannot be fetched ({first_line(error)}); {UNREACHABLE}") from None
+
+    def fetch_config(self) -> Path:
+        """Its folder on this machine, after fetching all but the weights through huggingface_hub if need be.
+
+        Raises:
+            CheckpointError: it is missing and cannot be fetched.
+        """
+        if self.path:
+            return self.fetch()
+        from huggingface_hub import snapshot_download
+
+        with _fetching(self):
+            return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=["*.json", "*.txt"]))
 
     @property
     def pretrained(self) -> tuple[str, dict[str, str]]:
@@ -90,6 +109,16 @@ class Network:
         chosen = {"revision": self.revision, "variant": self.variant}
         source = str(self.fetch()) if self.path else self.repo
         return source, {name: value for name, value in chosen.items() if value}
+
+
+@contextmanager
+def _fetching(network: Network) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(f"{network}: cannot be fetched ({first_line(error)}); {UNREACHABLE}") from None
 
 
 @dataclass(frozen=True)
@@ -283,8 +312,12 @@ class Preset:
         return replace(self, **direct)
 
     def _another(self, role: str, source: Any) -> Network:
+        network = _source(str(source), Path.cwd(), f"{role}={source}")
         before: Network | None = getattr(self, role)
-        return replace(_source(str(source), Path.cwd(), f"{role}={source}"), kind=before.kind if before else "")
+        if before is None:
+            return network
+        config = before.config if before.single_file else before
+        return replace(network, kind=before.kind, config=config if role == "base" else None)
 
 
 _ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "controlnet")
@@ -358,6 +391,8 @@ def _network(source: Any, kind: type[_N], path: Path, where: str) -> _N:
     values = _keys(source, kind, path, where)
     if "path" in values:
         values["path"] = (path.parent.resolve() / Path(values["path"]).expanduser()).resolve()
+    if "config" in values:
+        values["config"] = _network(values["config"], Network, path, f"config of {where}")
     for name in ("files", "parameters"):
         values[name] = tuple(values.get(name, ()))
     return kind(**values)
