@@ -43,8 +43,10 @@ def compare(path: Path, x: torch.Tensor) -> None:
     assert given.grad.any()
 
 
-def test_the_shipped_recogniser() -> None:
-    compare(WEIGHTS / "recogniser.onnx", torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+@pytest.mark.parametrize("name", ["recogniser", "judge"])
+def test_shipped_networks(name: str) -> None:
+    """A ResNet and a ConvNeXt."""
+    compare(WEIGHTS / f"{name}.onnx", torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 
 def test_the_operators_of_arcface_networks(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def recogniser() -> DifferentiableOnnx:
 
 @pytest.fixture(scope="module")
 def loss(recogniser: DifferentiableOnnx) -> IdentityLoss:
-    return IdentityLoss(recogniser, PatchAutoencoderKL.from_pretrained(WEIGHTS / "base/vae").float())
+    return IdentityLoss([recogniser], PatchAutoencoderKL.from_pretrained(WEIGHTS / "base/vae").float())
 
 
 def portraits(size: int, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -58,14 +58,14 @@ def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) ->
     embeddings = recogniser(aligned(pictures, landmarks))
     vae = loss._vae
     latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
-    right = loss(latents[::2], landmarks[::2], embeddings[1::2])
-    wrong = loss(latents[::2], landmarks[::2], embeddings[1::2].roll(1, 0))
+    right = loss(latents[::2], landmarks[::2], embeddings[1::2, None])
+    wrong = loss(latents[::2], landmarks[::2], embeddings[1::2, None].roll(1, 0))
     assert right.mean() < 0.25 < 0.5 < wrong.mean()
 
 
 def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
     pictures, landmarks = portraits(64, [(0, 0), (1, 0)])
-    wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)  # each is to become the other
+    wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)[:, None]  # each is to become the other
     vae = loss._vae
     latents = (vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor).detach().requires_grad_()
     optimiser = torch.optim.Adam([latents], lr=0.03)
@@ -80,7 +80,7 @@ def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: Differ
 def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
     latents = torch.randn(1, 16, 8, 8, requires_grad=True)
     _, landmarks = portraits(64, [(0, 0)])
-    value = loss(latents, landmarks, torch.zeros(1, 512))
+    value = loss(latents, landmarks, torch.zeros(1, 1, 512))
     value.sum().backward()
     assert value.item() == 1.0
     assert latents.grad is not None
@@ -89,7 +89,7 @@ def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
 
 def test_pictures_without_landmarks_are_refused(loss: IdentityLoss) -> None:
     with pytest.raises(DatasetError, match="landmarks"):
-        loss(torch.zeros(1, 16, 8, 8), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 512))
+        loss(torch.zeros(1, 16, 8, 8), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 1, 512))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -100,3 +100,15 @@ def test_clean_latents_undo_the_noise(prediction_type: str) -> None:
     noisy = schedule.add_noise(z, noise, t)
     found = clean_latents(noisy, prediction, schedule.alphas_cumprod[t], prediction_type)
     torch.testing.assert_close(found, z, rtol=1e-3, atol=1e-3)
+
+
+def test_several_recognisers_have_equal_say(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
+    pictures, landmarks = portraits(64, [(0, 0)])
+    judge = DifferentiableOnnx(WEIGHTS / "judge.onnx")
+    latents = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = torch.stack([network(aligned(pictures, landmarks)) for network in (recogniser, judge)], dim=1)
+    both = IdentityLoss([recogniser, judge], loss._vae)(latents, landmarks, wanted)
+    alone = [
+        IdentityLoss([x], loss._vae)(latents, landmarks, wanted[:, [k]]) for k, x in enumerate((recogniser, judge))
+    ]
+    torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)

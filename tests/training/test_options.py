@@ -21,6 +21,8 @@ from consistentid.training.config import Checkpoints, Log, TrainConfig, Validati
 from consistentid.training.recipe import load_recipe
 from consistentid.training.schedule import Schedule
 
+SHIPPED = Path(__file__).parents[2] / "src/consistentid/weights/drawn"
+
 BASE = {"schedule": {"steps": 3, "batch": 4, "warmup": 1}, "min_snr": 0.0}
 
 LEARNT: dict[str, list[dict[str, Any]]] = {
@@ -54,7 +56,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
-    "workers", "checkpoints", "log", "validation",
+    "workers", "identity_recognisers", "checkpoints", "log", "validation",
 }  # fmt: skip
 """Below in this file, all of them."""
 
@@ -128,6 +130,17 @@ def test_networks_presets_sizes_and_pictures(tmp_path: Path, cache: Path) -> Non
     assert trainer.examples.shape == (16, 8, 8)
     assert len(trainer.source) == 4
     assert trainer.source[0].pixels.shape == (64, 64, 3)
+
+
+def test_the_identity_loss_asks_the_named_recognisers(tmp_path: Path, cache: Path) -> None:
+    options = {"schedule": BASE["schedule"] | {"steps": 1}, "identity_weight": 1.0}
+    own = learnt(tmp_path / "own", cache, **options)
+    same_again = learnt(
+        tmp_path / "again", cache, **options, identity_recognisers=[str(tiny.preset() / "recogniser.onnx")]
+    )
+    assert same(own, same_again)
+    other = learnt(tmp_path / "other", cache, **options, identity_recognisers=[str(SHIPPED / "recogniser.onnx")])
+    assert not same(own, other)
 
 
 def test_initial_weights(tmp_path: Path, cache: Path) -> None:

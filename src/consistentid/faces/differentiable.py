@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,8 @@ Operator = Callable[..., Tensor]
 class DifferentiableOnnx(nn.Module):
     """An ONNX network of one input and one output, frozen, through which gradients flow to the input.
 
-    Knows the operators of the usual face recognisers (ResNets of the ArcFace kind); weights in half precision are
-    computed with in single.
+    Knows the operators of the usual face recognisers (ResNets of the ArcFace kind, ConvNeXts); weights in half
+    precision are computed with in single.
 
     Args:
         path: ONNX file.
@@ -144,6 +145,22 @@ def _gemm(
     return product if c is None else product + beta * c
 
 
+def _layer_norm(
+    x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1, epsilon: float = 1e-5, **_: Any
+) -> Tensor:
+    shape = x.shape[axis:]
+    return F.layer_norm(x, shape, scale.expand(shape), None if bias is None else bias.expand(shape), epsilon)
+
+
+def _reduced(
+    reduce: Operator, x: Tensor, given: Tensor | None = None, *, axes: Sequence[int] | None = None, keepdims: int = 1,
+    **_: Any,
+) -> Tensor:  # fmt: skip
+    """The axes are an attribute in old networks, an input in new ones."""
+    chosen = tuple(axes or (range(x.dim()) if given is None else given.tolist()))
+    return reduce(x, dim=chosen, keepdim=bool(keepdims))
+
+
 def _reshape(x: Tensor, shape: Tensor, *, allowzero: int = 0) -> Tensor:
     sizes = [x.shape[axis] if size == 0 and not allowzero else size for axis, size in enumerate(shape.tolist())]
     return x.reshape(sizes)
@@ -174,17 +191,22 @@ OPERATORS: Mapping[str, Operator] = {
     "Div": lambda a, b: a / b,
     "Dropout": lambda x, *_, **__: x,
     "Flatten": lambda x, axis=1: x.reshape(math.prod(x.shape[:axis]), -1),
+    "Gelu": lambda x, approximate=b"none": F.gelu(x, approximate=approximate.decode()),
     "Gemm": _gemm,
     "GlobalAveragePool": lambda x: x.mean((-2, -1), keepdim=True),
     "Identity": lambda x: x,
+    "LayerNormalization": _layer_norm,
     "MatMul": lambda a, b: a @ b,
     "MaxPool": _max_pool,
     "Mul": lambda a, b: a * b,
     "PRelu": lambda x, slope: torch.where(x < 0, slope * x, x),
+    "ReduceL2": partial(_reduced, torch.linalg.vector_norm),
+    "ReduceMean": partial(_reduced, torch.mean),
     "Relu": F.relu,
     "Reshape": _reshape,
     "Shape": lambda x, start=0, end=None: torch.tensor(x.shape[start:end]),
     "Slice": _slice,
     "Sub": lambda a, b: a - b,
+    "Transpose": lambda x, perm=None: x.permute(perm or tuple(reversed(range(x.dim())))),
 }
 """The ONNX operators that are known, by name; arguments and attributes are those of ONNX."""

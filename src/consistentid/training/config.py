@@ -97,8 +97,10 @@ class TrainConfig:
         face_weight: extra weight of the face in the noise loss.
         localisation_weight: factor of the localisation loss.
         localisation_blocks: UNet blocks it looks at; by default those of the paper, see `AttentionRecorder`.
-        identity_weight: factor of the `IdentityLoss` by the preset's recogniser, which counts the less the more noise
-            there is. It needs landmarks, and memory for the decoder of the latents.
+        identity_weight: factor of the `IdentityLoss`, which counts the less the more noise there is. It needs
+            landmarks, and memory for the decoder of the latents.
+        identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
+            that conditions the adapter sees in a face is soon learnt; others see more.
         timestep_power: above 1 favours timesteps of little noise: t = T u^power with u uniform.
         min_snr: gamma of the min-SNR weighting of the noise loss; 0 for none.
 
@@ -134,6 +136,7 @@ class TrainConfig:
     localisation_weight: float = 0.01
     localisation_blocks: tuple[str, ...] | None = None
     identity_weight: float = 0.0
+    identity_recognisers: tuple[str, ...] = ()
     timestep_power: float = 1.0
     min_snr: float = 0.0
 

@@ -58,8 +58,8 @@ class Example:
         time: uniform number that chooses the timestep.
         noise: (C, h, w).
         target: `TARGET`, and "pixels" (1, 3, H, W) or "output", the latents.
-        reference: "embedding" (D,), "seen" (N,) bool, and of the whole and the parts seen "pixels" (n, 3, S, S) or
-            "output", the features (n, L, clip_dim).
+        reference: "embedding" (D,), "wanted" (K, D), "seen" (N,) bool, and of the whole and the parts seen "pixels"
+            (n, 3, S, S) or "output", the features (n, L, clip_dim).
     """
 
     key: str
@@ -90,6 +90,7 @@ class Batch:
         embedding: (B, id_dim); face: (B, L, clip_dim).
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
         landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
+        wanted: (B, K, D), whom each of the K recognisers of the identity loss is to see.
     """
 
     base: bool
@@ -108,6 +109,7 @@ class Batch:
     masks: Tensor
     weight: Tensor
     landmarks: Tensor
+    wanted: Tensor
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -171,6 +173,7 @@ class Examples(data.Dataset[Example]):
         whole = whole_picture(image, face_box(picture.labels), self.spec.part_layout)
         return {
             "embedding": self.frozen.embedding(picture, self.source.key(row)),
+            "wanted": self.frozen.wanted(picture, self.source.key(row)),
             "seen": torch.tensor([part in cut for part in PARTS]),
             "pixels": self.frozen.preprocessed([whole, *cut.values()]),
         }
@@ -213,7 +216,7 @@ class Examples(data.Dataset[Example]):
             torch.stack([x[name] for x in targets]).float() for name in ("masks", "person", "face")
         )
         whole = torch.tensor([x.whole for x in examples])[:, None, None, None]
-        embedding = torch.stack([x["embedding"] for x in references])
+        embedding, wanted = (torch.stack([x[name] for x in references]) for name in ("embedding", "wanted"))
         return Batch(
             base=base,
             latents=torch.cat(latents).float(),
@@ -231,6 +234,7 @@ class Examples(data.Dataset[Example]):
             masks=masks,
             weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area),
             landmarks=torch.stack([x["landmarks"] for x in targets]),
+            wanted=wanted.masked_fill(dropped[:, None, None], 0.0),
         )
 
     def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

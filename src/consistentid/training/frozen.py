@@ -16,6 +16,7 @@ from torch import Tensor
 from consistentid import encoding, networks
 from consistentid.errors import DatasetError
 from consistentid.faces.differentiable import DifferentiableOnnx
+from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.presets import Preset, load_preset
 from consistentid.prompt import Count, FacialText
@@ -39,6 +40,7 @@ class FrozenNetworks:
     def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
+        self._asked = config.identity_recognisers if config.identity_weight else ()
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         with networks.loading("base", self.preset.base):
             self.pipe = networks.load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
@@ -62,9 +64,10 @@ class FrozenNetworks:
         return OnnxRecogniser(networks.onnx_file(self.preset.recogniser))
 
     @cached_property
-    def differentiable_recogniser(self) -> DifferentiableOnnx:
-        """The same network, through which gradients flow."""
-        return DifferentiableOnnx(networks.onnx_file(self.preset.recogniser)).to(self.device)
+    def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
+        """The recognisers of the identity loss."""
+        paths = self._asked or [networks.onnx_file(self.preset.recogniser)]
+        return [DifferentiableOnnx(path).to(self.device) for path in paths]
 
     @cached_property
     def provenance(self) -> dict[str, str]:
@@ -79,14 +82,28 @@ class FrozenNetworks:
         Raises:
             DatasetError: it has neither.
         """
-        vector = picture.embedding
-        if vector is None and picture.landmarks is not None:
-            vector = self.recogniser.embed(Image.fromarray(picture.pixels), picture.landmarks)
-        if vector is None:
+        if picture.embedding is None:
+            return self._embedded(self.recogniser, picture, key)
+        return torch.from_numpy(np.array(picture.embedding, np.float32))
+
+    def wanted(self, picture: Picture, key: str) -> Tensor:
+        """(K, D) float32: what each recogniser of the identity loss says of a picture with landmarks."""
+        if not self._asked:
+            return self.embedding(picture, key)[None]
+        return torch.stack([self._embedded(recogniser, picture, key) for recogniser in self._asked_recognisers])
+
+    @cached_property
+    def _asked_recognisers(self) -> list[OnnxRecogniser]:
+        return [OnnxRecogniser(path) for path in self._asked]
+
+    @staticmethod
+    def _embedded(recogniser: OnnxRecogniser, picture: Picture, key: str) -> Tensor:
+        if picture.landmarks is None:
             raise DatasetError(
-                f"{key} has neither an embedding nor landmarks; make the data set with 'consistentid dataset build'"
+                f"{key} has no landmarks, nor what was to be computed from them; make the data set with"
+                " 'consistentid dataset build'"
             )
-        return torch.from_numpy(np.array(vector, np.float32))
+        return torch.from_numpy(recogniser.embed(Image.fromarray(picture.pixels), picture.landmarks))
 
     # ------------------------------------------------------------------------------------------------- what they give
 
@@ -146,9 +163,10 @@ class FrozenNetworks:
         """Where outputs of a kind of `CACHEABLE` are kept, or None if the recipe does not keep them."""
         if kind not in self._kept:
             return None
+        asked = " ".join(fingerprint(Path(path)) for path in self._asked)
         networks = {
             "latents": lambda: weights_digest(self.pipe.vae),
-            "references": lambda: weights_digest(self.image_encoder) + self.provenance.get("recogniser", ""),
+            "references": lambda: weights_digest(self.image_encoder) + self.provenance.get("recogniser", "") + asked,
             "text": lambda: weights_digest(*self._text_encoders),
         }
         return Cache(self._folder / kind, json.dumps([kind, networks[kind](), *map(str, made_with)]))

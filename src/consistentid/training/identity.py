@@ -6,6 +6,7 @@ does (Guo et al., arXiv 2404.16022, section 3.3); the paper of ConsistentID has 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,23 +18,23 @@ from consistentid.faces.alignment import SIZE, way_back
 
 
 class IdentityLoss:
-    """One minus the cosine similarity between an embedding and that of the face in a picture.
+    """One minus the cosine similarity between an embedding and that of the face in a picture, by several recognisers.
 
     Args:
-        recogniser: (B, 3, 112, 112) RGB in [-1, 1] to (B, D), through which gradients flow.
+        recognisers: each (B, 3, 112, 112) RGB in [-1, 1] to (B, D), and gradients flow through it.
         vae: decodes latents, through which gradients flow.
     """
 
-    def __init__(self, recogniser: nn.Module, vae: Any) -> None:
-        self._recogniser, self._vae = recogniser, vae
+    def __init__(self, recognisers: Sequence[nn.Module], vae: Any) -> None:
+        self._recognisers, self._vae = recognisers, vae
 
-    def __call__(self, latents: Tensor, landmarks: Tensor, embedding: Tensor) -> Tensor:
-        """The loss (B,), in [0, 2]; 1 and without gradient where the embedding is nothing but zeros.
+    def __call__(self, latents: Tensor, landmarks: Tensor, wanted: Tensor) -> Tensor:
+        """The loss (B,), in [0, 2]; 1 and without gradient where the embeddings are nothing but zeros.
 
         Args:
             latents: (B, C, h, w), scaled as the UNet has them.
             landmarks: (B, 5, 2) of the face, pixels.
-            embedding: (B, D), whose face it should be.
+            wanted: (B, K, D), whose face it should be in the eyes of each of the K recognisers.
 
         Raises:
             DatasetError: landmarks are missing.
@@ -44,8 +45,9 @@ class IdentityLoss:
                 " 'consistentid dataset build', or set identity_weight to 0"
             )
         pictures = self._vae.decode(latents / self._vae.config.scaling_factor, return_dict=False)[0]
-        vectors = self._recogniser(aligned(pictures.float().clamp(-1, 1), landmarks))
-        return 1 - F.cosine_similarity(vectors, embedding, dim=-1)
+        faces = aligned(pictures.float().clamp(-1, 1), landmarks)
+        vectors = torch.stack([recogniser(faces) for recogniser in self._recognisers], dim=1)
+        return 1 - F.cosine_similarity(vectors, wanted, dim=-1).mean(1)
 
 
 def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class AdapterOnBase(nn.Module):
         self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
         self.recorder = AttentionRecorder(pipe.unet, config.localisation_blocks)
         self._base_alone = False
-        self._identity = IdentityLoss(frozen.differentiable_recogniser, pipe.vae) if config.identity_weight else None
+        self._identity = IdentityLoss(frozen.differentiable_recognisers, pipe.vae) if config.identity_weight else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses (B,) of each sample: "loss" and what it is made of.
@@ -115,7 +115,7 @@ class AdapterOnBase(nn.Module):
         if self._identity:
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
             clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
-            losses["identity"] = self._identity(clean, batch.landmarks, batch.embedding)
+            losses["identity"] = self._identity(clean, batch.landmarks, batch.wanted)
             loss = loss + config.identity_weight * signal.sqrt() * losses["identity"]
         return {"loss": loss, **losses}
 

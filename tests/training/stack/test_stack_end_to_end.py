@@ -25,6 +25,7 @@ from transformers import (
 
 from consistentid.data.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import CheckpointError
+from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
@@ -32,7 +33,7 @@ from consistentid.training.stack.__main__ import NETWORKS, main
 
 MICRO = Path(__file__).with_name("micro.yaml")
 FULL = Path(__file__).parents[3] / "recipes" / "drawn.yaml"
-ORDER = ("pictures", "autoencoder", "clip", "recogniser", "judge", "parser", "decoder", "unet")
+ORDER = ("pictures", "autoencoder", "clip", "recogniser", "teacher", "judge", "parser", "decoder", "unet")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning"),
@@ -122,7 +123,7 @@ def test_parser(trained: Path, portrait) -> None:
     assert set(figures(trained, "parser")) == {"mean_iou", *(f"iou_{name}" for name in LABELS)}
 
 
-@pytest.mark.parametrize("name", ["recogniser", "judge"])
+@pytest.mark.parametrize("name", ["recogniser", "teacher", "judge"])
 def test_recognisers(trained: Path, portrait, name: str) -> None:
     vector = OnnxRecogniser(trained / f"{name}.onnx").embed(*portrait)
     assert vector.shape == (512,)
@@ -130,6 +131,13 @@ def test_recognisers(trained: Path, portrait, name: str) -> None:
     report = figures(trained, name)
     assert 0 <= report["tar_at_far_0.1_percent"] <= report["tar_at_far_1_percent"] <= 1
     assert not list(trained.glob("*.single.onnx"))
+
+
+def test_gradients_flow_through_the_teacher(trained: Path) -> None:
+    faces = torch.rand(2, 3, 112, 112, requires_grad=True)
+    DifferentiableOnnx(trained / "teacher.onnx")(faces).square().sum().backward()
+    assert faces.grad is not None
+    assert faces.grad.any()
 
 
 def test_recogniser_and_judge_differ(trained: Path, portrait) -> None:
@@ -177,7 +185,7 @@ def test_package(trained: Path, tmp_path: Path) -> None:
         "base", "image_encoder", "parser", "adapter", "recogniser.onnx", "judge.onnx", "reports.json", "recipe.yaml"
     }  # fmt: skip
     assert set(json.loads((drawn / "reports.json").read_text())) == {
-        "decoder", "clip", "parser", "recogniser", "judge", "unet"
+        "decoder", "clip", "parser", "recogniser", "teacher", "judge", "unet"
     }  # fmt: skip
     assert (drawn / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
     config = json.loads((drawn / "adapter/config.json").read_text())

@@ -17,6 +17,7 @@ NETWORKS = {
     "clip": ("clip", "train_clip"),
     "parser": ("parser", "train_parser"),
     "recogniser": ("recogniser", "train_recogniser"),
+    "teacher": ("recogniser", "train_teacher"),
     "judge": ("recogniser", "train_judge"),
     "unet": ("unet", "train_unet"),
     "package": ("package", "package"),

@@ -1,6 +1,6 @@
-"""The recogniser, which conditions the adapter, and the judge, which only scores: two independent face networks.
+"""The recogniser conditions the adapter, the teacher is asked by its identity loss, and the judge only scores.
 
-Both take (B, 3, 112, 112) RGB in [-1, 1], aligned to the ArcFace template, and give (B, 512), as w600k_r50 does, so
+All take (B, 3, 112, 112) RGB in [-1, 1], aligned to the ArcFace template, and give (B, 512), as w600k_r50 does, so
 that photos and drawings share one contract. They differ in architecture and seed.
 """
 
@@ -141,6 +141,11 @@ def _export(network: FaceEmbedder, path: Path) -> None:
 def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train ``out/recogniser.onnx``; reports the acceptance rate of held-out people at 1 % false acceptance."""
     _train("recogniser", recipe, out, device)
+
+
+def train_teacher(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train ``out/teacher.onnx``, which the adapter's identity loss asks; it is finer than the recogniser."""
+    _train("teacher", recipe, out, device)
 
 
 def train_judge(recipe: Recipe, out: Path, device: torch.device) -> None:
