@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ def test_states_and_problems(preset: Path) -> None:
     report = examine(load_preset(preset))
     assert report["problems"] == []
     assert report["to_fetch_mb"] == 0
+    zeros = hashlib.sha256(bytes(2_000_000)).hexdigest()[:12]
+    hashes = {item["role"]: item["sha256"] for item in report["networks"]}
+    assert (hashes["adapter"], hashes["base"], hashes["detector"]) == (zeros, None, None)
     assert report["devices"][0]["name"] == "cpu"
     assert 0 < report["memory"]["available_mb"] <= report["memory"]["total_mb"]
     assert report["versions"]["consistentid"]
@@ -55,6 +59,12 @@ def test_what_would_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (cpu["dtype"], round(cpu["whole_mb"], -2), round(cpu["low_memory_mb"], -2)) == ("float32", 7500, 5000)
     licences = {item["role"]: item["licence"] for item in report["networks"]}
     assert "research only" in licences["recogniser"]
+    assert all(len(item["revision"]) == 40 for item in report["networks"] if item["kind"] != "insightface")
+    assert not any("offline" in problem for problem in report["problems"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (problem,) = (x for x in examine(load_preset("sd15"))["problems"] if x.startswith("offline: HF_HUB_OFFLINE is set"))
+    assert f"{report['to_fetch_mb']} MB are not here" in problem
+    assert examine(load_preset("drawn"))["problems"] == []
 
 
 def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:

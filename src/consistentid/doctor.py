@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from consistentid.errors import CheckpointError
 from consistentid.output import versions
 from consistentid.presets import Network, Preset
 
@@ -22,26 +23,35 @@ def examine(preset: Preset) -> dict[str, Any]:
     Nothing is fetched and no network is loaded.
 
     Returns:
-        JSON data: "versions", "system", "devices", "memory", "disk", "preset", "networks", "to_fetch_mb", "fits", which
-        says for each device what the weights take of its memory, and "problems", one line each with its remedy; empty =
-        the preset can be used, after fetching what is missing.
+        JSON data: "versions", "system", "devices", "memory", "disk", "offline", whether the hub may not be asked,
+        "preset", "networks", "to_fetch_mb", "fits", which says for each device what the weights take of its memory, and
+        "problems", one line each with its remedy; empty = the preset can be used, after fetching what is missing.
     """
+    from huggingface_hub.constants import is_offline_mode
+
     networks = [_network(role, network) for role, network in preset.networks.items()]
     # Two roles may share one file: it is fetched once.
     missing = {item["source"]: item["megabytes"] for item in networks if item["state"] == "to fetch"}
     memory, disk, devices = _memory(), _disk(), _devices()
     fits = [_fit(preset, device, memory["available_mb"]) for device in devices]
+    problems = _problems(preset, networks, sum(missing.values()), fits, disk)
+    if missing and is_offline_mode():
+        problems.append(
+            f"offline: HF_HUB_OFFLINE is set, and {sum(missing.values())} MB are not here; unset it, or fetch them on"
+            " another machine and name their paths in a preset of your own"
+        )
     return {
         "versions": versions(),
         "system": platform.platform(),
         "devices": devices,
         "memory": memory,
         "disk": disk,
+        "offline": is_offline_mode(),
         "preset": preset.name,
         "networks": networks,
         "to_fetch_mb": sum(missing.values()),
         "fits": fits,
-        "problems": _problems(preset, networks, sum(missing.values()), fits, disk),
+        "problems": problems,
     }
 
 
@@ -60,9 +70,20 @@ def _network(role: str, network: Network) -> dict[str, Any]:
         "revision": network.revision,
         "state": state,
         "path": str(found) if found else None,
+        "sha256": _sha256(network),
         "megabytes": megabytes,
         "licence": network.licence,
     }
+
+
+def _sha256(network: Network) -> str | None:
+    """First 12 hexadecimal digits of the weights' hash, as the hub shows it; None where there are none."""
+    from consistentid.networks import network_name
+
+    try:
+        return network_name(network).rpartition("@")[2] or None
+    except CheckpointError:
+        return None
 
 
 def _problems(

@@ -19,6 +19,9 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
 )
 
 from consistentid.faces.analyzer import FaceAnalyzer
@@ -61,6 +64,38 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("captioner") / "llava"
     model.save_pretrained(place)
     processor.save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2.5-VL of one layer each, in the files of its repository; its processor knows films as well."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(GOLDEN / "tokenizer" / "tokenizer")
+    marks = [f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    config = Qwen2_5_VLConfig(
+        vision_config={
+            "depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
+            "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [0],
+        },
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5, "bos_token_id": 813,
+            "eos_token_id": 814, "pad_token_id": 814,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+        },
+        **dict(zip(names, tokenizer.convert_tokens_to_ids(marks), strict=True)),
+    )  # fmt: skip
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = 814
+    place = tmp_path_factory.mktemp("captioner") / "qwen"
+    model.save_pretrained(place)
+    tokenizer.save_pretrained(place)
+    Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 1024}).save_pretrained(place)
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    (place / "chat_template.jinja").write_text(TEMPLATE.replace("<image>", image))
     return place
 
 

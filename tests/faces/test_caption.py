@@ -22,9 +22,13 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(random.randint(0, 256, (24, 20, 3), np.uint8)) for _ in range(3)]
 
 
-def test_each_picture_is_asked_both_questions_alone_as_in_batches(llava: Path, pictures: list[Image.Image]) -> None:
-    captions = Captioner.from_pretrained(llava, batch_size=4).describe(pictures)
-    alone = Captioner.from_pretrained(llava, batch_size=1)
+@pytest.mark.parametrize("family", ["llava", "qwen"])
+def test_each_picture_is_asked_both_questions_alone_as_in_batches(
+    family: str, pictures: list[Image.Image], request: pytest.FixtureRequest
+) -> None:
+    folder = request.getfixturevalue(family)
+    captions = Captioner.from_pretrained(folder, batch_size=4).describe(pictures)
+    alone = Captioner.from_pretrained(folder, batch_size=1)
     assert [caption.image for caption in captions] == alone.ask(pictures, [IMAGE_QUESTION] * 3)
     assert [caption.face for caption in captions] == alone.describe_faces(pictures)
     assert len({text for caption in captions for text in (caption.image, caption.face)}) > 3
@@ -56,7 +60,7 @@ def test_missing_weights_are_named(llava: Path, tmp_path: Path) -> None:
     lost = next(name for name in weights if "projector" in name)
     del weights[lost]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks 1 weights, first .*projector"):
+    with pytest.raises(CheckpointError, match=r"captioner: .* lacks the weights .*projector"):
         Captioner.from_pretrained(tmp_path)
 
 

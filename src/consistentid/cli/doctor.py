@@ -23,7 +23,7 @@ def doctor(preset: str, as_json: bool) -> None:
     """Check this machine and what a preset needs of it: nothing is fetched or loaded.
 
     Lists versions, devices, memory, disk and, for each network, whether it is present or would be fetched, how large it
-    is and under which licence. Exit code 1 if there are problems.
+    is, its revision and hash, and its licence. Exit code 1 if there are problems.
     """
     from consistentid.doctor import examine
     from consistentid.presets import load_preset
@@ -48,8 +48,10 @@ def _text(report: dict[str, Any]) -> str:
     lines += ["", f"preset {report['preset']}"]
     for item in report["networks"]:
         size = f", {item['megabytes']} MB" if item["megabytes"] else ""
-        licence = f", {item['licence']}" if item["licence"] else ""
-        lines.append(f"  {item['role']:<14} {item['state'] + size:<22} {item['source']}{licence}")
+        revision = f"@{item['revision'][:12]}" if item["revision"] else ""
+        details = [f"sha256 {item['sha256']}" if item["sha256"] else "", item["licence"]]
+        about = ", ".join(filter(None, [item["source"] + revision, *details]))
+        lines.append(f"  {item['role']:<14} {item['state'] + size:<22} {about}")
     if report["to_fetch_mb"]:
         lines.append(f"  first use fetches {report['to_fetch_mb']} MB")
     for fit in report["fits"]:

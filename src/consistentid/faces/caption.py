@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from consistentid.errors import CheckpointError, InputError, first_line
@@ -28,6 +29,9 @@ FACE_QUESTION: Final = (
 
 _LONGEST: Final = 100
 """Tokens of an answer; CLIP's text encoder reads 77."""
+
+_WITH_FILMS: Final = ("self", "image_processor", "tokenizer", "video_processor", "chat_template", "kwargs")
+"""Arguments of the processors of Qwen's family."""
 
 _MARKUP: Final = re.compile(r"[*_`#>|\"\u201c\u201d]+")
 _BULLET: Final = re.compile(r"^\s*(?:[-\u2022]|\d+[.)])\s+")
@@ -88,7 +92,7 @@ class Captioner:
         """A model of the hub or of a folder: the LLaVA and Qwen-VL families and others that transformers knows.
 
         Args:
-            name_or_path: such as "llava-hf/llava-1.5-7b-hf" or "Qwen/Qwen2.5-VL-7B-Instruct", which needs torchvision.
+            name_or_path: such as "llava-hf/llava-1.5-7b-hf" or "Qwen/Qwen2.5-VL-7B-Instruct".
             device: where to compute.
             dtype: by default float32 on a CPU and the checkpoint's own elsewhere.
             revision: branch, tag or commit on the hub.
@@ -98,11 +102,13 @@ class Captioner:
             CheckpointError: it cannot be loaded, or is a model of another kind.
         """
         import torch
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
+
+        from consistentid.checkpoint import check_complete
 
         chosen = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
         try:
-            processor = AutoProcessor.from_pretrained(name_or_path, revision=revision)
+            processor = _load_processor(name_or_path, revision)
             model, report = AutoModelForImageTextToText.from_pretrained(
                 name_or_path, revision=revision, dtype=chosen, output_loading_info=True
             )
@@ -112,8 +118,7 @@ class Captioner:
                 f"captioner: {name_or_path} cannot be loaded ({reason}); give a vision-language model of transformers "
                 "by hub id or folder, such as llava-hf/llava-1.5-7b-hf"
             ) from error
-        if missing := sorted(report["missing_keys"]):
-            raise CheckpointError(f"captioner: {name_or_path} lacks {len(missing)} weights, first {missing[0]}")
+        check_complete(report["missing_keys"], f"captioner: {name_or_path}")
         return cls(model.to(device), processor, batch_size)
 
     def describe(self, images: Sequence[Image.Image]) -> list[Caption]:
@@ -154,6 +159,25 @@ class Captioner:
         finished = torch.isin(written, ends).any(dim=1).tolist()
         texts = self.processor.batch_decode(written, skip_special_tokens=True)
         return [clean(text, complete) for text, complete in zip(texts, finished, strict=True)]
+
+
+def _load_processor(name_or_path: str | os.PathLike[str], revision: str | None) -> Any:
+    """A model's processor. Those of Qwen's family watch films, too, with torchvision: without it they see pictures."""
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+    from transformers.utils import is_torchvision_available
+
+    config = type(AutoConfig.from_pretrained(name_or_path, revision=revision))
+    kind: Any = PROCESSOR_MAPPING.get(config, AutoProcessor)
+    if is_torchvision_available() or tuple(signature(kind.__init__).parameters) != _WITH_FILMS:
+        return AutoProcessor.from_pretrained(name_or_path, revision=revision)
+
+    def init(self: Any, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
+        kind.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    # transformers loads what the arguments name
+    for_pictures: Any = type(kind.__name__, (kind,), {"__init__": init})
+    return for_pictures.from_pretrained(name_or_path, revision=revision)
 
 
 def clean(answer: str, complete: bool = True) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from consistentid.checkpoint import check_complete
 from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parts import LABELS
@@ -98,7 +99,13 @@ class FaceParser:
         return cls(network.to(device), size=512)
 
     @classmethod
-    def segformer(cls, name_or_path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FaceParser:
+    def segformer(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        device: torch.device | str = "cpu",
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> FaceParser:
         """A SegFormer from a folder or the hub, with its preprocessor_config.json.
 
         Its classes are matched to CelebAMask-HQ by the names in `id2label`; without names its order counts.
@@ -109,17 +116,14 @@ class FaceParser:
         from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
         try:
-            processor = SegformerImageProcessorPil.from_pretrained(name_or_path)
+            processor = SegformerImageProcessorPil.from_pretrained(name_or_path, revision=revision)
             network, report = SegformerForSemanticSegmentation.from_pretrained(
-                name_or_path, dtype=torch.float32, output_loading_info=True
+                name_or_path, revision=revision, variant=variant, dtype=torch.float32, output_loading_info=True
             )
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             reason = first_line(error)
             raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
-        if missing := sorted(report["missing_keys"]):
-            raise CheckpointError(
-                f"{name_or_path} lacks {len(missing)} weights of a SegFormer parser, first {missing[0]}; get it again"
-            )
+        check_complete(report["missing_keys"], f"the SegFormer parser {name_or_path}")
         size = dict(processor.size)
         return cls(
             network.to(device),

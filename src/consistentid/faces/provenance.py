@@ -18,14 +18,14 @@ def fingerprint(path: str | os.PathLike[str], name: str | None = None) -> str:
     """``name@`` and the first 12 hexadecimal digits of the weights' SHA-256.
 
     Args:
-        path: a weights file, or a folder that holds some.
+        path: a weights file, or a folder that holds some, in folders of its own, too.
         name: by default the file's name without suffix, or the folder's name.
 
     Raises:
         CheckpointError: there are no weights.
     """
     place = Path(path)
-    files = [place] if place.is_file() else sorted(file for file in place.glob("*") if file.suffix in _WEIGHTS)
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in _WEIGHTS)
     if not files:
         raise CheckpointError(f"no weights at {place}; check the path")
     digests = [_digest(file) for file in files]
