@@ -70,6 +70,11 @@ def shares_above(values: NDArray[np.float32], thresholds: NDArray[np.float64] | 
     return 1 - np.searchsorted(np.sort(values), thresholds) / len(values)
 
 
+def odd(faces: list[Face], threshold: float) -> list[int]:
+    """The faces that `consistentid identify` would refuse."""
+    return outliers(np.stack([x.embedding for x in faces]), threshold, np.array([x.quality for x in faces]))
+
+
 def trials(people: list[list[Face]], number: int, threshold: float) -> dict[str, float]:
     """How often one of so many photos of a person is refused, and the last, if a stranger's, named or missed."""
     random = np.random.default_rng(number)
@@ -77,8 +82,8 @@ def trials(people: list[list[Face]], number: int, threshold: float) -> dict[str,
     for _ in range(TRIALS):
         one, other = random.choice([i for i, faces in enumerate(people) if len(faces) >= number], 2, replace=False)
         chosen = [people[one][i] for i in random.permutation(len(people[one]))[:number]]
-        refused += bool(outliers(chosen, threshold))
-        found = outliers([*chosen[:-1], people[other][0]], threshold)
+        refused += bool(odd(chosen, threshold))
+        found = odd([*chosen[:-1], people[other][0]], threshold)
         named += found == [number - 1]
         missed += not found
     counts = {"right photos refused": refused, "stranger named alone": named, "stranger missed": missed}

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and faces that do not belong."""
+"""Copies are found whatever was done to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from consistentid.data.portraits import draw, sample_people, sample_scenes
-from consistentid.data.similar import NEAR, near_duplicates, perceptual_hash, strangers
+from consistentid.data.similar import NEAR, near_duplicates, perceptual_hash
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +47,3 @@ def test_every_pair_within_reach_is_found() -> None:
         for bit in random.choice(64, NEAR, replace=False):
             other ^= 1 << int(bit)
         assert near_duplicates([one, other]) == {1: 0}
-
-
-def test_strangers() -> None:
-    random = np.random.default_rng(1)
-
-    def near(middle: np.ndarray) -> np.ndarray:
-        face = middle + 0.4 * random.standard_normal(512) / 512**0.5
-        return face / np.linalg.norm(face)
-
-    ada, bob = (v / np.linalg.norm(v) for v in random.standard_normal((2, 512)))
-    faces = np.stack([near(ada), near(bob), near(ada), near(ada), near(bob), near(ada)]).astype(np.float32)
-    assert strangers(faces, 0.5) == [1, 4]
-    assert strangers(faces[[0, 2, 3]], 0.5) == []
-    assert strangers(faces[:2], 0.5) == []  # of two, neither is the odd one

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from consistentid.errors import FaceError, InputError, NoFaceError, SeveralFacesError
-from consistentid.faces.analyzer import Face, FaceAnalyzer, surroundings
+from consistentid.faces.analyzer import FaceAnalyzer, surroundings
 from consistentid.faces.caption import Captioner
 from consistentid.faces.encode import IdentityEncoder, outliers
 from consistentid.faces.parts import PARTS, PartLayout, part_pictures, whole_picture
@@ -128,20 +128,38 @@ def test_another_person_among_the_photos_is_named(make: Make) -> None:
     assert encoder.encode(photos[0], photos[2]).visible_parts == PARTS
 
 
-def face(angle: float, quality: float = 1.0) -> Face:
-    embedding = np.array([np.cos(angle), np.sin(angle)], np.float32)
-    return Face(
-        np.zeros(4, np.float32), np.zeros((5, 2), np.float32), 1.0, embedding, np.zeros((1, 1), np.uint8), quality
-    )
+def at(*angles: float) -> np.ndarray:
+    return np.array([(np.cos(angle), np.sin(angle)) for angle in angles], np.float32)
 
 
 def test_outliers() -> None:
-    assert outliers([face(0)], 0.2) == []
-    assert outliers([face(0), face(0.5), face(1.0)], 0.2) == []
-    assert outliers([face(0), face(3.1), face(0.2)], 0.2) == [1]
-    assert outliers([face(3.1, 0.1), face(0), face(3.0, 0.1)], 0.2) == [0, 2]
-    assert outliers([face(0), face(1.2), face(2.4)], 0.2) == []  # linked through the one between them
-    assert outliers([face(0), face(1.6)], 0.2) == [1]
+    assert outliers(at(0), 0.2) == []
+    assert outliers(at(0, 0.5), 0.2) == []
+    assert outliers(at(0, 0.5, 1.0), 0.2) == []
+    assert outliers(at(0, 3.1, 0.2), 0.2) == [1]
+    assert outliers(at(0, 0.1, 0.2, 0.3, 1.4, 0.4), 0.5) == [4]  # like the last by chance, unlike the others
+    assert outliers(at(0, 1.6), 0.2) == [0, 1]  # of two, neither is the odd one
+    assert outliers(at(0, 2.1, 4.2), 0.2) == [0, 1, 2]
+    assert outliers(at(0, 1.2, 2.4), 0.2) == []  # each like half of the others
+
+
+def test_outliers_are_those_who_count_less() -> None:
+    pairs = at(0, 0.1, 3.0, 3.1)
+    assert outliers(pairs, 0.2, np.array([0.9, 0.9, 0.1, 0.1], np.float32)) == [2, 3]
+    assert outliers(pairs, 0.2, np.array([0.1, 0.1, 0.9, 0.9], np.float32)) == [0, 1]
+
+
+def test_outliers_among_faces() -> None:
+    random = np.random.default_rng(1)
+
+    def near(middle: np.ndarray) -> np.ndarray:
+        face = middle + 0.4 * random.standard_normal(512) / 512**0.5
+        return face / np.linalg.norm(face)
+
+    ada, bob = (v / np.linalg.norm(v) for v in random.standard_normal((2, 512)))
+    faces = np.stack([near(ada), near(bob), near(ada), near(ada), near(bob), near(ada)]).astype(np.float32)
+    assert outliers(faces, 0.5) == [1, 4]
+    assert outliers(faces[[0, 2, 3]], 0.5) == []
 
 
 def test_unclear_photos_are_named(make: Make) -> None:

@@ -39,10 +39,11 @@ from PIL import Image
 from consistentid.data.annotate import REASONS, Annotator, Portrait, Rejection
 from consistentid.data.dataset import read_embedding
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, RECORDS, Record, read_records, write_records
-from consistentid.data.similar import near_duplicates, strangers
+from consistentid.data.similar import near_duplicates
 from consistentid.data.summary import Built, histograms, summary_page
 from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
+from consistentid.faces.encode import outliers
 from consistentid.faces.provenance import fingerprint
 from consistentid.output import check_folder, claim, encode_json, replacing
 from consistentid.presets import Network, Preset, load_preset
@@ -585,7 +586,7 @@ def _flagged(out: Path, built: Sequence[Built], same_person: float) -> list[Buil
     for rows in people.values():
         files = [built[row].record.files(out)["embedding"] for row in rows]
         embeddings = np.stack([read_embedding(file.read_bytes(), str(file)) for file in files])
-        for odd in strangers(embeddings, same_person):
+        for odd in outliers(embeddings, same_person):
             marks[rows[odd]]["stranger"] = True
     return [
         replace(one, record=replace(one.record, extra={**one.record.extra, **mark}))

@@ -1,4 +1,4 @@
-"""Pictures that are too much alike, and faces that do not belong together. Pure functions of arrays."""
+"""Pictures that are too much alike. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -52,26 +52,3 @@ def near_duplicates(hashes: Sequence[int]) -> dict[int, int]:
     for index in range(len(first)):  # in order, so that a chain ends at its earliest picture
         first[index] = first[first[index]]
     return {index: int(other) for index, other in enumerate(first) if other != index}
-
-
-def strangers(embeddings: NDArray[np.float32], same_person: float) -> list[int]:
-    """Which faces are not of the person that most of them show.
-
-    A face is of the person when its cosines with the others that are have a mean of at least `same_person`. The mean,
-    since among very many pictures a stranger is by chance like some.
-
-    Args:
-        embeddings: (N, D) of unit length.
-        same_person: cosine of two embeddings from which they are taken for one person.
-
-    Returns:
-        Indices, in order; empty for fewer than three faces, of which none is the odd one.
-    """
-    if len(embeddings) < 3:
-        return []
-    likeness = embeddings @ embeddings.T
-    # The face that is like most others is of the person, and so are, to begin with, those it is like.
-    core = likeness[np.argmax((likeness >= same_person).sum(axis=1))] >= same_person
-    others = core[None, :] & ~np.eye(len(core), dtype=bool)
-    mean = np.where(others, likeness, 0).sum(axis=1) / np.maximum(others.sum(axis=1), 1)
-    return np.flatnonzero(mean < same_person).tolist()

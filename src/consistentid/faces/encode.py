@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -89,11 +90,11 @@ class IdentityEncoder:
         if not len(names) == len(indices) == len(images):
             raise InputError(f"{len(images)} pictures, {len(names)} names and {len(indices)} face indices do not fit")
         views = [self._view(*photo) for photo in zip(names, images, indices, strict=True)]
-        if strangers := outliers([view.face for view in views], self.same_person):
-            # Of two people with a picture each, nobody can say which one is meant.
-            if alone := len(strangers) == len(views) - 1:
-                strangers = list(range(len(views)))
+        embeddings = np.stack([view.face.embedding for view in views])
+        qualities = np.array([view.face.quality for view in views], np.float32)
+        if strangers := outliers(embeddings, self.same_person, qualities):
             named = " and ".join(views[index].name for index in strangers)
+            alone = len(strangers) == len(views)
             what = "show different people" if alone else "not of the person on the other pictures"
             raise FaceError(
                 f"{named}: {what}; leave out what is not meant, choose the right face by index,"
@@ -109,8 +110,7 @@ class IdentityEncoder:
         if captioner:
             head = main.image.crop(surroundings(main.face, main.image.size))
             face_text = captioner.describe_faces([head])[0]
-        qualities = np.array([view.face.quality for view in views], np.float32)
-        mean = qualities @ np.stack([view.face.embedding for view in views])
+        mean = qualities @ embeddings
         return Identity(
             embedding=torch.from_numpy(mean / np.linalg.norm(mean)),
             face_features=whole,
@@ -152,20 +152,27 @@ class IdentityEncoder:
         return features
 
 
-def outliers(faces: Sequence[Face], same_person: float) -> list[int]:
+def outliers(
+    embeddings: NDArray[np.float32], same_person: float, weights: NDArray[np.float32] | None = None
+) -> list[int]:
     """Which faces are not of the person that most of them show.
 
-    Faces whose embeddings have a cosine of at least `same_person`, directly or through others, are one person; the
-    person with the greatest sum of qualities is meant.
+    A face is of the person when it is like a quarter of the others that are. To ask for one would let strangers in
+    among many, for each is by chance like some; to ask for all would refuse an unusual pose.
+
+    Args:
+        embeddings: (N, D) of unit length, N > 0.
+        same_person: cosine of two embeddings from which they are taken for one person.
+        weights: (N,), how much each face counts for who is meant; all alike by default.
 
     Returns:
-        Indices, in order; empty when all faces are of one person.
+        Indices, in order; empty when all faces are of one person, and all when no two of several belong together.
     """
-    embeddings = np.stack([face.embedding for face in faces])
-    linked = embeddings @ embeddings.T >= same_person
-    np.fill_diagonal(linked, True)
-    for _ in faces:
-        linked = linked @ linked
-    quality = np.array([face.quality for face in faces])
-    person = linked[np.argmax(linked @ quality)]
-    return np.flatnonzero(~person).tolist()
+    alike = embeddings @ embeddings.T >= same_person
+    np.fill_diagonal(alike, True)
+    # The face that is like most others is of the person, and so are, to begin with, those it is like.
+    middle = np.argmax(alike.sum(axis=1) if weights is None else alike @ weights)
+    others = alike[middle] & ~np.eye(len(alike), dtype=bool)
+    odd = (alike & others).sum(axis=1) < others.sum(axis=1) / 4
+    odd[middle] = odd.sum() == len(odd) - 1 > 0
+    return np.flatnonzero(odd).tolist()
