@@ -8,17 +8,20 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers import ControlNetModel, DiffusionPipeline
+import yaml
+from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
 
+import ldm
 import tiny
 from consistentid.errors import (
     CheckpointError,
@@ -295,6 +298,37 @@ def test_the_person_is_looked_for_where_they_were_put(studio: ConsistentIDPipeli
 
 
 @pytest.fixture(scope="module")
+def inpainter(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> ConsistentIDPipeline:
+    """The tiny preset on a base whose UNet reads nine channels: latents, mask, and what is around the mask."""
+    folder = tmp_path_factory.mktemp("inpaint")
+    torch.manual_seed(0)
+    config = UNet2DConditionModel.load_config(preset / "base" / "unet")
+    unet = UNet2DConditionModel.from_config({**config, "in_channels": 9})
+    StableDiffusionInpaintPipeline.from_pretrained(preset / "base", unet=unet).save_pretrained(folder)
+    return ConsistentIDPipeline.from_preset(preset, device="cpu", base=folder)
+
+
+def test_a_base_for_inpainting(inpainter: ConsistentIDPipeline, who: Identity) -> None:
+    mask = half_mask()
+
+    def make(person: Identity = who, image: Image.Image = PHOTO, **more: object) -> Image.Image:
+        return inpainter(person, PROMPT, image=image, mask=mask, seed=1, strength=1, **more).images[0]  # type: ignore[arg-type]
+
+    picture, kept = make(), np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(picture)[kept], np.asarray(PHOTO)[kept])
+    assert not np.array_equal(np.asarray(picture)[~kept], np.asarray(PHOTO)[~kept])
+    assert difference(make(inpainter.identify(tiny.portrait(6))), picture) > 0
+    assert difference(make(scale=0.0), picture) > 0
+    repainted = PHOTO.copy()
+    repainted.paste("red", (0, 0, 60, 64))
+    inside = np.asarray(mask) == 255
+    assert not np.array_equal(np.asarray(make(image=repainted))[inside], np.asarray(picture)[inside]), "it sees around"
+    for given in ({}, {"image": PHOTO}):
+        with pytest.raises(InputError, match="made for inpainting: it needs a picture and a mask"):
+            inpainter(who, PROMPT, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
 def controlled(preset: Path, tmp_path_factory: pytest.TempPathFactory) -> ConsistentIDPipeline:
     """The tiny preset with a ControlNet that does something."""
     folder = tmp_path_factory.mktemp("control")
@@ -524,9 +558,70 @@ def test_faulty_weights_are_named(preset: Path, tmp_path: Path, name: str) -> No
     assert str(folder / place) in str(caught.value)
 
 
+LOST = {
+    "base/unet/diffusion_pytorch_model.safetensors": "conv_out.bias",
+    "base/vae/diffusion_pytorch_model.safetensors": "decoder.conv_out.weight",
+    "base/text_encoder/model.safetensors": "final_layer_norm.bias",
+    "image_encoder/model.safetensors": "post_layernorm.bias",
+    "parser/model.safetensors": "classifier.bias",
+}
+
+
+@pytest.mark.parametrize("file", LOST)
+def test_weights_that_are_missing_are_named(preset: Path, tmp_path: Path, file: str) -> None:
+    """Other libraries would draw them at random."""
+    shutil.copytree(preset, tmp_path / "faulty")
+    path = tmp_path / "faulty" / file
+    weights = {name: x for name, x in load_file(path).items() if not name.endswith(LOST[file])}
+    save_file(weights, path, metadata={"format": "pt"})
+    studio = ConsistentIDPipeline.from_preset(tmp_path / "faulty", device="cpu")
+    with pytest.raises(CheckpointError, match=f"lacks the weights .*{LOST[file]}; get its files again") as caught:
+        _ = studio.pipe if file.startswith("base") else studio.encoder
+    assert str(path.parent) in str(caught.value)
+
+
 def test_unknown_scheduler(preset: Path) -> None:
     with pytest.raises(InputError, match="scheduler='Magic' is not known"):
         _ = ConsistentIDPipeline.from_preset(preset, device="cpu", scheduler="Magic").pipe
+
+
+def test_what_the_hub_s_cache_holds_is_used_offline(
+    preset: Path, who: Identity, studio: ConsistentIDPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the revision that the preset names, whatever else is there."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    revision = "a" * 40
+    content: dict[str, Any] = {"detector": {"kind": "labels"}, "scheduler": "DDIMScheduler"}
+    kinds = {"parser": "segformer", "recogniser": "onnx"}
+    for role in ("base", "adapter", "image_encoder", "parser", "recogniser"):
+        snapshot = tmp_path / f"models--me--{role}" / "snapshots" / revision
+        if role == "recogniser":
+            snapshot.mkdir(parents=True)
+            shutil.copy(preset / "recogniser.onnx", snapshot)
+        else:
+            shutil.copytree(preset / role, snapshot)
+        files = sorted(path.name for path in snapshot.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
+        content[role] = {"repo": f"me/{role}", "revision": revision, "kind": kinds.get(role, ""), "files": files}
+    content["adapter"]["files"] = ["model.safetensors"]
+    content["base"]["files"] = ["model_index.json", "vae/config.json"]
+    (tmp_path / "hub.yaml").write_text(yaml.safe_dump({**content, "settings": {"steps": 2, "merge_at": 0.25}}))
+    cached = ConsistentIDPipeline.from_preset(tmp_path / "hub.yaml", device="cpu")
+    again = cached.identify(tiny.portrait())
+    assert dict(again.provenance) == dict(who.provenance)
+    assert difference(cached(again, PROMPT, seed=1).images[0], studio(who, PROMPT, seed=1).images[0]) <= 1
+    save_file(ldm.single_file(DiffusionPipeline.from_pretrained(preset / "base")), tmp_path / "base.safetensors")
+    single = ConsistentIDPipeline.from_preset(tmp_path / "hub.yaml", device="cpu", base=tmp_path / "base.safetensors")
+    assert single.pipe.unet.config.sample_size == 16
+    shutil.rmtree(tmp_path / "models--me--base")
+    missing = ConsistentIDPipeline.from_preset(tmp_path / "hub.yaml", device="cpu")
+    with pytest.raises(CheckpointError, match=r"base: me/base cannot be loaded .*; check the name and the network"):
+        _ = missing.pipe
+    single = ConsistentIDPipeline.from_preset(tmp_path / "hub.yaml", device="cpu", base=tmp_path / "base.safetensors")
+    with pytest.raises(CheckpointError, match=r"me/base: cannot be fetched .*; check the name and the network"):
+        _ = single.pipe
 
 
 def test_provenance_is_the_same_on_every_machine(preset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

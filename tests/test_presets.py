@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(InputError, match="loras has unknown weight; allowed are"):
         load_preset(write(tmp_path / "wrong.yaml", loras=[{"repo": "me/style", "weight": 1}]))
+
+
+def test_the_preset_that_the_manual_shows(tmp_path: Path) -> None:
+    page = Path(__file__).parents[1] / "docs" / "pipelines.md"
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "preset.yaml").write_text(shown)
+    preset = load_preset(tmp_path)
+    assert preset.base.path == tmp_path / "dreamy.safetensors"
+    assert preset.base.config is not None
+    assert preset.base.config.repo == load_preset("sd15").base.repo
+    assert preset.settings.width == 512
 
 
 def test_unknown_preset_is_answered_with_those_there_are(tmp_path: Path) -> None:

@@ -31,14 +31,14 @@ def examine(preset: Preset) -> dict[str, Any]:
 
     networks = [_network(role, network) for role, network in preset.networks.items()]
     # Two roles may share one file: it is fetched once.
-    missing = {item["source"]: item["megabytes"] for item in networks if item["state"] == "to fetch"}
+    to_fetch = sum({x["source"]: x["megabytes"] for x in networks if x["state"] == "to fetch"}.values())
     memory, disk, devices = _memory(), _disk(), _devices()
     fits = [_fit(preset, device, memory["available_mb"]) for device in devices]
-    problems = _problems(preset, networks, sum(missing.values()), fits, disk)
-    if missing and is_offline_mode():
+    problems = _problems(preset, networks, to_fetch, fits, disk)
+    if to_fetch and is_offline_mode():
         problems.append(
-            f"offline: HF_HUB_OFFLINE is set, and {sum(missing.values())} MB are not here; unset it, or fetch them on"
-            " another machine and name their paths in a preset of your own"
+            f"offline: HF_HUB_OFFLINE is set, and {to_fetch} MB are not here; unset it, or fetch them on another"
+            " machine and name their paths in a preset of your own"
         )
     return {
         "versions": versions(),
@@ -49,7 +49,7 @@ def examine(preset: Preset) -> dict[str, Any]:
         "offline": is_offline_mode(),
         "preset": preset.name,
         "networks": networks,
-        "to_fetch_mb": sum(missing.values()),
+        "to_fetch_mb": to_fetch,
         "fits": fits,
         "problems": problems,
     }

@@ -94,6 +94,19 @@ def call_arguments(pipe: Any, given: Given, canvas: Canvas | None, settings: Set
     return arguments
 
 
+def check_base(pipe: Any, given: Given) -> None:
+    """Makes sure that a base for inpainting, whose UNet also reads a mask and what is around it, gets them.
+
+    Raises:
+        InputError: it does not.
+    """
+    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels and not given.mask:
+        raise InputError(
+            "this base is made for inpainting: it needs a picture and a mask of what is drawn anew (--image and --mask)"
+            "; for anything else choose another base"
+        )
+
+
 def inpaints(pipe: Any) -> bool:
     """Whether diffusers' inpainting knows latents like these."""
     return pipe.unet.config.in_channels in (4, 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
 
 def _load_folder(base: Network, dtype: torch.dtype) -> Any:
     """A pipeline in diffusers' layout. Its networks are loaded singly, which says what they lack."""
-    from diffusers import DiffusionPipeline, pipelines
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline, pipelines
 
     source, options = base.pretrained
     folder = Path(source) if base.path else Path(DiffusionPipeline.download(source, **options))
@@ -81,7 +82,9 @@ def _load_folder(base: Network, dtype: torch.dtype) -> Any:
                 folder / name, dtype=dtype, variant=variant, output_loading_info=True
             )
             check_complete(report["missing_keys"], f"base: {base}/{name}")
-    return DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
+    takes_pictures = "image" in signature(type(pipe).__call__).parameters  # one saved for inpainting does
+    return AutoPipelineForText2Image.from_pipe(pipe) if takes_pictures else pipe
 
 
 def load_lora(pipe: Any, lora: Network, name: str) -> None:
@@ -139,8 +142,11 @@ def load_analyzer(preset: Preset) -> FaceAnalyzer:
         CheckpointError: weights are missing, broken, or of another kind.
     """
     with loading("parser", preset.parser):
-        load = FaceParser.bisenet if preset.parser.kind == "bisenet" else FaceParser.segformer
-        parser = load(preset.parser.fetch())
+        if preset.parser.kind == "bisenet":
+            parser = FaceParser.bisenet(preset.parser.fetch())
+        else:
+            source, options = preset.parser.pretrained
+            parser = FaceParser.segformer(source, **options)
     with loading("detector", preset.detector):
         detector: Detector = (
             LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(onnx_file(preset.detector))

@@ -24,7 +24,7 @@ from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
 from consistentid.faces.caption import Captioner
 from consistentid.faces.encode import IdentityEncoder
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.given import Given, Photo, call_arguments, inpaints, keeping, read_photo
+from consistentid.given import Given, Photo, call_arguments, check_base, inpaints, keeping, read_photo
 from consistentid.identity import Identity
 from consistentid.merge import Callback
 from consistentid.presets import Preset, Settings, load_preset
@@ -356,6 +356,7 @@ class ConsistentIDPipeline:
     ) -> tuple[list[Image.Image], list[Image.Image], list[bool]]:
         """For each seed what was sampled, the picture it is part of, and whether the safety checker withheld it."""
         identity.check_networks(self.adapter.spec.networks)  # before the base, which may be slow to load
+        check_base(self.pipe, given)
         pipe = self._pipe_for(given)
         native = pipe.unet.config.sample_size * pipe.vae_scale_factor
         canvas = given.canvas((settings.width or native, settings.height or native))
