@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import micro
@@ -179,6 +182,52 @@ def test_optimiser_that_is_not_installed(tmp_path: Path, cache: Path) -> None:
     except ImportError:
         with pytest.raises(InputError, match=r"consistentid\[adam8bit\]"):
             micro.trainer(tmp_path / "run", cache, optimiser="adamw8bit")
+
+
+class EightBit(torch.optim.Optimizer):
+    """Keeps what those of bitsandbytes keep: steps counted without a tensor, and tensors of other shapes."""
+
+    def __init__(self, parameters: Any, lr: float, weight_decay: float, betas: tuple[float, float]) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for x in self.param_groups[0]["params"]:
+            if x.grad is not None:
+                state = self.state[x]
+                state["step"] = state.get("step", 0) + 1
+                state["absmax1"] = torch.maximum(state.get("absmax1", torch.zeros(1)), x.grad.abs().max())
+                x -= self.param_groups[0]["lr"] / state["step"] * x.grad / state["absmax1"].clamp(min=1e-8)
+
+
+def test_what_an_8_bit_optimiser_keeps_is_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=SimpleNamespace(AdamW8bit=EightBit)))
+    options = {"optimiser": "adamw8bit", "checkpoints": {"every": 2}}
+    whole = learnt(tmp_path / "run", cache, **options)
+    assert any(name.endswith("/absmax1") for name in whole)
+    shutil.rmtree(tmp_path / "run/checkpoint-3")
+    assert same(learnt(tmp_path / "run", cache, **options), whole)  # from checkpoint 2
+
+
+def test_the_average_is_what_is_published(tmp_path: Path, cache: Path) -> None:
+    state = learnt(tmp_path / "run", cache, schedule=BASE["schedule"] | {"ema": 0.9}, trained=["facial_encoder"])
+    published = load_file(tmp_path / "run/model.safetensors")
+    names = [name.partition("/")[2] for name in state if name.startswith("average/")]
+    assert names
+    for name in names:
+        assert torch.equal(published[name], state[f"average/{name}"].half())
+    assert any(not torch.equal(state[f"average/{name}"], state[f"weights/{name}"]) for name in names)
+
+
+def test_half_precision_is_for_computing_alone(tmp_path: Path, cache: Path) -> None:
+    tiny.portrait().save(tmp_path / "who.png")
+    sheets = {"every": 1, "references": [str(tmp_path / "who.png")], "prompts": ["a woman"], "steps": 1}
+    once = BASE["schedule"] | {"steps": 1}
+    trainer = micro.trainer(tmp_path / "run", cache, precision="bfloat16", validation=sheets, schedule=once)
+    assert trainer.frozen.pipe.text_encoder.dtype == trainer.frozen.image_encoder.dtype == torch.bfloat16
+    assert {x.dtype for x in trainer.parameters} == {torch.float32}
+    assert trainer.train()
+    assert (tmp_path / "run/validation/step-000001.png").exists()
 
 
 def test_validation_shows_people_and_attention_and_changes_nothing(

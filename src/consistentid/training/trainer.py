@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate.utils import parse_flag_from_env
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -221,7 +222,7 @@ class Trainer:
         if self.ema:
             shadow = {name: _whole(x) for name, x in zip(self._named, self.ema.shadow_params, strict=True)}
         moments = {
-            f"optimiser/{name}/{what}": _whole(x)
+            f"optimiser/{name}/{what}": _whole(torch.as_tensor(x))
             for name, parameter in self._named.items()
             for what, x in self.optimiser.optimizer.state.get(parameter, {}).items()
         }
@@ -298,9 +299,7 @@ class Trainer:
         for key, value in state.items():
             kind, name, *rest = key.split("/")
             if kind == "optimiser":
-                parameter = named[name]
-                moments = self.optimiser.optimizer.state[parameter]
-                moments[rest[0]] = _shared_like(parameter, value) if value.shape == parameter.shape else value
+                self.optimiser.optimizer.state[named[name]][rest[0]] = _moment(named[name], value)
         self.step, self.skipped, self.window = about["step"], about["skipped"], about["window"]
         if self.accelerator.is_main_process:
             _cut_log(self.run / LOG, self.step)
@@ -406,6 +405,8 @@ def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
             f"a batch of {config.schedule.batch} cannot be shared by {accelerator.num_processes} processes in"
             f" {config.accumulate} parts each; make schedule.batch a multiple of {shares}"
         )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type != DistributedType.FSDP:
+        raise InputError("accelerate shards a model among several GPUs only; leave out --use_fsdp")
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if accelerator.distributed_type not in _PARALLEL or (plugin and plugin.fsdp_version != 2):
         raise InputError(
@@ -425,6 +426,15 @@ def _shared_like(other: Tensor, x: Tensor) -> Tensor:
     if isinstance(other, DTensor):
         return distribute_tensor(x.to(other.device), other.device_mesh, other.placements)
     return x.to(other.device)
+
+
+def _moment(parameter: Tensor, value: Tensor) -> Tensor | float:
+    """What an optimiser kept of a parameter, as it had it: 8-bit ones count steps without a tensor."""
+    if value.shape == parameter.shape:
+        return _shared_like(parameter, value)
+    if value.ndim == 0:
+        return value if value.is_floating_point() else value.item()
+    return value.to(parameter.device)
 
 
 @contextmanager
