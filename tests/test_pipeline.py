@@ -226,18 +226,16 @@ def test_the_image_processor_does_not_depend_on_what_is_installed(
 
 
 def test_the_safety_checker_of_the_base_is_kept(preset: Path, tmp_path: Path, who: Identity) -> None:
-    shutil.copytree(preset, tmp_path / "guarded")
-    studio = ConsistentIDPipeline.from_preset(tmp_path / "guarded", device="cpu")
     vision = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 1, "num_attention_heads": 4}
     checker = StableDiffusionSafetyChecker(
         CLIPConfig(vision_config={**vision, "image_size": 32, "patch_size": 8}, projection_dim=32)
     )
     with torch.no_grad():
         checker.concept_embeds_weights.fill_(-10)  # everything counts as forbidden
-    studio.pipe.register_modules(
-        safety_checker=checker,
-        feature_extractor=CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
-    )
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    guarded = {"safety_checker": checker, "feature_extractor": processor}
+    DiffusionPipeline.from_pretrained(preset / "base", **guarded).save_pretrained(tmp_path)
+    studio = ConsistentIDPipeline.from_preset(preset, device="cpu", base=tmp_path)
     out = studio(who, PROMPT, num_images_per_prompt=2)
     assert out.withheld == [True, True]
     assert np.asarray(out.images[0]).max() == 0
@@ -603,7 +601,8 @@ def test_what_the_hub_s_cache_holds_is_used_offline(
             shutil.copy(preset / "recogniser.onnx", snapshot)
         else:
             shutil.copytree(preset / role, snapshot)
-        files = sorted(path.name for path in snapshot.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
+        names = (path.name for path in snapshot.iterdir() if path.suffix in (".json", ".safetensors", ".onnx"))
+        files = sorted(names, key=lambda name: name.endswith(".safetensors"))  # the weights last
         content[role] = {"repo": f"me/{role}", "revision": revision, "kind": kinds.get(role, ""), "files": files}
     content["adapter"]["files"] = ["model.safetensors"]
     content["base"]["files"] = ["model_index.json", "vae/config.json"]
