@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 
 import tiny
@@ -33,8 +35,15 @@ def recipe(folder: Path, **adapter: Any) -> Path:
     return path
 
 
-def trainer(run: Path, cache: Path, /, **adapter: Any) -> Trainer:
-    """A trainer of that recipe."""
+def trainer(run: Path, cache: Path, /, *, sharded: bool = False, **adapter: Any) -> Trainer:
+    """A trainer of that recipe; sharded as accelerate would do it with several GPUs, which runs on CPUs as well."""
     AcceleratorState._reset_state(reset_partial_state=True)  # it is one a process, and keeps the first run's precision
+    if sharded:
+        os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+        os.environ |= {"FSDP_TRANSFORMER_CLS_TO_WRAP": "BasicTransformerBlock"}
+        Accelerator(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
     config = TrainConfig.from_yaml(recipe(run.parent / f"{run.name}-recipe", **adapter))
     return Trainer(config, run, cache=cache, device="cpu", say=lambda _: None)

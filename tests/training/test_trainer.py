@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import micro
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 import tiny
 from consistentid import ConsistentID, ConsistentIDPipeline
@@ -215,13 +218,32 @@ def test_it_stops_when_no_loss_is_finite(tmp_path: Path, cache: Path) -> None:
 # Several processes
 
 
-def _share(rank: int, run: Path, cache: Path) -> None:
+def _share(rank: int, run: Path, cache: Path, options: dict[str, Any]) -> None:
     """What torchrun sets, and one process of two."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ |= {"MASTER_PORT": "29517", "LOCAL_WORLD_SIZE": "2"}
-    trainer = micro.trainer(run, cache, base_share=0.5, trained=list(GROUPS), checkpoints={"every": 1})
+    trainer = micro.trainer(run, cache, **options)
+    sharded = {isinstance(x, DTensor) for x in trainer.parameters}
     trainer.train()
-    os._exit(0)
+    os._exit(0 if sharded == {options.get("sharded", False)} else 4)
+
+
+def _shared(run: Path, cache: Path, **options: Any) -> None:
+    """Train in two processes."""
+    children = [_process.Process(target=_share, args=(rank, run, cache, options)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+
+
+def assert_same_gradients(run: Path, other: Path) -> None:
+    one, two = state(run), state(other)
+    assert one.keys() == two.keys()
+    for name in one:
+        if name.startswith("optimiser/") and name.endswith("exp_avg"):  # a mean of the gradients
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -229,17 +251,32 @@ def test_two_processes_train_like_one(tmp_path: Path, cache: Path) -> None:
     """The batch is that of all processes, so two with half of it each have one's gradients, and so its weights."""
     options = {"base_share": 0.5, "trained": list(GROUPS), "checkpoints": {"every": 1}}
     micro.trainer(tmp_path / "one", cache, **options).train()
-    children = [_process.Process(target=_share, args=(rank, tmp_path / "two", cache)) for rank in range(2)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join()
-    assert [child.exitcode for child in children] == [0, 0]
-    one, two = state(tmp_path / "one"), state(tmp_path / "two")
-    assert one.keys() == two.keys()
-    for name in one:
-        if name.startswith("optimiser/") and name.endswith("exp_avg"):  # a mean of the gradients
-            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-6)
+    _shared(tmp_path / "two", cache, **options)
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_two_processes_with_half_of_the_weights_each_train_like_one(tmp_path: Path, cache: Path) -> None:
+    """FSDP, in parts of a batch; and what it saved goes on in one process."""
+    options = {"trained": list(GROUPS), "checkpoints": {"every": 2}, "accumulate": 2}
+    options["schedule"] = {"steps": 3, "ema": 0.9}
+    micro.trainer(tmp_path / "one", cache, **options).train()
+    _shared(tmp_path / "two", cache, sharded=True, **options)
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
+    ConsistentID.from_pretrained(tmp_path / "two")
+    shutil.rmtree(tmp_path / "two/checkpoint-3")
+    assert micro.trainer(tmp_path / "two", cache, **options).train()
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
+    shutil.rmtree(tmp_path / "one/checkpoint-3")
+    _shared(tmp_path / "one", cache, sharded=True, **options)  # and the other way round
+    assert_same_gradients(tmp_path / "one", tmp_path / "two")
+
+
+def test_sharding_without_gpus_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(InputError, match="among several GPUs only; leave out --use_fsdp"):
+        micro.trainer(tmp_path / "run", cache)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, cache: Path) -> None:
