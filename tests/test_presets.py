@@ -68,6 +68,15 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
         assert preset.detector.kind == "labels"
 
 
+def test_paths_from_the_root_and_from_home_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "preset.yaml", base="/models/base", adapter="~/adapter", image_encoder="me/encoder")
+    preset = load_preset(tmp_path)
+    assert preset.base.path == Path("/models/base")
+    assert preset.adapter.path == tmp_path / "adapter"
+    assert preset.image_encoder.repo == "me/encoder"
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

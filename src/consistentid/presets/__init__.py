@@ -387,7 +387,7 @@ def _needed_settings(scheduler: str) -> Mapping[str, Any]:
 def _network(source: Any, kind: type[_N], path: Path, where: str) -> _N:
     """A network as the YAML file at `path` describes it."""
     if isinstance(source, str):
-        source = {"path" if source.startswith(".") else "repo": source}
+        source = {"path" if source.startswith((".", "/", "~")) else "repo": source}
     values = _keys(source, kind, path, where)
     if "path" in values:
         values["path"] = (path.parent.resolve() / Path(values["path"]).expanduser()).resolve()

@@ -97,8 +97,7 @@ class TrainConfig:
         face_weight: extra weight of the face in the noise loss.
         localisation_weight: factor of the localisation loss.
         localisation_blocks: UNet blocks it looks at; by default those of the paper, see `AttentionRecorder`.
-        identity_weight: factor of the `IdentityLoss`, which counts the less the more noise there is. It needs
-            landmarks, and memory for the decoder of the latents.
+        identity_weight: factor of the `IdentityLoss`. It needs landmarks, and memory for the decoder of the latents.
         identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
             that conditions the adapter sees in a face is soon learnt; others see more.
         timestep_power: above 1 favours timesteps of little noise: t = T u^power with u uniform.

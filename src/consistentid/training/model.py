@@ -116,7 +116,9 @@ class AdapterOnBase(nn.Module):
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
             clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
             losses["identity"] = self._identity(clean, batch.landmarks, batch.wanted)
-            loss = loss + config.identity_weight * signal.sqrt() * losses["identity"]
+            # Predicted noise is divided by the signal, and so would be its gradient.
+            share = signal.sqrt() if kind == "epsilon" else 1.0
+            loss = loss + config.identity_weight * share * losses["identity"]
         return {"loss": loss, **losses}
 
     def switch(self, *, base_alone: bool) -> None:
