@@ -196,6 +196,16 @@ def test_names_that_collide_are_kept_apart(drawn: Path, tmp_path: Path) -> None:
     assert check_dataset(tmp_path / "set")["faults"] == []
 
 
+def test_another_person_in_a_folder_is_marked(drawn: Path, tmp_path: Path) -> None:
+    ada, *others = sorted(path for path in (drawn / "photos").iterdir() if path.is_dir())
+    shutil.copytree(ada, tmp_path / "raw/ada", ignore=shutil.ignore_patterns("copy*"))
+    shutil.copy(next(others[0].glob("*.jpg")), tmp_path / "raw/ada/stranger.jpg")
+    report = build_dataset(Job(tmp_path / "raw", tmp_path / "set", size=64), workers=1)
+    assert report["strangers"] == ["ada/stranger"]
+    marked = [record.key for record in read_records(tmp_path / "set") if record.extra.get("stranger")]
+    assert marked == report["strangers"]
+
+
 def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
     (tmp_path / "raw/ada").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
