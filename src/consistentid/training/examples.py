@@ -36,6 +36,9 @@ FACE_LABELS = tuple(range(1, 14))
 TARGET = ("masks", "person", "face", "landmarks")
 """What is known of a picture to be drawn: see `target_masks`, and (5, 2) pixels, not numbers if there are none."""
 
+REFERENCE = ("embedding", "wanted", "seen")
+"""What is known of a reference: its embeddings (D,) and (K, D), and which parts are seen (N,) bool."""
+
 WORDINGS = 16
 """Captions of one picture, where they are worded anew; few enough to be kept as text features."""
 
@@ -58,8 +61,8 @@ class Example:
         time: uniform number that chooses the timestep.
         noise: (C, h, w).
         target: `TARGET`, and "pixels" (1, 3, H, W) or "output", the latents.
-        reference: "embedding" (D,), "wanted" (K, D), "seen" (N,) bool, and of the whole and the parts seen "pixels"
-            (n, 3, S, S) or "output", the features (n, L, clip_dim).
+        reference: `REFERENCE`, and of the whole and the parts seen "pixels" (n, 3, S, S) or "output", the features
+            (n, L, clip_dim).
     """
 
     key: str
@@ -127,7 +130,7 @@ class Examples(data.Dataset[Example]):
         side = config.size // frozen.pipe.vae_scale_factor
         self.shape = (frozen.pipe.unet.config.in_channels, side, side)
         self._latents = frozen.cache("latents", config.size, *TARGET)
-        self._references = frozen.cache("references", spec.part_layout, spec.canvas_size)
+        self._references = frozen.cache("references", spec.part_layout, spec.canvas_size, *REFERENCE)
 
     def __getitem__(self, place: Place) -> Example:
         step, index, row = place
