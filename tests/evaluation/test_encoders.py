@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessorPil,
@@ -50,6 +52,19 @@ def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ViTModel(ViTConfig(**SIZES, image_size=32, patch_size=8)).save_pretrained(folder)
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("clip", "visual_projection.weight"), ("dino", "layernorm.bias")])
+def test_weights_that_are_missing_are_named(
+    studio: ConsistentIDPipeline, clip: Path, dino: Path, tmp_path: Path, kind: str, lost: str
+) -> None:
+    folders = {"clip": clip, "dino": dino}
+    folder = folders[kind] = Path(shutil.copytree(folders[kind], tmp_path / kind))
+    weights = load_file(folder / "model.safetensors")
+    del weights[lost]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=lost):
+        load_encoders(studio, str(folders["clip"]), str(folders["dino"]))
 
 
 @pytest.fixture(scope="module")

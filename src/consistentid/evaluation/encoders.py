@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from consistentid.checkpoint import check_complete
 from consistentid.errors import CheckpointError, InputError, first_line
 from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
@@ -263,10 +264,12 @@ def _clip(source: str, device: torch.device) -> ClipEncoder:
     from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
     try:
-        model = CLIPModel.from_pretrained(source).to(device).eval()
+        model, report = CLIPModel.from_pretrained(source, output_loading_info=True)
         processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("CLIP model", source, "--clip", error) from error
+    check_complete(report["missing_keys"], f"the CLIP model {source}")
+    model.to(device).eval()
     return ClipEncoder(
         source,
         lambda pixels: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output),
@@ -304,11 +307,15 @@ def _dino(source: str, device: torch.device) -> VisionEncoder:
     from transformers import AutoImageProcessor, AutoModel
 
     try:
-        model = AutoModel.from_pretrained(source).to(device).eval()
+        model, report = AutoModel.from_pretrained(source, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("vision transformer", source, "--dino", error) from error
-    # the class token
+    # DINO has no pooler, and the class token is taken without it.
+    check_complete(
+        (x for x in report["missing_keys"] if not x.startswith("pooler.")), f"the vision transformer {source}"
+    )
+    model.to(device).eval()
     return VisionEncoder(source, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], processor, device)
 
 

@@ -37,6 +37,10 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float16)
     pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(partial / "base")
+    for file in partial.rglob("*.json"):  # where it was trained is nobody's business
+        content = json.loads(file.read_text())
+        if content.pop("_name_or_path", None):
+            file.write_text(json.dumps(content, indent=2) + "\n")
     # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
     projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
     save_file(projection, partial / "base/text_encoder" / TEXT_PROJECTION)
