@@ -113,6 +113,17 @@ def test_a_refused_reference_counts_even_where_it_shows_no_face(
         assert scores.methods["m"].scores[key].pictures == 2
 
 
+def test_differences_are_paired(scored: Benchmark) -> None:
+    """Their interval is over what the same person gains, not over two lots of people."""
+    gain = scored.difference("copied", "true", "face_sim")
+    each = [1 - x for x in scored.methods["true"].each["face_sim"]]
+    assert gain.value == pytest.approx(np.mean(each), abs=1e-4)
+    assert (gain.pictures, gain.people) == (16, 8)
+    nothing = scored.difference("true", "true", "fgis")
+    assert (nothing.value, nothing.low, nothing.high) == (0, 0, 0)
+    assert np.isnan(scored.difference("true", "copied", "fid").value)  # not a score of single pictures
+
+
 def test_the_bounds_are_scored_with_the_same_ruler(scored: Benchmark) -> None:
     true = scored.methods["true"].scores
     for key in ("clip_t", "clip_i", "face_sim", "fgis", "adherence"):

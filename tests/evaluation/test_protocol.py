@@ -77,6 +77,22 @@ def test_ablations_share_the_full_model() -> None:
         find("nothing", settings)
 
 
+def test_a_variant_with_a_setting_changed() -> None:
+    settings = Settings()
+    half = find("overall_only@scale=0.5", settings)
+    assert (half.name, half.face_text, half.settings) == ("overall_only@scale=0.5", "none", {"scale": 0.5})
+    assert find("parts_only@merge_at=0.4", settings).settings == {"scale": 0.0, "merge_at": 0.4}
+    assert ablation("merge", settings)["0.4"] == find("full@merge_at=0.4", settings)
+    for name, message in (
+        ("full@strange=1", r"unknown setting 'strange'; known are steps"),
+        ("full@scale=high", r"scale='high' is not allowed"),
+        ("full@scale=", r"scale=None is not allowed"),
+        ("half@scale=1", "unknown variant 'half'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            find(name, settings)
+
+
 def test_people_of_a_folder(tmp_path: Path) -> None:
     for name in ("ada/1.png", "ada/2.jpg", "ada/notes.txt", "ben/x.png", "empty/y.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -31,8 +31,9 @@ def recipe(folder: Path, **adapter: Any) -> Path:
     """The same as a file."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "micro.yaml"
-    path.write_text(yaml.safe_dump(content(**adapter)))
-    return path
+    written = folder / f"{os.getpid()}.yaml"
+    written.write_text(yaml.safe_dump(content(**adapter)))
+    return written.replace(path)  # whole at any moment: several processes of a test write and read it at once
 
 
 def trainer(run: Path, cache: Path, /, *, sharded: bool = False, **adapter: Any) -> Trainer:

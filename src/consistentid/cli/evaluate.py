@@ -138,13 +138,14 @@ def evaluate(
 
 
 def _named(manifest: str, pictures: Path | None) -> list[Row]:
-    """The rows of a manifest; of ``NAME=FILE`` as those of a method of that name."""
+    """The rows of a manifest; of ``NAME=FILE`` as those of a method of that name, which keeps what follows an "@"."""
     from consistentid.evaluation.manifest import read_manifest
 
     name, equals, file = manifest.partition("=")
     if not equals or Path(manifest).exists():
         return read_manifest(Path(manifest), pictures)
-    return [replace(row, method=name) for row in read_manifest(Path(file), pictures)]
+    rows = read_manifest(Path(file), pictures)
+    return [replace(row, method="".join((name, *row.method.partition("@")[1:]))) for row in rows]
 
 
 def _bars() -> Callable[[str, int, int], None]:

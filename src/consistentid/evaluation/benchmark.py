@@ -62,7 +62,7 @@ class Measure:
 
 MEASURES: Mapping[str, Measure] = {
     "clip_t": Measure("CLIP-T", "cosine of picture and prompt in CLIP"),
-    "adherence": Measure("Adherence", "share of what the prompt asks that the picture shows, read by CLIP"),
+    "adherence": Measure("Adherence", "share of what the prompt asks that the picture shows"),
     "clip_i": Measure("CLIP-I", "cosine of picture and reference in CLIP"),
     "clip_i_subject": Measure("CLIP-I (subject)", "the same, mean over all photos of the person"),
     "dino": Measure("DINO", "cosine of picture and reference in DINO"),
@@ -135,6 +135,18 @@ class Benchmark:
         """Where a method stands between random (0) and real (1)."""
         ends = (self.random.scores[key].value, self.real.scores[key].value)
         return position(self.methods[method].scores[key].value, *ends)
+
+    def difference(self, method: str, other: str, key: str) -> Estimate:
+        """How much higher a method scores than another on the same person, prompt and seed; `NOTHING` if on none.
+
+        Its interval is narrower than those of the two scores tell, since both were asked for the same pictures.
+        """
+        ours, theirs = self.methods[method], self.methods[other]
+        if key not in ours.each:
+            return NOTHING
+        found = dict(zip((row.task for row in theirs.rows), theirs.each[key], strict=True))
+        gains = [x - found.get(row.task, math.nan) for row, x in zip(ours.rows, ours.each[key], strict=True)]
+        return estimate(np.array(gains), np.array([row.identity for row in ours.rows]))
 
 
 def score(
@@ -223,10 +235,11 @@ class _Eyes:
         self._index: dict[Path | None, int] = {path: number for number, path in enumerate(order)} | {None: -1}
         texts = sorted({row.prompt for row in rows if row.prompt})
         self._texts = dict(zip(texts, encoders.clip.embed_texts(texts), strict=True))
+        self._read = encoders.scenes is not None
         self._alternatives = {
             (text, factor): encoders.clip.embed_texts(alternatives(factor, asks[text].asks))
             for text in texts
-            if text in asks
+            if text in asks and not self._read
             for factor in asks[text].asks
         }
         references = {row.identity: row.reference for row in rows}
@@ -313,12 +326,19 @@ class _Eyes:
         hits: dict[str, Floats] = {}
         for i, row in enumerate(rows):
             asks = self._asks[row.prompt].asks if row.prompt in self._asks else {}
-            picture = self._features.clip[self._index[row.picture]]
             for factor, value in asks.items():
                 column = hits.setdefault(factor, np.full(len(rows), np.nan))
-                shown = zero_shot(picture[None], self._alternatives[row.prompt, factor])[0]
-                column[i] = row.picture is not None and FACTORS[factor][shown] == value
+                column[i] = row.picture is not None and self._shown(row, factor) == value
         return hits
+
+    def _shown(self, row: Row, factor: str) -> str:
+        """The value of a factor that a picture shows, as the scene reader has it, or else CLIP."""
+        number = self._index[row.picture]
+        if self._read:
+            value = self._features.scene[number, list(FACTORS).index(factor)]
+        else:
+            value = zero_shot(self._features.clip[number][None], self._alternatives[row.prompt, factor])[0]
+        return FACTORS[factor][int(value)]
 
 
 def _mean(values: Floats) -> Floats:

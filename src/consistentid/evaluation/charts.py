@@ -45,17 +45,13 @@ def track(title: str, points: Sequence[Point], lower: float, upper: float, width
     return "".join([*out, "</svg>"])
 
 
-def curve(
-    title: str,
-    x_title: str,
-    y_title: str,
-    points: Sequence[tuple[Point, Point]],
-    others: Sequence[tuple[Point, Point]] = (),
-    width: int = 480,
-    height: int = 340,
-) -> str:
-    """Points (x, y) with whiskers both ways, joined in their order; `others` stand alone for comparison."""
-    everything = [*points, *others]
+Line = Sequence[tuple[Point, Point]]
+"""Points (x, y) that are joined in their order."""
+
+
+def curve(title: str, x_title: str, y_title: str, lines: Sequence[Line], width: int = 480, height: int = 340) -> str:
+    """Lines of points with whiskers both ways, named by their x."""
+    everything = [pair for line in lines for pair in line]
     xs, ys = ([v for pair in everything for v in _extent(pair[axis])] for axis in (0, 1))
     if not xs or not ys:
         return ""
@@ -69,15 +65,15 @@ def curve(
         out.append(f'<text x="58" y="{y(tick) + 4:.1f}" class="s e">{tick:g}</text>')
     out.append(f'<text x="{width / 2}" y="{height - 8}" class="s m">{escape(x_title)} →</text>')
     out.append(f'<text transform="translate(14,{height / 2}) rotate(-90)" class="s m">{escape(y_title)} →</text>')
-    path = " ".join(f"{x(a.value):.1f},{y(b.value):.1f}" for a, b in points)
-    out.append(f'<polyline points="{path}" fill="none" stroke="{COLORS[0]}" stroke-width="1.5"/>')
-    for group, color in ((points, COLORS[0]), (others, COLORS[5])):
-        for a, b in group:
+    for line, color in zip(lines, _cycle(len(lines)), strict=True):
+        path = " ".join(f"{x(a.value):.1f},{y(b.value):.1f}" for a, b in line)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
+        for a, b in line:
             out += [
                 _line(x(a.low), y(b.value), x(a.high), y(b.value), "whisker", color),
                 _line(x(a.value), y(b.low), x(a.value), y(b.high), "whisker", color),
                 f'<circle cx="{x(a.value):.1f}" cy="{y(b.value):.1f}" r="4" fill="{color}"/>',
-                f'<text x="{x(a.value) + 7:.1f}" y="{y(b.value) - 6:.1f}" class="s">{escape(a.name)}</text>',
+                _name(x(a.value), y(b.value), a.name, width, color),
             ]
     return "".join([*out, "</svg>"])
 
@@ -107,6 +103,15 @@ def _extent(point: Point) -> list[float]:
 
 def _cycle(count: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(count)]
+
+
+def _name(x: float, y: float, name: str, width: int, color: str) -> str:
+    """A name beside a point, on the side where there is room."""
+    left = x > width * 0.7
+    kind = "s e" if left else "s"
+    return (
+        f'<text x="{x + (-7 if left else 7):.1f}" y="{y - 6:.1f}" class="{kind}" fill="{color}">{escape(name)}</text>'
+    )
 
 
 def _open(width: int, height: int) -> str:

@@ -14,8 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from consistentid import networks
 from consistentid.checkpoint import check_complete
 from consistentid.errors import CheckpointError, InputError, first_line
+from consistentid.evaluation.scenes import SceneReader
 from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.faces.provenance import fingerprint
@@ -145,6 +147,7 @@ class Encoders:
         parts: facial parts.
         faces: detector, judge and parser.
         judge: the judge's name.
+        scenes: what drawings show; None where CLIP tells.
         marks: reasons to read a score with care, for the report.
     """
 
@@ -153,12 +156,18 @@ class Encoders:
     parts: PartEncoder
     faces: FaceAnalyzer
     judge: str
+    scenes: SceneReader | None = None
     marks: tuple[str, ...] = ()
 
     def names(self) -> dict[str, str]:
         """Role -> name, for the report."""
-        dino = self.dino.name if self.dino else "none"
-        return {"CLIP": self.clip.name, "DINO": dino, "facial parts": self.parts.name, "judge": self.judge}
+        return {
+            "CLIP": self.clip.name,
+            "DINO": self.dino.name if self.dino else "none",
+            "facial parts": self.parts.name,
+            "judge": self.judge,
+            "adherence": self.scenes.name if self.scenes else "CLIP",
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,12 +179,14 @@ class Features:
         dino: (K, E); NaN where there is no such encoder.
         face: (K, F) the judge's embedding of the largest face; NaN where there is none.
         parts: (K, N, G) in order of `PARTS`; NaN where a part is hidden or there is no face.
+        scene: (K, F) number of the value of each of `FACTORS` that is shown; NaN where nothing reads it.
     """
 
     clip: Floats
     dino: Floats
     face: Floats
     parts: Floats
+    scene: Floats
 
     def __len__(self) -> int:
         return len(self.clip)
@@ -188,18 +199,22 @@ class Features:
 
 def see(pictures: Iterable[Image.Image], encoders: Encoders) -> Features:
     """Everything the measures need of RGB pictures; the largest face of each is meant."""
-    clip, dino, faces, parts = [], [], [], []
+    clip, dino, faces, parts, scene = [], [], [], [], []
     stream = iter(pictures)
     while batch := list(islice(stream, BATCH)):
         clip.append(encoders.clip.embed(batch))
-        dino.append(encoders.dino.embed(batch) if encoders.dino else np.full((len(batch), 1), np.nan, np.float32))
+        unknown = np.full((len(batch), 1), np.nan, np.float32)
+        dino.append(encoders.dino.embed(batch) if encoders.dino else unknown)
+        scene.append(encoders.scenes.read(batch).astype(np.float32) if encoders.scenes else unknown)
         for picture in batch:
             found = encoders.faces.detect(picture)
             face = encoders.faces.describe(picture, found[0], found) if found else None
             faces.append({"face": face.embedding} if face else {})
             parts.append(encoders.parts.embed(picture, face) if face else {})
     embeddings = _stacked(faces, ("face",))[:, 0]
-    return Features(np.concatenate(clip), np.concatenate(dino), embeddings, _stacked(parts, PARTS))
+    return Features(
+        np.concatenate(clip), np.concatenate(dino), embeddings, _stacked(parts, PARTS), np.concatenate(scene)
+    )
 
 
 def _stacked(rows: Sequence[Mapping[str, Floats]], names: Sequence[str]) -> Floats:
@@ -244,10 +259,14 @@ def load_encoders(
         _clip_of_preset(preset, device) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
     )
     if preset.drawings_only and not clip:
-        marks.append("CLIP is the pair that conditions the model: CLIP-T, CLIP-I and adherence may flatter it")
+        marks.append("CLIP is the pair that conditions the model: CLIP-T and CLIP-I may flatter it")
     structure = _dino(dino or DINO_OF_PHOTOS, device) if dino or not preset.drawings_only else None
     parts = CroppedParts(structure) if structure else AlignedParts(studio.judge, judge_name)
-    return Encoders(pair, structure, parts, faces, judge_name, tuple(marks))
+    scenes = None
+    if preset.scene_reader:
+        with networks.loading("scene_reader", preset.scene_reader):
+            scenes = SceneReader(networks.onnx_file(preset.scene_reader))
+    return Encoders(pair, structure, parts, faces, judge_name, scenes, tuple(marks))
 
 
 def _judge_name(preset: Preset) -> tuple[str, bool]:

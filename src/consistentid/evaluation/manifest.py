@@ -48,6 +48,11 @@ class Row:
     seconds: float = math.nan
     memory_mb: float = math.nan
 
+    @property
+    def task(self) -> tuple[str, str, int]:
+        """What was asked for: person, prompt and seed, the same for all methods."""
+        return self.identity, self.prompt, self.seed
+
 
 def write_manifest(file: Path, rows: Sequence[Row]) -> None:
     """Write a manifest whose paths are relative to its own folder."""

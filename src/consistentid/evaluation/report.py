@@ -25,7 +25,8 @@ from consistentid.output import encode_json, replacing
 _PARTS = tuple(f"fgis_{part}" for part in PARTS)
 _TRACKS = ("face_sim", "sim_gt", "accepted_1", "fgis", "clip_t", "adherence")
 _THUMBNAIL = 128
-_SHOWN_METHODS, _SHOWN_PEOPLE, _SHOWN_PROMPTS, _SHOWN_CASES = 6, 4, 8, 6
+_COMPARED = ("face_sim", "sim_gt", "accepted_1", "fgis", *_PARTS, "clip_t", "adherence")
+_SHOWN_METHODS, _SHOWN_PEOPLE, _SHOWN_PROMPTS, _SHOWN_CASES = 10, 4, 8, 6
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ def as_data(benchmark: Benchmark, about: About) -> dict[str, Any]:
         "methods": {name: method(name, scored) for name, scored in benchmark.methods.items()},
         "real": scores(benchmark.real),
         "random": scores(benchmark.random),
+        "differences": {
+            name: {key: asdict(e) for key, e in found.items()} for name, found in _differences(benchmark).items()
+        },
         "separation": dict(benchmark.separation),
         "curves": {name: {"of": of, "methods": dict(points)} for name, (of, points) in about.curves.items()},
     }
@@ -136,6 +140,15 @@ def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
     if parts:
         note = "FGIS of each part. A part that the reference shows and the picture does not counts 0."
         tables.append(_Table("Facial parts", note, ["method", *heads(["fgis", *parts])], rows(["fgis", *parts])))
+    if differences := _differences(benchmark):
+        first = next(iter(benchmark.methods))
+        keys = list(next(iter(differences.values())))
+        note = (
+            f"Score less that of {first} on the same person, prompt and seed, with 95 % intervals over people; one that"
+            " leaves out 0 is more than chance."
+        )
+        body = [[_label(name, about), *(show(found[key], key) for key in keys)] for name, found in differences.items()]
+        tables.append(_Table(f"Differences to {first}", note, ["method", *heads(keys)], body))
     factors = list(benchmark.real.hits or next(iter(benchmark.methods.values())).hits)
     if factors:
         body = [
@@ -143,7 +156,7 @@ def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
             for name, s in everybody.items()
         ]
         heading = [f"colour of {f.removesuffix('_color')}" if f.endswith("_color") else f for f in factors]
-        note = "How often a picture shows what its prompt asks, read by CLIP among all values of the factor."
+        note = "How often a picture shows what its prompt asks, among all values of the factor."
         tables.append(_Table("What prompts ask", note, ["method", *heading], body))
     groups = _groups([row for s in benchmark.methods.values() for row in s.rows])
     if len(groups) > 1:
@@ -166,6 +179,14 @@ def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
         )
         tables.append(_Table("How good the rulers are", note, ["measure", "right"], told))
     return tables
+
+
+def _differences(benchmark: Benchmark) -> dict[str, dict[str, Estimate]]:
+    """Method -> measure -> how much higher it scores than the first method."""
+    first, *others = benchmark.methods
+    keys = [key for key in _COMPARED if benchmark.methods[first].scores[key].pictures]
+    found = {name: {key: benchmark.difference(name, first, key) for key in keys} for name in others}
+    return {name: each for name, each in found.items() if any(e.pictures for e in each.values())}
 
 
 def show(score: Estimate, key: str) -> str:
@@ -286,21 +307,27 @@ def _tracks(benchmark: Benchmark) -> str:
 
 
 def _curves(benchmark: Benchmark, about: About) -> list[str]:
-    charts = []
-    for of, points in about.curves.values():
-        for key in ("face_sim", "fgis"):
-            pairs = {
-                method: (
-                    _point(value, benchmark.methods[method].scores["clip_t"], "clip_t"),
-                    _point(value, benchmark.methods[method].scores[key], key),
-                )
-                for value, method in points.items()
-                if benchmark.methods[method].scores["clip_t"].pictures
-                and benchmark.methods[method].scores[key].pictures
-            }
-            title = f"{MEASURES[key].title} over {of}"
-            charts.append(curve(title, "CLIP-T", MEASURES[key].title, list(pairs.values())) if pairs else "")
-    return [f"<div class='chart'>{chart}</div>" for chart in charts if chart]
+    """Likeness against the prompt: a line for each ablation, or all methods, those alike up to an "@" on one line."""
+    x = "adherence" if benchmark.real.scores["adherence"].pictures else "clip_t"
+    charts = [(f" over {of}", [list(points.items())]) for of, points in about.curves.values()]
+    if len(benchmark.methods) > 1 and not charts:
+        families: dict[str, list[tuple[str, str]]] = {}
+        for method in sorted(benchmark.methods, key=lambda name: benchmark.methods[name].scores[x].value):
+            family, _, change = method.partition("@")
+            families.setdefault(family, []).append((change or family, method))
+        charts.append(("", list(families.values())))
+    drawn = []
+    for end, lines in charts:
+        for y in ("face_sim", "fgis"):
+            known = [[pair for name, m in line if (pair := _pair(name, benchmark.methods[m], x, y))] for line in lines]
+            drawn.append(curve(MEASURES[y].title + end, MEASURES[x].title, MEASURES[y].title, [p for p in known if p]))
+    return [f"<div class='chart'>{chart}</div>" for chart in drawn if chart]
+
+
+def _pair(name: str, scored: Scored, x: str, y: str) -> tuple[Point, Point] | None:
+    if not (scored.scores[x].pictures and scored.scores[y].pictures):
+        return None
+    return _point(name, scored.scores[x], x), _point(name, scored.scores[y], y)
 
 
 def _side_by_side(benchmark: Benchmark) -> list[str]:
@@ -385,8 +412,11 @@ def _point(name: str, score: Estimate, key: str) -> Point:
 
 
 def _first(methods: Mapping[str, Scored]) -> dict[str, Scored]:
-    """The methods that are shown as pictures."""
-    return dict(list(methods.items())[:_SHOWN_METHODS])
+    """The methods that are shown as pictures; of those on one curve the first."""
+    families: dict[str, str] = {}
+    for name in methods:
+        families.setdefault(name.partition("@")[0], name)
+    return {name: methods[name] for name in list(families.values())[:_SHOWN_METHODS]}
 
 
 _STYLE = """

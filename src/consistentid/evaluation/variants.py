@@ -1,10 +1,15 @@
-"""Ways of running one set of weights, for the ablations that need no training."""
+"""Ways of running one set of weights, for the ablations that need no training.
+
+A name such as ``full@scale=0.5`` is a variant with one setting changed. Those of one variant lie on one curve.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
+
+import yaml
 
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
@@ -36,7 +41,6 @@ FULL: Final = Variant("full", "ConsistentID, as the preset has it")
 TEXT_ONLY: Final = Variant("text_only", "the base alone, no identity", adapter=False)
 OVERALL_ONLY: Final = Variant("overall_only", "ID tokens only, no facial words", face_text="none")
 PARTS_ONLY: Final = Variant("parts_only", "facial parts only, no ID tokens", settings={"scale": 0.0})
-_NEVER_MERGED: Final = Variant("merge_1", "facial parts never merged", settings={"merge_at": 1.0})
 _TRUE_SENTENCE: Final = Variant("true_sentence", "a true sentence about the face", face_text="true")
 
 CURVES: Final[Mapping[str, tuple[str, tuple[float, ...]]]] = {
@@ -47,6 +51,8 @@ CURVES: Final[Mapping[str, tuple[str, tuple[float, ...]]]] = {
 """Ablation -> what is varied, and its values."""
 
 ABLATIONS: Final = ("components", "captions", *CURVES)
+
+_WORDS: Final = {"merge_at": "merged after {:.0%} of the steps", "scale": "ID tokens at {:g}"}
 
 
 def ablation(name: str, settings: Settings) -> dict[str, Variant]:
@@ -65,15 +71,34 @@ def ablation(name: str, settings: Settings) -> dict[str, Variant]:
 
 
 def find(name: str, settings: Settings) -> Variant:
-    """The variant of that name.
+    """The variant of that name, ``variant@setting=value`` for one with a setting of the preset changed.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or no such setting.
     """
-    known = {v.name: v for group in ABLATIONS for v in ablation(group, settings).values()}
-    if name not in known:
-        raise InputError(f"unknown variant {name!r}; known are {', '.join(known)}")
-    return known[name]
+    kind, at, change = name.partition("@")
+    known = {v.name: v for group in ABLATIONS for v in ablation(group, settings).values() if "@" not in v.name}
+    if kind not in known:
+        raise InputError(f"unknown variant {kind!r}; known are {', '.join(known)}")
+    if not at:
+        return known[kind]
+    setting, _, value = change.partition("=")
+    if setting not in (known_settings := [item.name for item in fields(settings)]):
+        raise InputError(f"variant {name!r}: unknown setting {setting!r}; known are {', '.join(known_settings)}")
+    number = yaml.safe_load(value)
+    try:
+        replace(settings, **{setting: number})
+    except InputError as error:
+        raise InputError(f"variant {name!r}: {error}") from None
+    return _with(known[kind], setting, number)
+
+
+def _with(variant: Variant, setting: str, value: Any) -> Variant:
+    """The variant with one setting changed."""
+    words = _WORDS.get(setting, f"{setting} {{}}").format(value)
+    about = words if variant is FULL else f"{variant.about}, {words}"
+    changed = {**(variant.settings or {}), setting: value}
+    return replace(variant, name=f"{variant.name}@{setting}={value}", about=about, settings=changed)
 
 
 def _on_curve(name: str, value: float, settings: Settings) -> Variant:
@@ -82,11 +107,7 @@ def _on_curve(name: str, value: float, settings: Settings) -> Variant:
         if count in (0, len(PARTS)):
             return FULL if count else OVERALL_ONLY
         return Variant(f"parts_{count}", f"{', '.join(PARTS[:count])} shown", parts=count)
-    if value == getattr(settings, CURVES[name][0]):
-        return FULL
     if (name, value) == ("scale", 0):
         return PARTS_ONLY
-    if (name, value) == ("merge", 1):
-        return _NEVER_MERGED
-    words = {"merge": "merged after {:.0%} of the steps", "scale": "ID tokens at {:g}"}[name].format(value)
-    return Variant(f"{name}_{value:g}", words, settings={CURVES[name][0]: value})
+    setting = CURVES[name][0]
+    return FULL if value == getattr(settings, setting) else _with(FULL, setting, value)

@@ -244,6 +244,7 @@ class Preset:
         image_encoder: the CLIP vision model with its processor's configuration.
         parser, detector, recogniser: the face networks; a detector of kind "labels" is the parser's labels read.
         judge: a second recogniser that scores and never conditions; may be absent.
+        scene_reader: tells what a drawing shows, for scoring; may be absent.
         controlnet: follows pictures of poses, depths or edges; may be absent.
         loras: for the base, beside the adapter's own.
         scheduler: a name of `SAMPLERS` or a class of diffusers; empty = the base's own. `scheduler_options` go to its
@@ -264,6 +265,7 @@ class Preset:
     detector: Network
     recogniser: Network
     judge: Network | None = None
+    scene_reader: Network | None = None
     controlnet: Network | None = None
     loras: tuple[Lora, ...] = ()
     scheduler: str = ""
@@ -320,13 +322,14 @@ class Preset:
         return replace(network, kind=before.kind, config=config if role == "base" else None)
 
 
-_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "controlnet")
-_OPTIONAL = ("judge", "controlnet")
+_ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "scene_reader", "controlnet")
+_OPTIONAL = ("judge", "scene_reader", "controlnet")
 _KINDS = {
     "parser": ("segformer", "bisenet"),
     "detector": ("labels", "onnx", "insightface"),
     "recogniser": ("onnx", "insightface"),
     "judge": ("onnx",),
+    "scene_reader": ("onnx",),
 }
 
 

@@ -25,6 +25,8 @@ from transformers import (
 
 from consistentid.data.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import CheckpointError
+from consistentid.evaluation.protocol import FACTORS
+from consistentid.evaluation.scenes import SceneReader
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
@@ -33,7 +35,9 @@ from consistentid.training.stack.__main__ import NETWORKS, main
 
 MICRO = Path(__file__).with_name("micro.yaml")
 FULL = Path(__file__).parents[3] / "recipes" / "drawn.yaml"
-ORDER = ("pictures", "autoencoder", "clip", "recogniser", "teacher", "judge", "parser", "decoder", "unet")
+ORDER = (
+    "pictures", "autoencoder", "clip", "recogniser", "teacher", "judge", "scene_reader", "parser", "decoder", "unet"
+)  # fmt: skip
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning"),
@@ -145,6 +149,13 @@ def test_recogniser_and_judge_differ(trained: Path, portrait) -> None:
     assert abs(float(a @ b)) < 0.5
 
 
+def test_scene_reader(trained: Path, portrait) -> None:
+    values = SceneReader(trained / "scene_reader.onnx").read([portrait[0]] * 3)
+    assert values.shape == (3, len(FACTORS))
+    assert (values == values[0]).all()
+    assert set(figures(trained, "scene_reader")) == set(FACTORS)
+
+
 def test_base(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
@@ -182,10 +193,11 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     command("package", tmp_path / "out")
     drawn = tmp_path / "out/drawn"
     assert {p.name for p in drawn.iterdir()} == {
-        "base", "image_encoder", "parser", "adapter", "recogniser.onnx", "judge.onnx", "reports.json", "recipe.yaml"
+        "base", "image_encoder", "parser", "adapter", "recogniser.onnx", "judge.onnx", "scene_reader.onnx",
+        "reports.json", "recipe.yaml"
     }  # fmt: skip
     assert set(json.loads((drawn / "reports.json").read_text())) == {
-        "decoder", "clip", "parser", "recogniser", "teacher", "judge", "unet"
+        "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "unet"
     }  # fmt: skip
     assert (drawn / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
     config = json.loads((drawn / "adapter/config.json").read_text())

@@ -19,6 +19,7 @@ NETWORKS = {
     "recogniser": ("recogniser", "train_recogniser"),
     "teacher": ("recogniser", "train_teacher"),
     "judge": ("recogniser", "train_judge"),
+    "scene_reader": ("scene_reader", "train_scene_reader"),
     "unet": ("unet", "train_unet"),
     "package": ("package", "package"),
 }

@@ -18,10 +18,11 @@ from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.stack.recipe import Recipe
 
 LIMIT = 32_000_000  # bytes of everything that ships
+_ONNX = ("recogniser.onnx", "judge.onnx", "scene_reader.onnx")
 
 
 def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
-    """Write ``out/drawn``: base, image encoder, parser, recogniser, judge, adapter and the reports of their training.
+    """Write ``out/drawn``: all networks of the preset, adapter included, and the reports of their training.
 
     Raises:
         CheckpointError: something is missing, or all together is too large to ship.
@@ -29,7 +30,7 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     folder = out / "drawn"
     partial = folder.with_name("drawn.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    needed = ["base", "vae", "text_encoder", "image_encoder", "parser", "recogniser.onnx", "judge.onnx", "adapter"]
+    needed = ["base", "vae", "text_encoder", "image_encoder", "parser", *_ONNX, "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
     # The adapter's training may have trained the base along.
@@ -49,7 +50,7 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     (partial / "adapter").mkdir()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copy(out / "adapter" / name, partial / "adapter")
-    for name in ("recogniser.onnx", "judge.onnx"):
+    for name in _ONNX:
         shutil.copy(out / name, partial / name)
     config = json.loads((partial / "adapter" / CONFIG_NAME).read_text())
     shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser"}

@@ -7,41 +7,24 @@ that photos and drawings share one contract. They differ in architecture and see
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter
-from torch import Tensor, nn
+from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
 
 from consistentid.evaluation.metrics import accepted, impostor_threshold
 from consistentid.faces.alignment import SIZE, align
-from consistentid.output import replacing
 from consistentid.training.pictures import Pool, pixels
 from consistentid.training.schedule import Schedule, batched
 from consistentid.training.stack.loop import Losses, train
+from consistentid.training.stack.onnx_network import Network, export, flawed
 from consistentid.training.stack.recipe import Recipe
 
-
-class FaceEmbedder(nn.Module):
-    """A backbone of transformers and a linear layer over its last feature map."""
-
-    def __init__(self, kind: str, **config: Any) -> None:
-        super().__init__()
-        self.backbone = AutoModel.from_config(AutoConfig.for_model(kind, **config))
-        with torch.no_grad():
-            features = self.backbone(torch.zeros(1, 3, SIZE, SIZE)).last_hidden_state
-        self.norm = nn.BatchNorm1d(features.shape[1])
-        self.head = nn.Linear(features[0].numel(), 512)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, 112, 112) in [-1, 1] -> (B, 512), not normalised."""
-        features = self.backbone(x).last_hidden_state
-        out: Tensor = self.head(self.norm(features.flatten(2)).flatten(1))
-        return out
+DIMENSIONS = 512
+"""Of an embedding."""
 
 
 def aligned(pool: Pool, rows: NDArray[np.int64], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
@@ -54,9 +37,7 @@ def aligned(pool: Pool, rows: NDArray[np.int64], rng: np.random.Generator | None
         picture, marks = Image.fromarray(pool.images[row]), np.array(pool.landmarks[row])
         if rng is not None:
             marks = (marks + rng.normal(0, 0.006 * pool.spec.size, marks.shape)).astype(np.float32)
-            if rng.random() < 0.25:
-                picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9) * pool.spec.size / 64))
-            picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
+            picture = flawed(picture, rng)
         out.append(np.asarray(align(picture, marks)))
     return np.stack(out)
 
@@ -82,7 +63,7 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule: Schedule = section.schedule
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(schedule.seed)
-    network = FaceEmbedder(**section.network).to(device)
+    network = Network(SIZE, DIMENSIONS, **section.network).to(device)
     views, scenes = section.options["views"], pool.spec.scenes
 
     def loss(people: NDArray[np.int64], generator: torch.Generator) -> Losses:
@@ -109,33 +90,7 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
         }
 
     train(name, network, loss, schedule, pool.spec.people, out, device=device, report=report)
-    _export(network.cpu(), out / f"{name}.onnx")
-
-
-def _export(network: FaceEmbedder, path: Path) -> None:
-    """ONNX with weights in half precision, computed in single."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    temporary = path.with_suffix(".single.onnx")
-    torch.onnx.export(
-        network, (torch.zeros(2, 3, SIZE, SIZE),), temporary, input_names=["input"], output_names=["embedding"],
-        dynamic_axes={"input": {0: "batch"}, "embedding": {0: "batch"}}, dynamo=False,
-    )  # fmt: skip
-    model = onnx.load(temporary)
-    temporary.unlink()
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256:
-            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name + ".half")
-            casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
-            tensor.CopyFrom(half)
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    model.graph.node.extend(casts + nodes)
-    onnx.checker.check_model(model)
-    with replacing(path) as whole:
-        onnx.save(model, whole)
+    export(network.cpu(), out / f"{name}.onnx", "embedding")
 
 
 def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:
