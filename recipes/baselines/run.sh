@@ -19,9 +19,11 @@ declare -A variants=(
   [id_clip]="overall_only overall_only@scale=0.5 overall_only@scale=1.5"
   [parts_only]="parts_only parts_only@merge_at=0 parts_only@merge_at=0.5"
   [without_localisation]=full [frozen_projection]=full [fixed_captions]=full [true_captions]=true_sentence
+  [identity_loss]=full
 )
 manifests=()
-for name in full id_linear id_clip parts_only without_localisation frozen_projection fixed_captions true_captions; do
+for name in full id_linear id_clip parts_only without_localisation frozen_projection fixed_captions true_captions \
+  identity_loss; do
   consistentid train "$recipes/$name.yaml" --out "$runs/$name/weights" "$@"
   read -ra ways <<<"${variants[$name]}"
   "${draw[@]}" --adapter "$runs/$name/weights" "${ways[@]/#/--variant=}" --out "$runs/$name/pictures"

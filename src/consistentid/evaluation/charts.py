@@ -10,6 +10,17 @@ from html import escape
 COLORS = ("#1a6fb0", "#d1495b", "#3f8f4f", "#b07d1a", "#7a4fa3", "#4a4a4a", "#12908e", "#b0527f")
 """Of methods, in their order."""
 
+_BACKGROUND = '<rect width="100%" height="100%" fill="#fff"/>'
+
+STYLE = """
+svg{font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;max-width:100%;height:auto}
+svg .t{font-size:13.5px;font-weight:600;fill:#1d2228} svg .s{font-size:11px;fill:#66707c}
+svg .m{text-anchor:middle} svg .e{text-anchor:end}
+svg .axis{stroke:#b8c0c9;stroke-width:1.5} svg .bound{stroke:#b8c0c9;stroke-dasharray:3 3}
+svg .grid{stroke:#eceff2} svg .whisker{stroke-width:1.6;opacity:.55}
+"""
+"""CSS of all charts, for the page that holds them."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -27,7 +38,7 @@ def track(title: str, points: Sequence[Point], lower: float, upper: float, width
     if not known or math.isnan(lower) or math.isnan(upper):
         return ""
     ends = [lower, upper, *(x for p in known for x in (p.value, p.low, p.high) if not math.isnan(x))]
-    scale = _Scale(min(ends), max(ends), 150, width - 160)
+    scale = _Scale(min(ends), max(ends), 190, width - 160)
     height = 34 + 16 * len(known)
     out = [_open(width, height), f'<text x="0" y="20" class="t">{escape(title)}</text>']
     out.append(_line(scale(lower), 16, scale(upper), 16, "axis"))
@@ -76,6 +87,12 @@ def curve(title: str, x_title: str, y_title: str, lines: Sequence[Line], width: 
                 _name(x(a.value), y(b.value), a.name, width, color),
             ]
     return "".join([*out, "</svg>"])
+
+
+def standalone(chart: str) -> str:
+    """A chart as an SVG file of its own."""
+    head, end, rest = chart.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"{end}<style>{STYLE}</style>{_BACKGROUND}{rest}\n'
 
 
 class _Scale:

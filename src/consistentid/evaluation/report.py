@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from consistentid.evaluation import charts
 from consistentid.evaluation.benchmark import MEASURES, Benchmark, Scored
-from consistentid.evaluation.charts import Point, curve, track
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.metrics import Estimate
 from consistentid.faces.parts import PARTS
@@ -51,17 +51,19 @@ class About:
 
 
 def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, Any]:
-    """Write report.html, report.md, report.json and scores.csv; return what is in the JSON.
+    """Write report.html, report.md, report.json, scores.csv and charts/; return what is in the JSON.
 
     Raises:
         InputError: the folder cannot be written to.
     """
     data = as_data(benchmark, about)
+    curves = _curves(benchmark, about)
     for name, content in (
         ("report.json", encode_json(data)),
         ("report.md", markdown(benchmark, about).encode()),
-        ("report.html", page(benchmark, about).encode()),
+        ("report.html", page(benchmark, about, curves).encode()),
         ("scores.csv", _every_score(benchmark, folder).encode()),
+        *((f"charts/{name}.svg", charts.standalone(chart).encode()) for name, chart in curves.items()),
     ):
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
@@ -254,14 +256,14 @@ def _rulers(benchmark: Benchmark) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------------- page
 
 
-def page(benchmark: Benchmark, about: About) -> str:
+def page(benchmark: Benchmark, about: About, curves: Mapping[str, str]) -> str:
     """One HTML page with everything in it; nothing is loaded from anywhere."""
     tables = _tables(benchmark, about)
     sections = [
         _header(benchmark, about),
         _section("In one look", _tracks(benchmark)),
         *(_section(t.title, _html_table(t), note=t.note) for t in tables[:2]),
-        _section("Likeness against the prompt", *_curves(benchmark, about)),
+        _section("Likeness against the prompt", *(f"<div class='chart'>{chart}</div>" for chart in curves.values())),
         _section("Side by side", *_side_by_side(benchmark), note="Same person, same prompt and same seed in a column."),
         _section("Best and worst", *_cases(benchmark), note="By FaceSim; the reference stands left of each picture."),
         _section(
@@ -276,7 +278,7 @@ def page(benchmark: Benchmark, about: About) -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(about.title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<title>{escape(about.title)}</title><style>{_STYLE}{charts.STYLE}</style></head><body><main>"
         f"{''.join(sections)}</main></body></html>\n"
     )
 
@@ -298,33 +300,38 @@ def _header(benchmark: Benchmark, about: About) -> str:
 
 
 def _tracks(benchmark: Benchmark) -> str:
-    charts = []
+    tracks = []
     for key in _TRACKS:
         points = [_point(name, s.scores[key], key) for name, s in _first(benchmark.methods).items()]
         lower, upper = (MEASURES[key].factor * b.scores[key].value for b in (benchmark.random, benchmark.real))
-        charts.append(track(MEASURES[key].title, points, lower, upper))
-    return "".join(f"<div>{chart}</div>" for chart in charts if chart)
+        tracks.append(charts.track(MEASURES[key].title, points, lower, upper))
+    return "".join(f"<div>{chart}</div>" for chart in tracks if chart)
 
 
-def _curves(benchmark: Benchmark, about: About) -> list[str]:
+def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
     """Likeness against the prompt: a line for each ablation, or all methods, those alike up to an "@" on one line."""
     x = "adherence" if benchmark.real.scores["adherence"].pictures else "clip_t"
-    charts = [(f" over {of}", [list(points.items())]) for of, points in about.curves.values()]
-    if len(benchmark.methods) > 1 and not charts:
+    plans = {f"-{name}": (f" over {of}", [list(points.items())]) for name, (of, points) in about.curves.items()}
+    if len(benchmark.methods) > 1 and not plans:
         families: dict[str, list[tuple[str, str]]] = {}
-        for method in sorted(benchmark.methods, key=lambda name: benchmark.methods[name].scores[x].value):
+        for method in benchmark.methods:
             family, _, change = method.partition("@")
             families.setdefault(family, []).append((change or family, method))
-        charts.append(("", list(families.values())))
-    drawn = []
-    for end, lines in charts:
+        plans[""] = (
+            "",
+            [sorted(f, key=lambda pair: benchmark.methods[pair[1]].scores[x].value) for f in families.values()],
+        )
+    drawn = {}
+    for name, (end, lines) in plans.items():
         for y in ("face_sim", "fgis"):
             known = [[pair for name, m in line if (pair := _pair(name, benchmark.methods[m], x, y))] for line in lines]
-            drawn.append(curve(MEASURES[y].title + end, MEASURES[x].title, MEASURES[y].title, [p for p in known if p]))
-    return [f"<div class='chart'>{chart}</div>" for chart in drawn if chart]
+            titles = MEASURES[y].title + end, MEASURES[x].title, MEASURES[y].title
+            if chart := charts.curve(*titles, [line for line in known if line]):
+                drawn[y + name] = chart
+    return drawn
 
 
-def _pair(name: str, scored: Scored, x: str, y: str) -> tuple[Point, Point] | None:
+def _pair(name: str, scored: Scored, x: str, y: str) -> tuple[charts.Point, charts.Point] | None:
     if not (scored.scores[x].pictures and scored.scores[y].pictures):
         return None
     return _point(name, scored.scores[x], x), _point(name, scored.scores[y], y)
@@ -406,9 +413,9 @@ def _inline(path: Path, side: int) -> str:
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def _point(name: str, score: Estimate, key: str) -> Point:
+def _point(name: str, score: Estimate, key: str) -> charts.Point:
     factor = MEASURES[key].factor
-    return Point(name, factor * score.value, factor * score.low, factor * score.high)
+    return charts.Point(name, factor * score.value, factor * score.low, factor * score.high)
 
 
 def _first(methods: Mapping[str, Scored]) -> dict[str, Scored]:
@@ -445,10 +452,5 @@ section>figure>img{width:100%;max-width:1000px}
 .cards{display:flex;flex-wrap:wrap;gap:14px} .cards figure{width:232px}
 .none{display:inline-block;width:112px;padding:44px 0;background:var(--wash);color:var(--soft);border-radius:4px}
 .chart{display:inline-block;margin:6px 18px 6px 0}
-svg{font-family:inherit;max-width:100%;height:auto}
-svg .t{font-size:13.5px;font-weight:600;fill:var(--ink)} svg .s{font-size:11px;fill:var(--soft)}
-svg .m{text-anchor:middle} svg .e{text-anchor:end}
-svg .axis{stroke:#b8c0c9;stroke-width:1.5} svg .bound{stroke:#b8c0c9;stroke-dasharray:3 3}
-svg .grid{stroke:#eceff2} svg .whisker{stroke-width:1.6;opacity:.55}
 @media print{section{break-inside:avoid}}
 """
