@@ -1,17 +1,20 @@
 """The paper's ablations, redone on drawings: does every row point the same way?
 
-    recipes/baselines/run.sh runs/baselines 60 4      # trains, draws and scores; hours on a CPU
-    python benchmarks/paper_ablations.py runs/baselines
+    recipes/baselines/run.sh runs/one 60 4                                   # trains, draws and scores; hours on a CPU
+    recipes/baselines/run.sh runs/two 60 4 --set adapter.schedule.seed=4    # once more, with other luck in training
+    python benchmarks/paper_ablations.py runs/one runs/two
 
 For each row of the paper's table the weights with a part of the method are compared with those without it, on the same
-person, prompt and seed. Prints Markdown: what the paper found, the gain here with a 95 % interval over people, and
-whether that confirms the paper's direction: yes or no where the interval leaves out 0, else undecided.
+person, prompt and seed. Prints Markdown: what the paper found, the gain in each run with a 95 % interval over people,
+and whether that confirms the paper's direction: yes or no where the intervals of all runs leave out 0 on one side, else
+undecided.
 """
 
 from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -50,25 +53,27 @@ def gain(scores: Scores, ours: str, theirs: str, key: str) -> Estimate:
     return estimate(each, np.array([person for person, *_ in tasks]))
 
 
-def verdict(found: Estimate, expected: float) -> str:
-    """Whether a gain points where the paper's does."""
-    if found.low <= 0 <= found.high:
-        return "undecided"
-    return "**yes**" if (found.value > 0) == (expected > 0) else "**no**"
+def verdict(gains: Sequence[Estimate], expected: float) -> str:
+    """Whether the gains of all runs point where the paper's does."""
+    signs = {0 if e.low <= 0 <= e.high else math.copysign(1, e.value) for e in gains}
+    if signs == {math.copysign(1, expected)}:
+        return "**yes**"
+    return "**no**" if signs == {-math.copysign(1, expected)} else "undecided"
 
 
 @click.command()
-@click.argument("runs", type=click.Path(exists=True, file_okay=False, path_type=Path))
-def main(runs: Path) -> None:
-    """The table of RUNS, a folder that recipes/baselines/run.sh has filled."""
-    scores = read_scores(runs / "report" / "scores.csv")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(runs: tuple[Path, ...]) -> None:
+    """The table of RUNS, folders that recipes/baselines/run.sh has filled."""
+    every = [read_scores(run / "report" / "scores.csv") for run in runs]
     gains = " | ".join(f"{title} here" for title in MEASURES.values())
     click.echo(f"| what is added | FGIS in the paper | {gains} | paper's direction confirmed |")
     click.echo("|---" * (3 + len(MEASURES)) + "|")
     for what, ours, theirs, expected in ROWS:
-        found = {key: gain(scores, ours, theirs, key) for key in MEASURES}
-        cells = " | ".join(f"{e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}]" for e in found.values())
-        click.echo(f"| {what} | {expected:+.1f} | {cells} | {verdict(found['fgis'], expected)} |")
+        known = [scores for scores in every if {ours, theirs} <= scores.keys()]
+        found = {key: [gain(scores, ours, theirs, key) for scores in known] for key in MEASURES}
+        cells = ["<br>".join(f"{e.value:+.1f} [{e.low:+.1f}, {e.high:+.1f}]" for e in each) for each in found.values()]
+        click.echo(f"| {what} | {expected:+.1f} | {' | '.join(cells)} | {verdict(found['fgis'], expected)} |")
 
 
 if __name__ == "__main__":
