@@ -155,14 +155,24 @@ def test_another_model_does_not_mix_into_a_report(report: Path) -> None:
 
 
 def test_pictures_of_any_tool_are_scored_alike(report: Path, data: dict[str, Any], tmp_path: Path) -> None:
-    result = run("--manifest", report / "manifest.csv", "--manifest", f"peer={report / 'manifest.csv'}",
+    other = report / "peer.csv"
+    other.write_text((report / "manifest.csv").read_text().replace("overall_only,", "full@scale=0.5,"))
+    result = run("--manifest", report / "manifest.csv", "--manifest", f"peer={other}",
                  "--out", tmp_path / "out", "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     again = json.loads(result.stdout)
-    assert set(again["methods"]) == {"full", "text_only", "overall_only", "peer"}
+    assert set(again["methods"]) == {"full", "text_only", "overall_only", "peer", "peer@scale=0.5"}
     for key in ("clip_t", "adherence", "face_sim", "fgis", "fid"):
         assert again["methods"]["full"]["scores"][key] == pytest.approx(data["methods"]["full"]["scores"][key])
-    assert again["methods"]["peer"]["pictures"] == 12
+    assert (again["methods"]["peer"]["pictures"], again["methods"]["peer@scale=0.5"]["pictures"]) == (8, 4)
+    gain = again["differences"]["overall_only"]["face_sim"]["value"]
+    assert gain == pytest.approx(
+        data["methods"]["overall_only"]["scores"]["face_sim"]["value"]
+        - data["methods"]["full"]["scores"]["face_sim"]["value"]
+    )
+    for chart in ("face_sim", "fgis"):  # full, text_only, overall_only, and both of peer on one line
+        lines = ElementTree.parse(tmp_path / f"out/charts/{chart}.svg").iter("{http://www.w3.org/2000/svg}polyline")
+        assert sorted(len(line.attrib["points"].split()) for line in lines) == [1, 1, 1, 2]
 
 
 def refused(*arguments: str | Path) -> str:
