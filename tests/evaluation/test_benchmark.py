@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,33 @@ def test_a_refused_reference_counts_even_where_it_shows_no_face(
     for key in ("face_sim", "sim_gt", "fgis"):
         assert scores.methods["m"].each[key].tolist()[1] == 0, key
         assert scores.methods["m"].scores[key].pictures == 2
+
+
+def test_copies_of_the_real_pictures_change_nothing(
+    people: list[Person], prompts: tuple[Prompt, ...], encoders: Encoders, tmp_path: Path
+) -> None:
+    """Several runs each have their own copies of the same people."""
+
+    def copied(path: Path) -> Path:
+        return Path(shutil.copy(path, tmp_path / f"{path.parent.name}-{path.name}"))
+
+    ours = rows("ours", people, prompts, lambda who, prompt: people[who].real[1 - prompt])
+    theirs = [
+        replace(
+            row,
+            method="theirs",
+            reference=copied(row.reference),
+            others=tuple(map(copied, row.others)),
+            real=copied(row.real) if row.real else None,
+        )
+        for row in ours
+    ]
+    alone, together = score(ours, encoders), score([*ours, *theirs], encoders)
+    assert together.real.scores == alone.real.scores
+    assert together.thresholds == pytest.approx(alone.thresholds, nan_ok=True)
+    for key in ("kid", "fid", "face_sim"):
+        for method in ("ours", "theirs"):
+            assert together.methods[method].scores[key] == alone.methods["ours"].scores[key]
 
 
 def test_differences_are_paired(scored: Benchmark) -> None:

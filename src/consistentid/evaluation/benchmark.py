@@ -6,9 +6,11 @@ other pictures of the same person, as "random" real pictures of somebody else th
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +172,7 @@ def score(
     """
     if not any(row.picture for row in rows):
         raise InputError("none of the pictures exists; look at the paths in the manifest")
+    rows = _shared(rows)
     eyes = _Eyes(rows, encoders, asks or {}, progress)
     real = _real_rows(rows)
     methods: dict[str, list[Row]] = {}
@@ -179,6 +182,32 @@ def score(
     upper, lower = eyes.score(real, bound=True), eyes.score(_shuffled(real), bound=True)
     told = {key: separation(upper.each[key], lower.each[key]) for key in SIMILARITIES}
     return Benchmark(scored, upper, lower, told, eyes.thresholds, encoders.names(), encoders.marks)
+
+
+def _shared(rows: Sequence[Row]) -> list[Row]:
+    """The rows with one path for all equal pictures of people, which several manifests may each have a copy of.
+
+    Copies would count as pictures of their own in the bounds, and as pairs without any distance in KID.
+    """
+    first: dict[bytes, Path] = {}
+
+    @cache
+    def one(path: Path) -> Path:
+        try:
+            with path.open("rb") as stream:
+                return first.setdefault(hashlib.file_digest(stream, "sha256").digest(), path)
+        except OSError:  # told of when it is looked at
+            return path
+
+    return [
+        replace(
+            row,
+            reference=one(row.reference),
+            others=tuple(dict.fromkeys(map(one, row.others))),
+            real=one(row.real) if row.real else None,
+        )
+        for row in rows
+    ]
 
 
 def _real_rows(rows: Sequence[Row]) -> list[Row]:
