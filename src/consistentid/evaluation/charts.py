@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 COLORS = ("#1a6fb0", "#d1495b", "#3f8f4f", "#b07d1a", "#7a4fa3", "#4a4a4a", "#12908e", "#b0527f")
 """Of methods, in their order."""
 
+_LEGEND = 150
 _BACKGROUND = '<rect width="100%" height="100%" fill="#fff"/>'
 
 STYLE = """
@@ -60,33 +61,45 @@ Line = Sequence[tuple[Point, Point]]
 """Points (x, y) that are joined in their order."""
 
 
-def curve(title: str, x_title: str, y_title: str, lines: Sequence[Line], width: int = 480, height: int = 340) -> str:
-    """Lines of points with whiskers both ways, named by their x."""
-    everything = [pair for line in lines for pair in line]
+def curve(title: str, x_title: str, y_title: str, lines: Mapping[str, Line]) -> str:
+    """Lines of points with whiskers both ways. Several have a legend, and points named like their line no name."""
+    everything = [pair for line in lines.values() for pair in line]
     xs, ys = ([v for pair in everything for v in _extent(pair[axis])] for axis in (0, 1))
     if not xs or not ys:
         return ""
-    x, y = _Scale(min(xs), max(xs), 64, width - 24), _Scale(min(ys), max(ys), height - 44, 34)
+    legend = list(lines) if len(lines) > 1 else []
+    width, height = (460 + 20 + _LEGEND, 380) if legend else (480, 340)
+    right = width - 24 - (_LEGEND if legend else 0)
+    x, y = _Scale(min(xs), max(xs), 64, right), _Scale(min(ys), max(ys), height - 44, 34)
     out = [_open(width, height), f'<text x="0" y="14" class="t">{escape(title)}</text>']
     for tick in x.ticks():
         out.append(_line(x(tick), 34, x(tick), height - 44, "grid"))
         out.append(f'<text x="{x(tick):.1f}" y="{height - 28}" class="s m">{tick:g}</text>')
     for tick in y.ticks():
-        out.append(_line(64, y(tick), width - 24, y(tick), "grid"))
+        out.append(_line(64, y(tick), right, y(tick), "grid"))
         out.append(f'<text x="58" y="{y(tick) + 4:.1f}" class="s e">{tick:g}</text>')
-    out.append(f'<text x="{width / 2}" y="{height - 8}" class="s m">{escape(x_title)} →</text>')
+    out.append(f'<text x="{(64 + right) / 2}" y="{height - 8}" class="s m">{escape(x_title)} →</text>')
     out.append(f'<text transform="translate(14,{height / 2}) rotate(-90)" class="s m">{escape(y_title)} →</text>')
-    for line, color in zip(lines, _cycle(len(lines)), strict=True):
+    for row, ((name, line), color) in enumerate(zip(lines.items(), _cycle(len(lines)), strict=True)):
         path = " ".join(f"{x(a.value):.1f},{y(b.value):.1f}" for a, b in line)
         out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
         for a, b in line:
-            out += [
-                _line(x(a.low), y(b.value), x(a.high), y(b.value), "whisker", color),
-                _line(x(a.value), y(b.low), x(a.value), y(b.high), "whisker", color),
-                f'<circle cx="{x(a.value):.1f}" cy="{y(b.value):.1f}" r="4" fill="{color}"/>',
-                _name(x(a.value), y(b.value), a.name, width, color),
-            ]
+            shape, here = row // len(COLORS), (x(a.value), y(b.value))
+            out.append(_line(x(a.low), here[1], x(a.high), here[1], "whisker", color))
+            out.append(_line(here[0], y(b.low), here[0], y(b.high), "whisker", color))
+            out.append(_mark(*here, color, shape))
+            if a.name != name or not legend:
+                out.append(f'<text x="{here[0] + 7:.1f}" y="{here[1] - 6:.1f}" class="s">{escape(a.name)}</text>')
+        if legend:
+            out.append(_mark(right + 20, 44 + 18 * row, color, row // len(COLORS)))
+            out.append(f'<text x="{right + 30}" y="{48 + 18 * row}" class="s">{escape(name)}</text>')
     return "".join([*out, "</svg>"])
+
+
+def _mark(x: float, y: float, color: str, shape: int) -> str:
+    """A point: filled, or hollow when the colours have gone round."""
+    fill = "#fff" if shape % 2 else color
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{color}" stroke-width="1.5"/>'
 
 
 def standalone(chart: str) -> str:
@@ -120,15 +133,6 @@ def _extent(point: Point) -> list[float]:
 
 def _cycle(count: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(count)]
-
-
-def _name(x: float, y: float, name: str, width: int, color: str) -> str:
-    """A name beside a point, on the side where there is room."""
-    left = x > width * 0.7
-    kind = "s e" if left else "s"
-    return (
-        f'<text x="{x + (-7 if left else 7):.1f}" y="{y - 6:.1f}" class="{kind}" fill="{color}">{escape(name)}</text>'
-    )
 
 
 def _open(width: int, height: int) -> str:

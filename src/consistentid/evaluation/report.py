@@ -311,22 +311,24 @@ def _tracks(benchmark: Benchmark) -> str:
 def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
     """Likeness against the prompt: a line for each ablation, or all methods, those alike up to an "@" on one line."""
     x = "adherence" if benchmark.real.scores["adherence"].pictures else "clip_t"
-    plans = {f"-{name}": (f" over {of}", [list(points.items())]) for name, (of, points) in about.curves.items()}
+    plans = {f"-{name}": (f" over {of}", {name: [*points.items()]}) for name, (of, points) in about.curves.items()}
     if len(benchmark.methods) > 1 and not plans:
         families: dict[str, list[tuple[str, str]]] = {}
         for method in benchmark.methods:
             family, _, change = method.partition("@")
             families.setdefault(family, []).append((change or family, method))
-        plans[""] = (
-            "",
-            [sorted(f, key=lambda pair: benchmark.methods[pair[1]].scores[x].value) for f in families.values()],
-        )
+        for points in families.values():
+            points.sort(key=lambda point: benchmark.methods[point[1]].scores[x].value)
+        plans[""] = "", families
     drawn = {}
     for name, (end, lines) in plans.items():
         for y in ("face_sim", "fgis"):
-            known = [[pair for name, m in line if (pair := _pair(name, benchmark.methods[m], x, y))] for line in lines]
+            pairs = {
+                line: [pair for label, method in points if (pair := _pair(label, benchmark.methods[method], x, y))]
+                for line, points in lines.items()
+            }
             titles = MEASURES[y].title + end, MEASURES[x].title, MEASURES[y].title
-            if chart := charts.curve(*titles, [line for line in known if line]):
+            if chart := charts.curve(*titles, {line: found for line, found in pairs.items() if found}):
                 drawn[y + name] = chart
     return drawn
 
