@@ -13,7 +13,9 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -401,8 +403,11 @@ def test_faults_of_a_real_process_are_one_line(tmp_path: Path) -> None:
 
 def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Path) -> None:
     args = ["generate", str(photo), "--prompt", "a man", "--preset", str(preset), "--steps", "500", "--out", "out"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen([*PROGRAM, *args], stderr=subprocess.PIPE, cwd=tmp_path, env=environment) as process:
+    options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
+    heed = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # shells have it ignored by what runs in the background
+    with subprocess.Popen([*PROGRAM, *args], stderr=subprocess.PIPE, preexec_fn=heed, **options) as process:
         assert process.stderr is not None
         seen = b""
         while seen.count(b"\r") < 2:  # the bar is drawn a second time: sampling is under way
