@@ -404,9 +404,8 @@ def test_faults_of_a_real_process_are_one_line(tmp_path: Path) -> None:
 def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Path) -> None:
     args = ["generate", str(photo), "--prompt", "a man", "--preset", str(preset), "--steps", "500", "--out", "out"]
     options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
-    heed = partial(
-        signal.signal, signal.SIGINT, signal.SIG_DFL
-    )  # shells have it ignored by what runs in the background
+    # Shells have it ignored by what runs in the background.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen([*PROGRAM, *args], stderr=subprocess.PIPE, preexec_fn=heed, **options) as process:
         assert process.stderr is not None
         seen = b""

@@ -67,8 +67,8 @@ def curve(title: str, x_title: str, y_title: str, lines: Mapping[str, Line]) -> 
     xs, ys = ([v for pair in everything for v in _extent(pair[axis])] for axis in (0, 1))
     if not xs or not ys:
         return ""
-    legend = list(lines) if len(lines) > 1 else []
-    width, height = (460 + 20 + _LEGEND, 380) if legend else (480, 340)
+    legend = len(lines) > 1
+    width, height = (480 + _LEGEND, 380) if legend else (480, 340)
     right = width - 24 - (_LEGEND if legend else 0)
     x, y = _Scale(min(xs), max(xs), 64, right), _Scale(min(ys), max(ys), height - 44, 34)
     out = [_open(width, height), f'<text x="0" y="14" class="t">{escape(title)}</text>']
@@ -81,24 +81,25 @@ def curve(title: str, x_title: str, y_title: str, lines: Mapping[str, Line]) -> 
     out.append(f'<text x="{(64 + right) / 2}" y="{height - 8}" class="s m">{escape(x_title)} →</text>')
     out.append(f'<text transform="translate(14,{height / 2}) rotate(-90)" class="s m">{escape(y_title)} →</text>')
     for row, ((name, line), color) in enumerate(zip(lines.items(), _cycle(len(lines)), strict=True)):
+        hollow = row // len(COLORS) % 2 == 1  # when the colours have gone round
         path = " ".join(f"{x(a.value):.1f},{y(b.value):.1f}" for a, b in line)
         out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.5"/>')
         for a, b in line:
-            shape, here = row // len(COLORS), (x(a.value), y(b.value))
+            here = x(a.value), y(b.value)
             out.append(_line(x(a.low), here[1], x(a.high), here[1], "whisker", color))
             out.append(_line(here[0], y(b.low), here[0], y(b.high), "whisker", color))
-            out.append(_mark(*here, color, shape))
+            out.append(_mark(*here, color, hollow))
             if a.name != name or not legend:
                 out.append(f'<text x="{here[0] + 7:.1f}" y="{here[1] - 6:.1f}" class="s">{escape(a.name)}</text>')
         if legend:
-            out.append(_mark(right + 20, 44 + 18 * row, color, row // len(COLORS)))
+            out.append(_mark(right + 20, 44 + 18 * row, color, hollow))
             out.append(f'<text x="{right + 30}" y="{48 + 18 * row}" class="s">{escape(name)}</text>')
     return "".join([*out, "</svg>"])
 
 
-def _mark(x: float, y: float, color: str, shape: int) -> str:
-    """A point: filled, or hollow when the colours have gone round."""
-    fill = "#fff" if shape % 2 else color
+def _mark(x: float, y: float, color: str, hollow: bool) -> str:
+    """A point."""
+    fill = "#fff" if hollow else color
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}" stroke="{color}" stroke-width="1.5"/>'
 
 

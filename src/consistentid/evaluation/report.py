@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -21,6 +21,9 @@ from consistentid.evaluation.metrics import Estimate
 from consistentid.faces.parts import PARTS
 from consistentid.images import load_image
 from consistentid.output import encode_json, replacing
+
+Differences = Mapping[str, Mapping[str, Estimate]]
+"""Method -> measure -> how much higher it scores than the first method."""
 
 _PARTS = tuple(f"fgis_{part}" for part in PARTS)
 _TRACKS = ("face_sim", "sim_gt", "accepted_1", "fgis", "clip_t", "adherence")
@@ -56,12 +59,13 @@ def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, 
     Raises:
         InputError: the folder cannot be written to.
     """
-    data = as_data(benchmark, about)
-    curves = _curves(benchmark, about)
+    differences = _differences(benchmark)
+    data = as_data(benchmark, about, differences)
+    tables, curves = _tables(benchmark, about, differences), _curves(benchmark, about)
     for name, content in (
         ("report.json", encode_json(data)),
-        ("report.md", markdown(benchmark, about).encode()),
-        ("report.html", page(benchmark, about, curves).encode()),
+        ("report.md", markdown(benchmark, about, tables).encode()),
+        ("report.html", page(benchmark, about, tables, curves).encode()),
         ("scores.csv", _every_score(benchmark, folder).encode()),
         *((f"charts/{name}.svg", charts.standalone(chart).encode()) for name, chart in curves.items()),
     ):
@@ -70,7 +74,7 @@ def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, 
     return data
 
 
-def as_data(benchmark: Benchmark, about: About) -> dict[str, Any]:
+def as_data(benchmark: Benchmark, about: About, differences: Differences) -> dict[str, Any]:
     """The whole benchmark as plain values: cosines and shares from -1 to 1, not times 100; NaN where not measured."""
 
     def scores(scored: Scored) -> dict[str, Any]:
@@ -97,9 +101,7 @@ def as_data(benchmark: Benchmark, about: About) -> dict[str, Any]:
         "methods": {name: method(name, scored) for name, scored in benchmark.methods.items()},
         "real": scores(benchmark.real),
         "random": scores(benchmark.random),
-        "differences": {
-            name: {key: asdict(e) for key, e in found.items()} for name, found in _differences(benchmark).items()
-        },
+        "differences": {name: {key: asdict(e) for key, e in found.items()} for name, found in differences.items()},
         "separation": dict(benchmark.separation),
         "curves": {name: {"of": of, "methods": dict(points)} for name, (of, points) in about.curves.items()},
     }
@@ -116,7 +118,7 @@ class _Table:
     body: Sequence[Sequence[str]]
 
 
-def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
+def _tables(benchmark: Benchmark, about: About, differences: Differences) -> list[_Table]:
     """Every table of the report, as text."""
     everybody = {**benchmark.methods, "real pictures": benchmark.real, "random pairs": benchmark.random}
     measured = [key for key in MEASURES if any(s.scores[key].pictures for s in everybody.values())]
@@ -142,7 +144,7 @@ def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
     if parts:
         note = "FGIS of each part. A part that the reference shows and the picture does not counts 0."
         tables.append(_Table("Facial parts", note, ["method", *heads(["fgis", *parts])], rows(["fgis", *parts])))
-    if differences := _differences(benchmark):
+    if differences:
         first = next(iter(benchmark.methods))
         keys = list(next(iter(differences.values())))
         note = (
@@ -183,8 +185,7 @@ def _tables(benchmark: Benchmark, about: About) -> list[_Table]:
     return tables
 
 
-def _differences(benchmark: Benchmark) -> dict[str, dict[str, Estimate]]:
-    """Method -> measure -> how much higher it scores than the first method."""
+def _differences(benchmark: Benchmark) -> Differences:
     first, *others = benchmark.methods
     keys = [key for key in _COMPARED if benchmark.methods[first].scores[key].pictures]
     found = {name: {key: benchmark.difference(name, first, key) for key in keys} for name in others}
@@ -201,13 +202,13 @@ def show(score: Estimate, key: str) -> str:
     return value if math.isnan(score.low) or score.low == score.high == score.value else f"{value} [{low}, {high}]"
 
 
-def markdown(benchmark: Benchmark, about: About) -> str:
+def markdown(benchmark: Benchmark, about: About, tables: Sequence[_Table]) -> str:
     """The tables and facts of a report."""
     lines = [f"# {about.title}", ""]
     lines += [f"- {name}: {value}" for name, value in {**about.facts, **_rulers(benchmark)}.items()]
     lines += [f"- **Read with care**: {mark}" for mark in benchmark.marks]
     lines += [f"- Refused: {line}" for line in about.refused]
-    for table in _tables(benchmark, about):
+    for table in tables:
         lines += ["", f"## {table.title}", ""]
         lines += [table.note, ""] if table.note else []
         lines += [_md_row(table.head), _md_row(["---"] * len(table.head)), *map(_md_row, table.body)]
@@ -256,9 +257,8 @@ def _rulers(benchmark: Benchmark) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------------- page
 
 
-def page(benchmark: Benchmark, about: About, curves: Mapping[str, str]) -> str:
+def page(benchmark: Benchmark, about: About, tables: Sequence[_Table], curves: Mapping[str, str]) -> str:
     """One HTML page with everything in it; nothing is loaded from anywhere."""
-    tables = _tables(benchmark, about)
     sections = [
         _header(benchmark, about),
         _section("In one look", _tracks(benchmark)),
@@ -313,10 +313,10 @@ def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
     x = "adherence" if benchmark.real.scores["adherence"].pictures else "clip_t"
     plans = {f"-{name}": (f" over {of}", {name: [*points.items()]}) for name, (of, points) in about.curves.items()}
     if len(benchmark.methods) > 1 and not plans:
-        families: dict[str, list[tuple[str, str]]] = {}
-        for method in benchmark.methods:
-            family, _, change = method.partition("@")
-            families.setdefault(family, []).append((change or family, method))
+        families = {
+            family: [(change or family, method) for change, method in members]
+            for family, members in _families(benchmark.methods).items()
+        }
         for points in families.values():
             points.sort(key=lambda point: benchmark.methods[point[1]].scores[x].value)
         plans[""] = "", families
@@ -422,10 +422,17 @@ def _point(name: str, score: Estimate, key: str) -> charts.Point:
 
 def _first(methods: Mapping[str, Scored]) -> dict[str, Scored]:
     """The methods that are shown as pictures; of those on one curve the first."""
-    families: dict[str, str] = {}
-    for name in methods:
-        families.setdefault(name.partition("@")[0], name)
-    return {name: methods[name] for name in list(families.values())[:_SHOWN_METHODS]}
+    first = [members[0][1] for members in _families(methods).values()]
+    return {name: methods[name] for name in first[:_SHOWN_METHODS]}
+
+
+def _families(methods: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
+    """Name up to an "@" -> (what follows it, method) of all methods of that name, which lie on one curve."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for method in methods:
+        family, _, change = method.partition("@")
+        families.setdefault(family, []).append((change, method))
+    return families
 
 
 _STYLE = """

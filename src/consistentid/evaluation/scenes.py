@@ -22,6 +22,10 @@ UNSEEN = -1
 
 _BATCH = 64
 _WIDTHS = [len(values) for values in FACTORS.values()]
+
+VALUES = sum(_WIDTHS)
+"""Of all factors together: the logits of a picture."""
+
 _COLORED = {
     "hat_color": ("hat", [i for i, name in enumerate(HATS) if name not in ("none", "crown")]),
     "background_color": ("background", [BACKGROUNDS.index(name) for name in ("plain", "wallpaper")]),
@@ -62,10 +66,10 @@ class SceneReader:
         self._session = open_session(path)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [node.shape for node in (*inputs, *outputs)]
-        if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[1][1:] != [sum(_WIDTHS)]:
+        if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[1][1:] != [VALUES]:
             raise CheckpointError(
                 f"{path} does not read scenes: it maps {shapes[: len(inputs)]} to {shapes[len(inputs) :]}, needed is"
-                f" (B, 3, S, S) to (B, {sum(_WIDTHS)})"
+                f" (B, 3, S, S) to (B, {VALUES})"
             )
         self._input, self._size = inputs[0].name, shapes[0][2:]
 

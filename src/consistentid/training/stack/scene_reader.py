@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consistentid.evaluation.protocol import FACTORS
-from consistentid.evaluation.scenes import UNSEEN, shown, split_factors
+from consistentid.evaluation.scenes import UNSEEN, VALUES, shown, split_factors
 from consistentid.training.pictures import Pool, pixels
 from consistentid.training.schedule import Schedule, batched
 from consistentid.training.stack.loop import Losses, train
@@ -35,8 +35,7 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule: Schedule = section.schedule
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(schedule.seed)
-    values = sum(len(known) for known in FACTORS.values())
-    network = Network(pool.spec.size, values, **section.network).to(device)
+    network = Network(pool.spec.size, VALUES, **section.network).to(device)
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         rng = np.random.default_rng(generator.initial_seed())
