@@ -1,0 +1,1 @@
+"""Files, pictures, processes and devices: the one way to handle each."""

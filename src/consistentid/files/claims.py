@@ -1,0 +1,90 @@
+"""Claiming a folder: noting what is made there, and keeping out whoever would make anything else there meanwhile."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from filelock import FileLock, Timeout
+
+from consistentid.errors import InputError
+from consistentid.files.reading import read_json
+from consistentid.files.writing import UNFINISHED, cannot_write, remove_unfinished, write_whole
+
+LOCK: Final = ".lock"
+"""File in a claimed folder that the process at work there holds locked; it stays when the process has ended."""
+
+_PATIENCE: Final = 2.0  # seconds: a process that has just been killed may not be gone yet
+
+
+@contextmanager
+def claimed(
+    folder: Path, kind: str, about: Mapping[str, Any], *, note: str, own: Collection[str] = ()
+) -> Iterator[None]:
+    """Within the block the folder is this process's; afterwards the same run can go on in it, and no other.
+
+    What killed processes left unfinished in it is removed.
+
+    Args:
+        folder: new, empty, or with the note of an earlier run.
+        kind: what the folder would hold, for messages: "packed data set".
+        about: plain values on which the result depends.
+        note: path in the folder of the file that says what is made; written if it is not there.
+        own: names in the folder that may be there before the note.
+
+    Raises:
+        InputError: the folder holds something else, or the same made otherwise; another process is at work in it; the
+            note cannot be read or written.
+    """
+    _check(folder, kind, about, note, own)  # nothing is left in somebody else's folder
+    with _locked(folder):
+        _check(folder, kind, about, note, own)
+        remove_unfinished(folder)
+        if not (folder / note).exists():
+            write_whole(folder / note, json.dumps(about, indent=1) + "\n")
+        yield
+
+
+def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Collection[str]) -> None:
+    file = folder / note
+    try:
+        if not file.exists():
+            known = {*own, LOCK, file.relative_to(folder).parts[0]}
+            others = folder.iterdir() if folder.exists() else iter(())
+            if any(path.name not in known and not path.name.startswith(UNFINISHED) for path in others):
+                raise InputError(f"{folder}: is not empty, and holds no {kind}; name a new folder")
+            return
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        found = read_json(file)
+        different = [f"{key} {found[key]} instead of {value}" for key, value in about.items() if found[key] != value]
+    except (InputError, LookupError, TypeError):
+        raise InputError(f"{file}: cannot be read; delete the folder, or name a new one") from None
+    if different:
+        raise InputError(f"{folder}: holds another {kind}, with {', '.join(different)}; name a new folder")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """A lock of the system's, so that it is gone when its process is, however that ends."""
+    lock = FileLock(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is writing to it; wait until that has ended, or name a new folder"
+        ) from None
+    except NotImplementedError:  # a file system without locks
+        warnings.warn(f"{folder} cannot be locked: see that nothing else writes to it", stacklevel=4)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()

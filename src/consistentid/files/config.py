@@ -1,0 +1,394 @@
+"""Settings in YAML and JSON files, read into dataclasses: every name, type and range is checked, at every level.
+
+A dataclass says what is allowed: by the types of its fields, and by rules beside them, as in
+``steps: Annotated[int, Between(1, 500)]``. `build` checks what a file says, `check` what a call says, by these rules.
+
+Own code, because the message is the work: file, key, value, what is allowed, the names there are. pydantic where it is
+strict takes no mapping for a dataclass and no list for a tuple, where it is not takes "1" for a number, and would need
+each of its errors put into other words.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from consistentid.errors import ConsistentIDError, InputError, first_line
+from consistentid.files.reading import MAX_DEPTH, parse_json, read_bytes, too_deep
+
+T = TypeVar("T")
+
+MAX_CONFIG_BYTES: Final = 1 << 18
+"""Size above which a file of settings is refused."""
+
+_LONGEST_CHAIN: Final = 10  # files that extend one another
+
+
+@dataclass(frozen=True)
+class Between:
+    """Numbers that a field may hold: from `low` to `high`, without `low` itself where it is `open`."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open: bool = False
+
+    def allows(self, value: float) -> bool:
+        """Whether it may hold this number."""
+        return (value > self.low if self.open else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"above {self.low:g} up to {self.high:g}" if self.open else f"from {self.low:g} to {self.high:g}"
+        return f"above {self.low:g}" if self.open else f"of at least {self.low:g}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Texts that a field may hold, where they are known only when the program runs; else `Literal` says it."""
+
+    values: Sequence[str]
+
+
+@dataclass(frozen=True)
+class PathOrName:
+    """A text that is a path, made complete, if there is such a file beside the one that says it; else a name."""
+
+
+class Text(str):
+    """A text of a file of settings; paths in it are relative to `folder`."""
+
+    folder: Path
+
+    def __new__(cls, value: str, folder: Path) -> Text:
+        """A text of a file in that folder."""
+        text = super().__new__(cls, value)
+        text.folder = folder
+        return text
+
+
+def read_config(
+    path: str | Path,
+    what: str,
+    *,
+    changes: Sequence[str] = (),
+    find: Callable[[str, Path], Path] = lambda name, folder: folder / name,
+    whole: Collection[str] = (),
+    error: type[ConsistentIDError] = InputError,
+) -> dict[str, Any]:
+    """The mapping that a YAML or JSON file holds, as plain values with `Text` for texts.
+
+    Args:
+        path: of the file. With a key ``extends`` it only says what differs from another file, whose path it gives
+            relative to itself; mappings are merged, everything else is replaced.
+        what: the file is, for messages: "recipe".
+        changes: "section.option=value" with the value in YAML, such as ``adapter.schedule.lr=1e-4``; paths in them
+            are relative to the working folder.
+        find: the file that a value of ``extends`` names, seen from a folder.
+        whole: options that are replaced also where both are mappings.
+        error: kind to raise.
+
+    Raises:
+        error: the file cannot be read, is no mapping, is too large or nested too deep, says something twice, extends
+            itself; or a change is not of that form.
+    """
+    content = _read(Path(path), what, find, whole, error, ())
+    for change in changes:
+        name, equals, value = change.partition("=")
+        names = name.split(".")
+        if not equals or not all(names) or len(names) > MAX_DEPTH:
+            raise error(f"--set {_told(change)} is not of the form section.option=value")
+        parsed = parse_yaml(value, f"--set {_told(change)}", Path.cwd(), error)
+        for key in reversed(names):
+            parsed = {key: parsed}
+        content = _merged(content, parsed, whole)
+    return content
+
+
+def parse_yaml(
+    text: str | bytes, where: str, folder: Path | None = None, error: type[ConsistentIDError] = InputError
+) -> Any:
+    """YAML as plain values, with `Text` for texts; ``1e-4`` is a number, as YAML 1.2 has it.
+
+    Args:
+        text: in UTF-8.
+        where: it stands, for messages.
+        folder: that paths in it are relative to; the working folder by default.
+        error: kind to raise.
+
+    Raises:
+        error: it is none, is nested deeper than `MAX_DEPTH`, repeats a key, or has aliases, by which a short text can
+            stand for an endless one.
+    """
+    loader = None
+    try:
+        loader = _Loader(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        loader.folder = folder or Path.cwd()
+        return loader.get_single_data()
+    except _TooDeepError:
+        raise too_deep(where, error) from None
+    except (yaml.YAMLError, ValueError) as problem:  # dates and numbers that there are not are ValueErrors
+        mark = getattr(problem, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        reason = getattr(problem, "problem", None) or first_line(problem)
+        raise error(f"{where}{line}: cannot be read as YAML ({reason}); correct the file") from None
+    finally:
+        if loader:
+            loader.dispose()
+
+
+def build(kind: type[T], values: Any, file: str, section: str = "", error: type[ConsistentIDError] = InputError) -> T:
+    """An instance of a dataclass from plain values, those of nested dataclasses included.
+
+    Args:
+        kind: the dataclass; its fields are the options there are. With a class method ``from_text`` a text may stand
+            for it, of which that makes the mapping.
+        values: mapping of options, as `read_config` gives it.
+        file: where they come from, for messages.
+        section: names of the options that lead to the mapping, with dots between them.
+        error: kind to raise.
+
+    Raises:
+        error: an unknown option, one that is missing, or a value of another type or out of its range; the message says
+            what is allowed.
+    """
+    return _built(kind, values, _Place(file, section, error))
+
+
+def check(instance: Any) -> None:
+    """Hold the fields of a dataclass against their types and rules, for its ``__post_init__``; numbers of numpy and
+    lists for tuples become what the field says.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        right = _converted(_hints(type(instance))[field.name], value, _Place("", field.name, InputError))
+        if right is not value:
+            object.__setattr__(instance, field.name, right)
+
+
+def plain(value: Any) -> Any:
+    """Values as `read_config` gives them without the folders that their texts remember."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, str) else value
+
+
+class _Place(typing.NamedTuple):
+    """Where a value stands, and how to complain about it."""
+
+    file: str
+    keys: str
+    error: type[ConsistentIDError]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.keys}" if self.file and self.keys else self.file or self.keys
+
+    def at(self, name: object) -> _Place:
+        return self._replace(keys=f"{self.keys}.{name}" if self.keys else str(name))
+
+    def refused(self, value: Any, remedy: str) -> ConsistentIDError:
+        return self.error(f"{self}={_told(value)} is not allowed; give {remedy}")
+
+
+def _built(kind: type[T], values: Any, place: _Place) -> T:
+    from_text = getattr(kind, "from_text", None)
+    if isinstance(values, str) and from_text:
+        values = from_text(values)
+    known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
+    if not isinstance(values, Mapping):
+        raise place.error(f"{place} is {_told(values)}; write a mapping with {', '.join(known)}")
+    if unknown := sorted(_told(name).strip("'") for name in values if name not in known):
+        raise place.error(f"{place} has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
+    needed = [n for n, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise place.error(f"{place} lacks {', '.join(missing)}; known are {', '.join(known)}")
+    hints = _hints(kind)
+    given = {str(name): _converted(hints[name], value, place.at(name)) for name, value in values.items()}
+    try:
+        return kind(**given)
+    except InputError as problem:
+        raise place.error(f"{place}: {problem}") from None
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _converted(hint: Any, value: Any, place: _Place, rules: tuple[Any, ...] = ()) -> Any:
+    """The value as the type that a field has, with the rules beside it."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _converted(inner[0], value, place, inner[1:])
+    if origin in (types.UnionType, typing.Union):  # X | None
+        if value is None and types.NoneType in inner:
+            return None
+        return _converted(next(x for x in inner if x is not types.NoneType), value, place, rules)
+    if hint is Any or hint is object:
+        return plain(value)
+    if origin is typing.Literal:
+        if not any(value == x and type(value) in (type(x), Text) for x in inner):
+            raise place.refused(value, f"one of {', '.join(map(str, inner))}")
+        return str(value) if isinstance(value, str) else value
+    if is_dataclass(hint):
+        return value if isinstance(value, typing.cast(type, hint)) else _built(typing.cast(type, hint), value, place)
+    if hint in (int, float):
+        return _number(hint, value, place, rules)
+    if hint is str and isinstance(value, str):
+        return _text(value, place, rules)
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is Path and isinstance(value, str | Path):
+        return (getattr(value, "folder", Path.cwd()) / Path(value).expanduser()).resolve()
+    if origin is tuple and isinstance(value, list | tuple):
+        if inner[-1] is not Ellipsis and len(inner) != len(value):
+            raise place.refused(value, f"a list of {len(inner)}")
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        items = [_converted(kind, item, place.at(n)) for n, (kind, item) in enumerate(zip(kinds, value, strict=True))]
+        return tuple(items)
+    if origin in (dict, Mapping) and isinstance(value, Mapping):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise place.refused(wrong[0], "a text as its key")
+        return {str(key): _converted(inner[1], item, place.at(key)) for key, item in value.items()}
+    names = {str: "a text", bool: "true or false", Path: "a path", tuple: "a list", dict: "a mapping"}
+    raise place.refused(value, names.get(origin or hint, "a mapping"))
+
+
+def _number(kind: type, value: Any, place: _Place, rules: tuple[Any, ...]) -> Any:
+    allowed: type = numbers.Integral if kind is int else numbers.Real
+    between = next((rule for rule in rules if isinstance(rule, Between)), Between())
+    number: Any = None
+    if isinstance(value, allowed) and not isinstance(value, bool):
+        number = kind(value)
+    if number is None or not math.isfinite(number) or not between.allows(number):
+        name = "an integer" if kind is int else "a number"
+        raise place.refused(value, f"{name} {between}" if between != Between() else f"{name} that is finite")
+    return value if type(value) is kind else number
+
+
+def _text(value: str, place: _Place, rules: tuple[Any, ...]) -> str:
+    for rule in rules:
+        if isinstance(rule, OneOf) and value not in rule.values:
+            raise place.refused(value, f"one of {', '.join(rule.values)}")
+        if isinstance(rule, PathOrName):
+            file = getattr(value, "folder", Path.cwd()) / Path(value).expanduser()
+            if value.startswith((".", "~")) or file.exists():
+                return str(file.resolve())
+    return str(value)
+
+
+def _told(value: Any) -> str:
+    """A value inside a message: its beginning, if it is long."""
+    return _short.repr(plain(value))
+
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+_short.maxlevel = 3
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def _read(
+    path: Path,
+    what: str,
+    find: Callable[[str, Path], Path],
+    whole: Collection[str],
+    error: type[ConsistentIDError],
+    before: tuple[Path, ...],
+) -> dict[str, Any]:
+    data = read_bytes(path, MAX_CONFIG_BYTES, what=what, error=error)
+    folder = path.absolute().parent
+    if path.suffix == ".json":
+        content = _located(parse_json(data, str(path), error), folder)
+    else:
+        content = parse_yaml(data, str(path), folder, error)
+    if not isinstance(content, dict):
+        raise error(f"{path}: holds {_told(content)}; a {what} is a mapping of options")
+    if "extends" not in content:
+        return content
+    name = content.pop("extends")
+    if not isinstance(name, str) or not name:
+        raise error(f"{path}: extends={_told(name)} is not allowed; give the path of another {what}")
+    chain = (*before, path.resolve())
+    other = find(name, folder)
+    if other.resolve() in chain or len(chain) > _LONGEST_CHAIN:
+        raise error(f"{path}: extends {_told(name)}, which extends it in turn or in too many steps; leave one out")
+    return _merged(_read(other, what, find, whole, error, chain), content, whole)
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any], whole: Collection[str]) -> dict[str, Any]:
+    def one(name: str, value: Any) -> Any:
+        before = base.get(name)
+        if name in whole or not isinstance(before, dict) or not isinstance(value, dict):
+            return value
+        return _merged(before, value, ())
+
+    return base | {name: one(name, value) for name, value in change.items()}
+
+
+def _located(value: Any, folder: Path) -> Any:
+    """Plain values of a JSON file as a YAML file would give them."""
+    if isinstance(value, dict):
+        return {_located(key, folder): _located(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_located(item, folder) for item in value]
+    return Text(value, folder) if isinstance(value, str) else value
+
+
+class _TooDeepError(Exception):
+    pass
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without what makes a short file long: aliases, nesting without end, keys that are there twice."""
+
+    folder: Path
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(
+                problem=f"the alias *{event.anchor} is not read here: write out what it stands for",
+                problem_mark=event.start_mark,
+            )
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise _TooDeepError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def _text_of(loader: _Loader, node: yaml.ScalarNode) -> Text:
+    return Text(str(loader.construct_scalar(node)), loader.folder)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text_of)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
