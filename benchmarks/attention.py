@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from consistentid import ConsistentID, Identity
+from consistentid.adapter.injection import attention_layers
+from consistentid.adapter.spec import AdapterSpec
 from consistentid.faces.parts import PARTS
-from consistentid.injection import attention_layers
-from consistentid.spec import AdapterSpec
 
 Step = Callable[[], Tensor]
 Turn = tuple[Callable[[], contextlib.AbstractContextManager[None]], Step]

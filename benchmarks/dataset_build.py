@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from consistentid.data.annotate import cut_around
-from consistentid.data.build import Job, build_dataset
-from consistentid.data.drawing import Drawing, draw_dataset
+from consistentid.data.build.annotate import cut_around
+from consistentid.data.build.job import Job, build_dataset
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, Record, write_records
+from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.errors import PhotographError
 from consistentid.faces.analyzer import FaceAnalyzer
-from consistentid.images import load_image
-from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.files.images import load_image
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 
 def loop(analyzer: FaceAnalyzer, photos: Path, out: Path, size: int) -> None:

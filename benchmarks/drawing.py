@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 
 PICTURES, REPEATS = 128, 5
 

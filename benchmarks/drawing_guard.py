@@ -17,7 +17,7 @@ import numpy as np
 import skimage.data
 from PIL import Image
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.guard import LIMIT, texture
 
 QUALITIES = (None, 95, 90, 85, 75)

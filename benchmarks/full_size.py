@@ -29,11 +29,12 @@ from PIL import Image
 from random_models import Base, filled, image_encoder, now, pipeline, unet
 from transformers import CLIPImageProcessorPil
 
-from consistentid import ConsistentID, ConsistentIDPipeline, checkpoint, injection
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid import ConsistentID, ConsistentIDPipeline
+from consistentid.adapter import injection, store
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parsing import FaceParser
-from consistentid.output import encode_png, save_new
+from consistentid.files.output import encode_png, save_new
 
 INVENTORY = Path(__file__).parent.parent / "tests" / "golden" / "inventory"
 CHECKPOINTS = {"sd15": "ConsistentID-v1_sd15_rank128.json", "sdxl": "ConsistentID_SDXL-v1_rank128.json"}
@@ -179,9 +180,9 @@ def shapes(base: Base, size: tuple[int, int]) -> dict[str, Any]:
     inventory = json.loads((INVENTORY / CHECKPOINTS[base]).read_text())["state_dict"]
     with torch.device("meta"):
         nested = {m: {k: torch.empty(shape) for k, shape in keys.items()} for m, keys in inventory.items()}
-        tensors, _ = checkpoint.to_ours(nested, CHECKPOINTS[base])
-        spec = checkpoint.released_spec(tensors, base, CHECKPOINTS[base])
-        checkpoint.check(spec, tensors, CHECKPOINTS[base])
+        tensors, _ = store.to_ours(nested, CHECKPOINTS[base])
+        spec = store.released_spec(tensors, base, CHECKPOINTS[base])
+        store.check(spec, tensors, CHECKPOINTS[base])
         cid, network = ConsistentID(spec), unet(base)
         plain = count(network)
         parts = torch.empty(5, 257, spec.clip_dim)

@@ -19,8 +19,8 @@ from consistentid.evaluation.metrics import cosine, separation
 from consistentid.evaluation.people import draw_people
 from consistentid.evaluation.protocol import load_protocol
 from consistentid.faces.parts import PARTS
-from consistentid.images import load_image
-from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.files.images import load_image
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 
 @click.command()

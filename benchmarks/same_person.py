@@ -19,9 +19,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from consistentid import ConsistentIDPipeline
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.adapter.identify import outliers
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.analyzer import Face, FaceAnalyzer
-from consistentid.faces.encode import outliers
 
 TRIALS = 400
 

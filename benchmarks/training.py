@@ -20,7 +20,7 @@ import click
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 
-from consistentid.data.drawing import Drawing, draw_dataset
+from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.training.config import CACHEABLE, TrainConfig
 from consistentid.training.examples import Examples, Places
 from consistentid.training.frozen import FrozenNetworks

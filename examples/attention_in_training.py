@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from consistentid.faces.parts import PARTS, part_masks
-from consistentid.images import contact_sheet
+from consistentid.files.images import contact_sheet
 from consistentid.training.config import TrainConfig
 from consistentid.training.losses import localisation_over_layers
 from consistentid.training.trainer import Trainer

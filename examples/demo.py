@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from consistentid import ConsistentIDPipeline
-from consistentid.images import contact_sheet, load_image
-from consistentid.output import encode_png, save_new
+from consistentid.files.images import contact_sheet, load_image
+from consistentid.files.output import encode_png, save_new
 
 REFERENCE = Path(__file__).parent / "portraits" / "ada.png"
 PROMPTS = (

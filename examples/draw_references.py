@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 
 PEOPLE = {"ada": 10, "ben": 30, "eva": 2, "sam": 24, "mia": 18, "tom": 16}
 SIZE = 256

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from consistentid import ConsistentIDPipeline
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.evaluation.protocol import load_protocol
 
 PEOPLE = (10, 2, 16, 18, 24, 8, 26, 30)

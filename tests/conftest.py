@@ -17,8 +17,8 @@ from vectors import ID_DIM, VARIANTS, WIDTH  # isort: skip
 import build  # isort: skip
 import synth  # isort: skip
 
+from consistentid.adapter.identity import Identity
 from consistentid.faces.parts import PARTS, part_pictures
-from consistentid.identity import Identity
 
 
 @pytest.fixture(scope="session")

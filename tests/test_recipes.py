@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import tiny
-from consistentid import checkpoint
-from consistentid.adapter import ConsistentID
+from consistentid.adapter import store
+from consistentid.adapter.adapter import ConsistentID
 
 PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -49,7 +49,7 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     shutil.copy(source / "adapter" / "model.safetensors", "adapter/15.safetensors")
     cid = ConsistentID(replace(ConsistentID.from_pretrained(source / "adapter").spec, shortcut=True))
     with cid.attached(xl):
-        checkpoint.write(Path("adapter/xl.safetensors"), cid.spec, cid.state_dict())
+        store.write(Path("adapter/xl.safetensors"), cid.spec, cid.state_dict())
 
     tiny.portrait().save("ada.png")
     tiny.portrait(9).save("tom.png")

@@ -38,9 +38,9 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 
-from consistentid.adapter import ConsistentID
-from consistentid.faces.provenance import fingerprint
-from consistentid.spec import AdapterSpec
+from consistentid.adapter.adapter import ConsistentID
+from consistentid.adapter.spec import AdapterSpec
+from consistentid.files.weights import fingerprint
 
 TOKENIZER = Path(__file__).parent / "golden" / "tokenizer" / "tokenizer"
 COLOURS = {0: "#7fb2e5", 1: "#e8b48c", 4: "#1c3fd0", 5: "#1c3fd0", 7: "#b0503c", 8: "#b0503c", 10: "#f5e65a"}

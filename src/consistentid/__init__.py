@@ -9,7 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consistentid.adapter import ConsistentID
+    from consistentid.adapter.adapter import ConsistentID
+    from consistentid.adapter.identity import Identity
+    from consistentid.adapter.nn.facial_encoder import FacialEncoder
+    from consistentid.adapter.nn.image_projection import ImageProjection
     from consistentid.errors import (
         CheckpointError,
         ConsistentIDError,
@@ -25,21 +28,18 @@ if TYPE_CHECKING:
         SeveralFacesError,
     )
     from consistentid.faces.analyzer import Face, FaceAnalyzer
-    from consistentid.identity import Identity
-    from consistentid.nn.facial_encoder import FacialEncoder
-    from consistentid.nn.image_projection import ImageProjection
-    from consistentid.pipeline import ConsistentIDPipeline
+    from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "ConsistentID": "adapter",
-    "ConsistentIDPipeline": "pipeline",
+    "ConsistentID": "adapter.adapter",
+    "ConsistentIDPipeline": "pipeline.pipeline",
     "Face": "faces.analyzer",
     "FaceAnalyzer": "faces.analyzer",
-    "FacialEncoder": "nn.facial_encoder",
-    "Identity": "identity",
-    "ImageProjection": "nn.image_projection",
+    "FacialEncoder": "adapter.nn.facial_encoder",
+    "Identity": "adapter.identity",
+    "ImageProjection": "adapter.nn.image_projection",
 } | dict.fromkeys(
     (
         "CheckpointError",

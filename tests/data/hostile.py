@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from consistentid.data.drawing import Drawing, draw_dataset
+from consistentid.drawn.dataset import Drawing, draw_dataset
 
 
 def photos(folder: Path, people: int, scenes: int, size: int = 96) -> list[Path]:

@@ -7,7 +7,7 @@ import pytest
 from consistentid.evaluation.encoders import Encoders, load_encoders
 from consistentid.evaluation.people import Person, draw_people
 from consistentid.evaluation.protocol import Prompt, load_protocol
-from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 PROMPTS = load_protocol("drawn").prompts[:2]
 

@@ -24,8 +24,8 @@ from consistentid.errors import CheckpointError, InputError
 from consistentid.evaluation.encoders import Encoders, load_encoders, see
 from consistentid.evaluation.people import Person
 from consistentid.faces.parts import PARTS, part_pictures
-from consistentid.images import load_image
-from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.files.images import load_image
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 

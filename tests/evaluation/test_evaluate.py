@@ -21,8 +21,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from consistentid.cli import main
-from consistentid.output import read_record
-from consistentid.presets import load_preset
+from consistentid.files.output import read_record
+from consistentid.presets.preset import load_preset
 
 LINE = ["evaluate", "--people", "2", "--prompts", "2", "--steps", "2", "--device", "cpu"]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from consistentid.data.portraits import sample_scenes
+from consistentid.drawn.portraits import sample_scenes
 from consistentid.errors import InputError
 from consistentid.evaluation.people import as_asked, read_people
 from consistentid.evaluation.protocol import FACTORS, alternatives, load_protocol, protocol_names
 from consistentid.evaluation.variants import ABLATIONS, FULL, ablation, find
-from consistentid.presets import Settings, load_preset
+from consistentid.presets.preset import Settings, load_preset
 
 
 @pytest.mark.parametrize("name", ["drawn", "paper"])

@@ -10,10 +10,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import tiny
+from consistentid.adapter.identity import Identity
 from consistentid.cli import main
 from consistentid.errors import CheckpointError, InputError
 from consistentid.faces.caption import IMAGE_QUESTION, Captioner, clean
-from consistentid.identity import Identity
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 from hand_drawn import colour_parser, ellipse, face_labels, landmarks_of, picture
 from PIL import Image
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.from_labels import LabelDetector, faces_in_labels
 from consistentid.faces.parsing import FaceParser
 

@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import PhotographError
 from consistentid.faces.guard import LIMIT, DrawingGuard, texture
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import FaceError
-from consistentid.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 PEOPLE = 12
 

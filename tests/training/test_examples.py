@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from consistentid.data.drawing import Drawing, draw_dataset
-from consistentid.data.portraits import Caption
+from consistentid.adapter.identity import Identity
+from consistentid.drawn.dataset import Drawing, draw_dataset
+from consistentid.drawn.portraits import Caption
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS, part_masks
-from consistentid.identity import Identity
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Places, framed, learns_base, target_masks
 from consistentid.training.schedule import Schedule

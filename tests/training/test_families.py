@@ -20,8 +20,8 @@ from transformers import CLIPImageProcessorPil
 import tiny
 from consistentid import ConsistentID, Identity
 from consistentid.cli import main
-from consistentid.data.drawing import Drawing, draw_dataset
-from consistentid.data.portraits import Caption
+from consistentid.drawn.dataset import Drawing, draw_dataset
+from consistentid.drawn.portraits import Caption
 from consistentid.faces.parts import PARTS
 from consistentid.training.config import TrainConfig
 from consistentid.training.trainer import Trainer

@@ -11,14 +11,14 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 
-from consistentid.data.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.pools import pixels
+from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import align
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.identity import IdentityLoss, aligned
 from consistentid.training.losses import clean_latents
-from consistentid.training.pictures import pixels
 
 WEIGHTS = Path(__file__).parents[2] / "src/consistentid/weights/drawn"
 

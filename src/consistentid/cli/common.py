@@ -12,8 +12,8 @@ import click
 
 if TYPE_CHECKING:
     from consistentid.faces.caption import Captioner
-    from consistentid.pipeline import ConsistentIDPipeline
-    from consistentid.presets import Preset
+    from consistentid.pipeline.pipeline import ConsistentIDPipeline
+    from consistentid.presets.preset import Preset
 
 EXISTING = click.Path(path_type=Path)
 """A path whose existence the reader of the file checks, since it words the error better."""
@@ -63,7 +63,7 @@ def load_pipeline(
 ) -> ConsistentIDPipeline:
     """The preset's networks, loaded without the chatter of the libraries unless --debug asks for it."""
     quiet()
-    from consistentid.pipeline import ConsistentIDPipeline
+    from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
     return ConsistentIDPipeline(preset, device=device, dtype=dtype, low_memory=low_memory)
 
@@ -114,6 +114,6 @@ def progress_bar(unit: str) -> Callable[[int, int], None]:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """One JSON document on stdout."""
-    from consistentid.output import encode_json
+    from consistentid.files.output import encode_json
 
     click.echo(encode_json(data).decode(), nl=False)

@@ -45,7 +45,7 @@ def draw(people: int, scenes: int, size: int, split: str, seed: int, photos: boo
 
     The same options always give the same pictures. A run that was stopped goes on where it was; nothing is overwritten.
     """
-    from consistentid.data.drawing import Drawing, draw_dataset
+    from consistentid.drawn.dataset import Drawing, draw_dataset
 
     summary = draw_dataset(
         Drawing(people, scenes, size, split, seed), out, photos=photos, progress=progress_bar("picture")
@@ -96,7 +96,7 @@ def build(
     the rest of their folder, are marked. A run that was stopped goes on where it was.
     """
     quiet()
-    from consistentid.data.build import REJECTED, SUMMARY, Job, build_dataset
+    from consistentid.data.build.job import REJECTED, SUMMARY, Job, build_dataset
 
     job = Job(photos, out, preset, size, batch, captioner, device)
     report = build_dataset(job, engine=engine, workers=workers, progress=progress_bar("picture"))

@@ -25,8 +25,8 @@ def doctor(preset: str, as_json: bool) -> None:
     Lists versions, devices, memory, disk and, for each network, whether it is present or would be fetched, how large it
     is, its revision and hash, and its licence. Exit code 1 if there are problems.
     """
-    from consistentid.doctor import examine
-    from consistentid.presets import load_preset
+    from consistentid.presets.doctor import examine
+    from consistentid.presets.preset import load_preset
 
     report = examine(load_preset(preset))
     if as_json:

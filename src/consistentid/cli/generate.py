@@ -28,7 +28,7 @@ from consistentid.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from consistentid.identity import Identity
+    from consistentid.adapter.identity import Identity
 
 
 def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -145,9 +145,9 @@ def generate(
     the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
     from consistentid.faces.parts import PARTS
-    from consistentid.images import contact_sheet, load_image
-    from consistentid.output import check_folder, encode_json, encode_png, save_new, versions
-    from consistentid.presets import load_preset
+    from consistentid.files.images import contact_sheet, load_image
+    from consistentid.files.output import check_folder, encode_json, encode_png, save_new, versions
+    from consistentid.presets.preset import load_preset
 
     # All that can be refused without a network is refused first: loading them is slow.
     if unknown := [part for part in parts if part not in PARTS]:
@@ -248,14 +248,14 @@ def generate(
 
 def _read_references(references: tuple[Path, ...]) -> tuple[Identity | None, list[Image.Image]]:
     """The saved identity, or else the photos, of which one says at once which cannot be read."""
-    from consistentid.images import load_image
+    from consistentid.files.images import load_image
 
     saved = [path for path in references if path.suffix == ".safetensors"]
     if not saved:
         return None, [load_image(path) for path in references]
     if len(references) > 1:
         raise InputError(f"{saved[0]}: a saved identity stands alone; give either photos or one identity file")
-    from consistentid.identity import Identity
+    from consistentid.adapter.identity import Identity
 
     return Identity.load(saved[0]), []
 

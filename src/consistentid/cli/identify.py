@@ -55,9 +55,9 @@ def identify(
 
     Several photos of one person are combined. The file holds features, no photo, and fits the preset it was made with.
     """
-    from consistentid.images import contact_sheet, load_image
-    from consistentid.output import check_folder, replacing
-    from consistentid.presets import load_preset
+    from consistentid.files.images import contact_sheet, load_image
+    from consistentid.files.output import check_folder, replacing
+    from consistentid.presets.preset import load_preset
 
     if out.suffix != ".safetensors":
         raise InputError(

@@ -12,11 +12,11 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from consistentid.adapter.prompt import find_parts
 from consistentid.data.dataset import Dataset, FolderDataset, open_dataset, read_embedding, read_labels, read_picture
 from consistentid.data.records import RECORDS, Record, parse_record, read_items
 from consistentid.errors import DatasetError
 from consistentid.faces.parts import LABELS, part_areas
-from consistentid.prompt import find_parts
 
 FAULTS: Final = {
     "record": "an entry of the list that says too little, or says it wrongly",

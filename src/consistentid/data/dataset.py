@@ -24,7 +24,7 @@ from PIL import Image
 
 from consistentid.data.records import Record, read_records
 from consistentid.errors import DatasetError, ImageError, first_line
-from consistentid.images import to_rgb
+from consistentid.files.images import to_rgb
 
 Position = tuple[int, int]
 """(epoch, samples of it that are done)."""

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from consistentid.errors import DatasetError
-from consistentid.output import replacing
+from consistentid.files.output import replacing
 
 RECORDS: Final = "JSON_all.json"
 IMAGES: Final = "resize_IMG"

@@ -24,7 +24,7 @@ from typing import Any, Final
 from consistentid.data.dataset import Dataset, FolderDataset
 from consistentid.data.records import RECORDS, Record
 from consistentid.errors import DatasetError, InputError, first_line
-from consistentid.output import check_folder, claim, replacing
+from consistentid.files.output import check_folder, claim, replacing
 
 INDEX: Final = "index.parquet"
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from consistentid import encoding
-from consistentid.identity import Identity
-from consistentid.images import contact_sheet
-from consistentid.pipeline import ConsistentIDPipeline
-from consistentid.prompt import compose, facial_sentence
+from consistentid.adapter import encoding
+from consistentid.adapter.identity import Identity
+from consistentid.adapter.prompt import compose, facial_sentence
+from consistentid.files.images import contact_sheet
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.training.attention import AttentionRecorder
 
 _GLOW = (255, 40, 0)

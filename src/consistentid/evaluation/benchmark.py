@@ -40,7 +40,7 @@ from consistentid.evaluation.metrics import (
 )
 from consistentid.evaluation.protocol import FACTORS, Prompt, alternatives
 from consistentid.faces.parts import PARTS
-from consistentid.images import load_image
+from consistentid.files.images import load_image
 
 Floats = NDArray[np.floating[Any]]
 

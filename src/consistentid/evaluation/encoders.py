@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consistentid import networks
-from consistentid.checkpoint import check_complete
+from consistentid.adapter.store import check_complete
+from consistentid.drawn.scene_reader import SceneReader
 from consistentid.errors import CheckpointError, InputError, first_line
-from consistentid.evaluation.scenes import SceneReader
 from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
-from consistentid.faces.provenance import fingerprint
-from consistentid.pipeline import ConsistentIDPipeline
-from consistentid.presets import Preset
+from consistentid.files.weights import fingerprint
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.presets.loading import loading, onnx_file
+from consistentid.presets.preset import Preset
 
 Floats = NDArray[np.floating[Any]]
 
@@ -264,8 +264,8 @@ def load_encoders(
     parts = CroppedParts(structure) if structure else AlignedParts(studio.judge, judge_name)
     scenes = None
     if preset.scene_reader:
-        with networks.loading("scene_reader", preset.scene_reader):
-            scenes = SceneReader(networks.onnx_file(preset.scene_reader))
+        with loading("scene_reader", preset.scene_reader):
+            scenes = SceneReader(onnx_file(preset.scene_reader))
     return Encoders(pair, structure, parts, faces, judge_name, scenes, tuple(marks))
 
 

@@ -18,16 +18,16 @@ import torch
 import transformers.utils.logging
 from PIL import Image
 
+from consistentid.adapter.identity import Identity
 from consistentid.errors import ConsistentIDError, FaceError, InputError
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.people import Person
 from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.variants import Variant
-from consistentid.identity import Identity
-from consistentid.output import encode_png, read_record, replacing
-from consistentid.pipeline import ConsistentIDPipeline
-from consistentid.presets import Preset
-from consistentid.processes import end_with_parent
+from consistentid.files.output import encode_png, read_record, replacing
+from consistentid.files.processes import end_with_parent
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.presets.preset import Preset
 
 Progress = Callable[[int, int], None]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from consistentid.data.portraits import Scenes, describe, draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import Scenes, describe, draw, sample_people, sample_scenes
 from consistentid.errors import InputError
 from consistentid.evaluation.protocol import FACTORS, Prompt
-from consistentid.output import replacing
+from consistentid.files.output import replacing
 
 SIZE = 128
 """Pixels of a side of drawn references and real pictures."""

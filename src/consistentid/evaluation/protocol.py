@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from consistentid.data.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
-from consistentid.data.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
+from consistentid.drawn.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
+from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
 from consistentid.errors import InputError, first_line
-from consistentid.presets import Preset
+from consistentid.presets.preset import Preset
 
 FACTORS: Mapping[str, tuple[str, ...]] = {
     "hat": HATS,

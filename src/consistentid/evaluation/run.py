@@ -21,12 +21,12 @@ from consistentid.evaluation.generation import Plan, generate, identity_of
 from consistentid.evaluation.manifest import NAME, Row, write_manifest
 from consistentid.evaluation.people import draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
-from consistentid.evaluation.report import About, write_report
+from consistentid.evaluation.report.report import About, write_report
 from consistentid.evaluation.variants import CURVES, Variant, ablation
-from consistentid.faces.provenance import fingerprint
-from consistentid.output import check_folder, claim, replacing, versions
-from consistentid.pipeline import ConsistentIDPipeline
-from consistentid.presets import Preset
+from consistentid.files.output import check_folder, claim, replacing, versions
+from consistentid.files.weights import fingerprint
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.presets.preset import Preset
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""

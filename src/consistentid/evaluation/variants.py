@@ -13,7 +13,7 @@ import yaml
 
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
-from consistentid.presets import Settings
+from consistentid.presets.preset import Settings
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from consistentid.checkpoint import check_complete
+from consistentid.adapter.store import check_complete
 from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parts import LABELS

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from consistentid.output import replacing
+from consistentid.files.output import replacing
 
 
 @dataclass(frozen=True)

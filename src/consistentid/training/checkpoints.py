@@ -23,10 +23,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consistentid import checkpoint
+from consistentid.adapter import store
+from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import InputError, TrainingError
-from consistentid.output import encode_json, versions
-from consistentid.spec import AdapterSpec
+from consistentid.files.output import encode_json, versions
 
 STATE: Final = "state.safetensors"
 ABOUT: Final = "training.json"
@@ -70,7 +70,7 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        checkpoint.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
+        store.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
         if unet is not None:
             (partial / "unet").mkdir()
             (partial / "unet" / "config.json").write_text(unet[0])
@@ -124,7 +124,7 @@ def publish(run: Path, folder: Path) -> None:
     Raises:
         InputError: the run's folder cannot be written to.
     """
-    for name in (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME):
+    for name in (store.WEIGHTS_NAME, store.CONFIG_NAME):
         temporary = run / f".{name}.new"
         try:
             temporary.unlink(missing_ok=True)

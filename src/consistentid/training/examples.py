@@ -18,15 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import data
 
-from consistentid.adapter import ConsistentID
-from consistentid.data.portraits import Caption
+from consistentid.adapter.adapter import ConsistentID
+from consistentid.adapter.prompt import FacialText, compose, facial_sentence, fitting
+from consistentid.adapter.spec import AdapterSpec
+from consistentid.drawn.pools import pixels
+from consistentid.drawn.portraits import Caption
 from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pictures, whole_picture
-from consistentid.prompt import FacialText, compose, facial_sentence, fitting
-from consistentid.spec import AdapterSpec
 from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.frozen import FrozenNetworks
-from consistentid.training.pictures import pixels
 from consistentid.training.schedule import batch_indices
 from consistentid.training.sources import Picture, Source
 

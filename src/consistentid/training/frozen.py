@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from consistentid import encoding, networks
+from consistentid.adapter import encoding
+from consistentid.adapter.prompt import Count, FacialText
 from consistentid.errors import DatasetError
 from consistentid.faces.differentiable import DifferentiableOnnx
-from consistentid.faces.provenance import fingerprint
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.presets import Preset, load_preset
-from consistentid.prompt import Count, FacialText
+from consistentid.files.weights import fingerprint
+from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name, onnx_file
+from consistentid.presets.preset import Preset, load_preset
 from consistentid.training.cache import Cache, weights_digest
 from consistentid.training.config import TrainConfig
 from consistentid.training.sources import Picture
@@ -42,12 +43,12 @@ class FrozenNetworks:
         self.device, self._folder, self._kept = device, folder, config.cache
         self._asked = config.identity_recognisers if config.identity_weight else ()
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-        with networks.loading("base", self.preset.base):
-            self.pipe = networks.load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
+        with loading("base", self.preset.base):
+            self.pipe = load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
         self.pipe.set_progress_bar_config(disable=True)
         self.pipe.vae.float()  # half precision spoils latents
-        with networks.loading("image_encoder", self.preset.image_encoder):
-            self.image_encoder, self.processor = networks.load_image_encoder(self.preset.image_encoder, dtype)
+        with loading("image_encoder", self.preset.image_encoder):
+            self.image_encoder, self.processor = load_image_encoder(self.preset.image_encoder, dtype)
         self.image_encoder.to(device)
         for module in (self.pipe.unet, self.pipe.vae, *self._text_encoders):
             module.requires_grad_(False)
@@ -61,19 +62,19 @@ class FrozenNetworks:
     @cached_property
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(networks.onnx_file(self.preset.recogniser))
+        return OnnxRecogniser(onnx_file(self.preset.recogniser))
 
     @cached_property
     def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
         """The recognisers of the identity loss."""
-        paths = self._asked or [networks.onnx_file(self.preset.recogniser)]
+        paths = self._asked or [onnx_file(self.preset.recogniser)]
         return [DifferentiableOnnx(path).to(self.device) for path in paths]
 
     @cached_property
     def provenance(self) -> dict[str, str]:
         """Names of the networks that identities for the trained adapter must come from."""
         roles = ("recogniser", "image_encoder", "parser")
-        names = {role: networks.network_name(self.preset.networks[role]) for role in roles}
+        names = {role: network_name(self.preset.networks[role]) for role in roles}
         return {role: name for role, name in names.items() if name}
 
     def embedding(self, picture: Picture, key: str) -> Tensor:

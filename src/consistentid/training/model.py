@@ -11,10 +11,10 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
-from consistentid import checkpoint
-from consistentid.adapter import ConsistentID
+from consistentid.adapter import store
+from consistentid.adapter.adapter import ConsistentID
+from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
-from consistentid.spec import AdapterSpec
 from consistentid.training.attention import AttentionRecorder
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Batch
@@ -177,11 +177,11 @@ def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID
 
 
 def _initial_weights(source: str) -> Mapping[str, Tensor]:
-    path = checkpoint.locate(*_located(source))
-    state, _ = checkpoint.read_state(path)
+    path = store.locate(*_located(source))
+    state, _ = store.read_state(path)
     if "ip_adapter" in state:  # an IP-Adapter-FaceID-Plus: the same layers, numbered alike, and no facial encoder
         state = {"image_proj": state["image_proj"], "adapter_modules": state["ip_adapter"]}
-    return checkpoint.to_ours(state, str(path))[0]
+    return store.to_ours(state, str(path))[0]
 
 
 def _located(source: str) -> tuple[str, str | None]:

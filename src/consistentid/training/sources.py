@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consistentid.data.dataset import FolderDataset, epoch_order, open_dataset
-from consistentid.data.portraits import Caption
 from consistentid.data.records import RECORDS
 from consistentid.data.shards import INDEX
+from consistentid.drawn.pools import Pool, captions
+from consistentid.drawn.portraits import Caption
 from consistentid.errors import DatasetError
-from consistentid.training.pictures import Pool, captions
 from consistentid.training.schedule import Order, shuffled
 
 

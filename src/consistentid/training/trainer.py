@@ -27,15 +27,15 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 
+from consistentid.drawn.pools import PoolSpec, open_pool
 from consistentid.errors import InputError, TrainingError
-from consistentid.output import encode_png, replacing
-from consistentid.presets import FILE_NAME, Preset
+from consistentid.files.output import encode_png, replacing
+from consistentid.presets.preset import FILE_NAME, Preset
 from consistentid.training import checkpoints, validation
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.model import AdapterOnBase
-from consistentid.training.pictures import PoolSpec, open_pool
 from consistentid.training.recipe import build
 from consistentid.training.sources import DatasetSource, DrawnSource, Source
 

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from consistentid import networks
-from consistentid.faces.encode import IdentityEncoder
+from consistentid.adapter.identify import IdentityEncoder
+from consistentid.adapter.identity import Identity
+from consistentid.adapter.prompt import compose, facial_sentence
 from consistentid.faces.parts import PARTS
-from consistentid.identity import Identity
-from consistentid.images import contact_sheet, load_image
-from consistentid.prompt import compose, facial_sentence
+from consistentid.files.images import contact_sheet, load_image
+from consistentid.presets.loading import load_analyzer
 from consistentid.training.config import Validation
 from consistentid.training.examples import word_positions
 from consistentid.training.frozen import FrozenNetworks
@@ -46,7 +46,7 @@ def identities(options: Validation, frozen: FrozenNetworks, model: AdapterOnBase
     """
     spec = model.cid.spec
     encoder = IdentityEncoder(
-        networks.load_analyzer(frozen.preset),
+        load_analyzer(frozen.preset),
         frozen.image_encoder,
         frozen.processor,
         part_layout=spec.part_layout,

@@ -1,0 +1,1 @@
+"""The method: ConsistentID as an adapter of unmodified diffusers pipelines."""

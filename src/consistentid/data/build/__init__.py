@@ -1,0 +1,1 @@
+"""A data set made of folders of photos."""

@@ -1,0 +1,164 @@
+"""Data sets of drawn portraits on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from consistentid.data.records import IMAGES, MASKS, RECORDS, Record, write_records
+from consistentid.drawn.portraits import SPLITS, People, Scenes, describe, draw, locate, sample_people, sample_scenes
+from consistentid.errors import InputError
+from consistentid.files.output import check_folder, claim, replacing
+
+PHOTOS: Final = "photos"
+"""Folder of the plain pictures, one folder a person in it."""
+
+_ABOUT: Final = "drawing.json"
+_LIMITS: Final = {"people": (1, 1_000_000), "scenes": (1, 10_000), "size": (32, 1024), "seed": (0, 2**32 - 1)}
+_BLOCK_PIXELS: Final = 2**21  # drawn at a time: about half a gigabyte of working memory
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Which pictures a drawn data set holds: the first people of a split and seed, each in their first scenes.
+
+    Attributes:
+        people: how many, 1 to 1,000,000.
+        scenes: pictures of each, 1 to 10,000.
+        size: pixels of a side, 32 to 1024.
+        split: a name of `SPLITS`; the people of different splits are different.
+        seed: 0 to 2^32 - 1; the people of different seeds are different.
+
+    Raises:
+        InputError: a value that is not allowed.
+    """
+
+    people: int
+    scenes: int
+    size: int = 128
+    split: str = "train"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InputError(f"{name} {value}: must be at least {low} and at most {high}")
+        if self.split not in SPLITS:
+            raise InputError(f"split {self.split!r}: is unknown; the splits are {', '.join(SPLITS)}")
+
+    def __len__(self) -> int:
+        return self.people * self.scenes
+
+    def person(self, row: int) -> str:
+        """The name of the person on a picture."""
+        return f"{self.split}-{self.seed}-{row // self.scenes:05d}"
+
+    def name(self, row: int) -> str:
+        """The path of a picture in its folder, without the suffix."""
+        return f"{self.person(row)}/{row % self.scenes:02d}"
+
+    def keys(self, rows: range) -> list[tuple[int, int]]:
+        """(number of the person, number of the scene) of pictures."""
+        return [divmod(row, self.scenes) for row in rows]
+
+    def tables(self, rows: range) -> tuple[People, Scenes]:
+        """People and scenes of pictures, one row each."""
+        keys = self.keys(rows)
+        people = sample_people([person for person, _ in keys], split=self.split, seed=self.seed)
+        return people, sample_scenes(keys, split=self.split, seed=self.seed)
+
+    def blocks(self) -> Iterator[range]:
+        """Pictures that are drawn together."""
+        step = max(1, min(32, _BLOCK_PIXELS // self.size**2))
+        for start in range(0, len(self), step):
+            yield range(start, min(start + step, len(self)))
+
+    def records(self, rows: range) -> list[Record]:
+        """The records of pictures; "landmarks" in their extra are (5, 2) pixels (x, y), in the order of `Portraits`."""
+        people, scenes = self.tables(rows)
+        marks = locate(people, scenes, self.size).double().numpy().round(2).tolist()
+        records = []
+        for i, (row, key) in enumerate(zip(rows, self.keys(rows), strict=True)):
+            # Worded by its own key, so that a caption does not depend on how many others there are.
+            told = describe(people, scenes, i, np.random.default_rng((SPLITS[self.split], self.seed, *key)))
+            file = f"{self.name(row)}.png"
+            person, extra = self.person(row), {"landmarks": marks[i]}
+            records.append(Record(file, file, told.image, told.face, person=person, extra=extra))
+        return records
+
+
+def draw_dataset(
+    drawing: Drawing, folder: Path, *, photos: bool = False, progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Draw a data set into a folder, in the layout of `consistentid.data.records`.
+
+    Can be stopped at any moment; the same call goes on where it was and gives the same files, and where all is there
+    already, changes nothing.
+
+    Args:
+        drawing: what to draw.
+        folder: new, empty, or holding the same drawing.
+        photos: also write plain JPEGs to `PHOTOS`, one folder a person.
+        progress: called with (pictures done, pictures in all).
+
+    Returns:
+        "folder", "records", "photos" (paths or None), "pictures", "drawn" (how many of them just now), and the fields
+        of the drawing.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written.
+    """
+    check_folder(folder, megabytes=1 + int(len(drawing) * drawing.size**2 * (1.4 if photos else 0.9)) // 2**20)
+    _claim(drawing, folder)
+    for kind in (IMAGES, MASKS, PHOTOS):
+        for unfinished in (folder / kind).glob("*/.*"):  # of a run that was killed while writing
+            unfinished.unlink()
+    drawn = 0
+    for rows in drawing.blocks():
+        if missing := [row for row in rows if not all(path.exists() for path in _files(drawing, row, folder, photos))]:
+            # Always a whole block: the last bit of a number may depend on how many are computed together.
+            portraits = draw(*drawing.tables(rows), drawing.size)
+            images = portraits.pixels()
+            for row in missing:
+                i = row - rows.start
+                _write(images[i], portraits.labels[i].numpy(), *_files(drawing, row, folder, photos))
+            drawn += len(missing)
+        if progress:
+            progress(rows.stop, len(drawing))
+    if not (folder / RECORDS).exists():
+        write_records(folder, [record for rows in drawing.blocks() for record in drawing.records(rows)])
+    return {
+        "folder": str(folder),
+        "records": str(folder / RECORDS),
+        "photos": str(folder / PHOTOS) if photos else None,
+        "pictures": len(drawing),
+        "drawn": drawn,
+        **asdict(drawing),
+    }
+
+
+def _claim(drawing: Drawing, folder: Path) -> None:
+    """Note in the folder what is drawn there, or make sure that it is the same."""
+    about = {"consistentid": version("consistentid"), **asdict(drawing)}
+    if others := claim(folder, folder / _ABOUT, about, "drawn data set"):
+        raise InputError(f"{folder}: holds another drawn data set, with {', '.join(others)}; name a new folder")
+
+
+def _files(drawing: Drawing, row: int, folder: Path, photos: bool) -> list[Path]:
+    name = drawing.name(row)
+    files = [folder / IMAGES / f"{name}.png", folder / MASKS / f"{name}.png"]
+    return [*files, folder / PHOTOS / f"{name}.jpg"] if photos else files
+
+
+def _write(image: NDArray[np.uint8], labels: NDArray[np.uint8], picture: Path, mask: Path, *photo: Path) -> None:
+    for path, array in ((picture, image), (mask, labels), *((path, image) for path in photo)):
+        with replacing(path) as temporary:
+            Image.fromarray(array).save(temporary, quality=95)

@@ -1,0 +1,1 @@
+"""What `evaluate` writes: tables, charts, cases, one page."""

@@ -1,0 +1,142 @@
+"""The CLIP pair: text and pictures in one space, by contrast.
+
+Half of every batch shows whole portraits with their captions, half shows single facial parts, cut out as the adapter
+will see them, with a phrase each ("narrow blue eyes"), so that the image encoder knows both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from consistentid.drawn.pools import Pool, captions, pixels
+from consistentid.drawn.portraits.captions import part_phrases
+from consistentid.faces.parts import PARTS, part_pictures
+from consistentid.training.drawn.loop import Losses, train
+from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.text import CONTEXT, open_tokenizer, tokenize
+from consistentid.training.schedule import batched
+
+NORMAL = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # pixels in [-1, 1]
+
+
+class ClipPair(nn.Module):
+    """Text and vision encoder with the temperature of their contrast."""
+
+    def __init__(self, text: CLIPTextModelWithProjection, vision: CLIPVisionModelWithProjection) -> None:
+        super().__init__()
+        self.text, self.vision = text, vision
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def embed_text(self, tokens: Tensor) -> Tensor:
+        """Unit vectors (B, D) of texts (B, T)."""
+        return F.normalize(self.text(input_ids=tokens).text_embeds, dim=-1)
+
+    def embed_images(self, pictures: Tensor) -> Tensor:
+        """Unit vectors (B, D) of pictures (B, 3, H, W)."""
+        return F.normalize(self.vision(pixel_values=pictures).image_embeds, dim=-1)
+
+
+def part_crops(pool: Pool, rows: NDArray[np.int64], size: int) -> list[dict[str, NDArray[np.uint8]]]:
+    """For each row the visible parts as (size, size, 3) uint8 pictures."""
+    out = []
+    for row in rows:
+        cut = part_pictures(Image.fromarray(pool.images[row]), np.asarray(pool.labels[row]))
+        out.append({k: np.asarray(v.resize((size, size), Image.Resampling.BICUBIC)) for k, v in cut.items()})
+    return out
+
+
+def _parts_batch(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[NDArray[np.uint8], list[str]]:
+    """One random part a row, with its phrase."""
+    people, _ = pool.tables(rows)
+    rng = np.random.default_rng(seed)
+    crops, texts = [], []
+    for i, cut in enumerate(part_crops(pool, rows, pool.spec.size)):
+        names = [n for n in PARTS if n in cut] or ["face"]
+        name = names[rng.integers(len(names))]
+        crops.append(cut.get(name, np.asarray(pool.images[rows[i]])))
+        texts.append(part_phrases(people, i)[name])
+    return np.stack(crops), texts
+
+
+def contrast(text: Tensor, image: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
+    """Symmetric cross-entropy in which equal texts are all right answers."""
+    index = torch.tensor([texts.index(t) for t in texts], device=text.device)
+    target = (index[:, None] == index[None, :]).float()
+    target = target / target.sum(-1, keepdim=True)
+    logits = scale * text @ image.T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train and save ``out/tokenizer``, ``out/text_encoder`` and ``out/image_encoder``; reports retrieval accuracy."""
+    section = recipe.section("clip")
+    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    tokenizer = open_tokenizer(pool, section.options["vocabulary"], out / "tokenizer")
+    torch.manual_seed(section.schedule.seed)
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **ends, **section.network["text"]
+    )
+    vision_config = CLIPVisionConfig(image_size=recipe.content["size"], **section.network["vision"])
+    pair = ClipPair(CLIPTextModelWithProjection(text_config), CLIPVisionModelWithProjection(vision_config)).to(device)
+
+    def tokens(texts: list[str]) -> Tensor:
+        return tokenize(tokenizer, texts, padding="longest").to(device)
+
+    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
+        seed = generator.initial_seed()
+        half = len(rows) // 2
+        whole = np.sort(rows[:half])
+        crops, phrases = _parts_batch(pool, np.sort(rows[half:]), seed)
+        told = captions(pool, whole, seed)
+        texts = [f"{c.image}. {c.face}" if i % 2 else c.image for i, c in enumerate(told)]
+        pictures = torch.cat([pixels(pool.images[whole], device), pixels(crops, device)])
+        image = pair.embed_images(pictures)
+        scale = pair.log_scale.exp().clamp(max=100)
+        scenes = contrast(pair.embed_text(tokens(texts)), image[:half], scale, texts)
+        parts = contrast(pair.embed_text(tokens(phrases)), image[half:], scale, phrases)
+        return {"loss": scenes + parts, "scenes": scenes, "parts": parts}
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        rows = np.arange(0, len(held_out), len(held_out) // 256)[:256]
+        told = captions(held_out, rows, seed=1)
+        text, image = [], []
+        for part in batched(len(rows), 64):
+            texts = [f"{c.image}. {c.face}" for c in told[part]]
+            text.append(pair.embed_text(tokens(texts)))
+            image.append(pair.embed_images(pixels(held_out.images[rows[part]], device)))
+        similarity = torch.cat(text) @ torch.cat(image).T
+        truth = torch.arange(len(rows), device=device)
+        ranks = (similarity >= similarity.diagonal()[:, None]).sum(-1)
+        return {
+            "text_to_image_top1_of_256": float((similarity.argmax(-1) == truth).float().mean()),
+            "image_to_text_top1_of_256": float((similarity.argmax(0) == truth).float().mean()),
+            "text_to_image_top5_of_256": float((ranks <= 5).float().mean()),
+        }
+
+    train("clip", pair, loss, section.schedule, len(pool), out, device=device, report=report)
+    pair.text.half().save_pretrained(out / "text_encoder")
+    pair.vision.half().save_pretrained(out / "image_encoder")
+    edge = {"height": recipe.content["size"], "width": recipe.content["size"]}
+    CLIPImageProcessorPil(size={"shortest_edge": recipe.content["size"]}, crop_size=edge, **NORMAL).save_pretrained(
+        out / "image_encoder"
+    )

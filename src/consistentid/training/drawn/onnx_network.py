@@ -1,0 +1,72 @@
+"""What the networks have in common that ship as ONNX files: architecture, flaws of their pictures, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel
+
+from consistentid.files.output import replacing
+
+
+class Network(nn.Module):
+    """A backbone of transformers and a linear layer over its last feature map.
+
+    Args:
+        size: side of its square pictures.
+        outputs: numbers it gives for each.
+        kind, config: model type of transformers and its configuration.
+    """
+
+    def __init__(self, size: int, outputs: int, kind: str, **config: Any) -> None:
+        super().__init__()
+        self.size = size
+        self.backbone = AutoModel.from_config(AutoConfig.for_model(kind, **config))
+        with torch.no_grad():
+            features = self.backbone(torch.zeros(1, 3, size, size)).last_hidden_state
+        self.norm = nn.BatchNorm1d(features.shape[1])
+        self.head = nn.Linear(features[0].numel(), outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, size, size) in [-1, 1] -> (B, outputs)."""
+        features = self.backbone(x).last_hidden_state
+        out: Tensor = self.head(self.norm(features.flatten(2)).flatten(1))
+        return out
+
+
+def flawed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """The picture with flaws of generated ones: a quarter are blurred, all differ a little in brightness."""
+    if rng.random() < 0.25:
+        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.9) * picture.width / 64))
+    return ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
+
+
+def export(network: Network, path: Path, output: str) -> None:
+    """ONNX with weights in half precision, computed in single; ``output`` names what it gives."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    temporary = path.with_suffix(".single.onnx")
+    torch.onnx.export(
+        network, (torch.zeros(2, 3, network.size, network.size),), temporary, input_names=["input"],
+        output_names=[output], dynamic_axes={"input": {0: "batch"}, output: {0: "batch"}}, dynamo=False,
+    )  # fmt: skip
+    model = onnx.load(temporary)
+    temporary.unlink()
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256:
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name + ".half")
+            casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
+            tensor.CopyFrom(half)
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend(casts + nodes)
+    onnx.checker.check_model(model)
+    with replacing(path) as whole:
+        onnx.save(model, whole)

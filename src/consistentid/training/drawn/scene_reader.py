@@ -1,0 +1,62 @@
+"""The scene reader: a classifier that tells what a drawing shows, by which adherence to prompts is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from consistentid.drawn.pools import Pool, pixels
+from consistentid.drawn.scene_reader import UNSEEN, VALUES, shown, split_factors
+from consistentid.evaluation.protocol import FACTORS
+from consistentid.training.drawn.loop import Losses, train
+from consistentid.training.drawn.onnx_network import Network, export, flawed
+from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.schedule import Schedule, batched
+
+
+def factor_loss(logits: Tensor, values: Tensor) -> Tensor:
+    """Mean cross-entropy over the factors; logits (B, V) of `split_factors`, values (B, F), `UNSEEN` ones ignored."""
+    each = [
+        F.cross_entropy(x, wanted, ignore_index=UNSEEN, reduction="sum") / (wanted != UNSEEN).sum().clamp(min=1)
+        for x, wanted in zip(split_factors(logits), values.T, strict=True)
+    ]
+    return torch.stack(each).mean()
+
+
+def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train ``out/scene_reader.onnx``; reports how often it is right on drawings of held-out people, by factor."""
+    section = recipe.section("scene_reader")
+    schedule: Schedule = section.schedule
+    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    torch.manual_seed(schedule.seed)
+    network = Network(pool.spec.size, VALUES, **section.network).to(device)
+
+    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
+        rng = np.random.default_rng(generator.initial_seed())
+        pictures = [flawed(Image.fromarray(pool.images[row]), rng) for row in rows]
+        found = network(pixels(np.stack([np.asarray(x) for x in pictures]), device))
+        return {"loss": factor_loss(found, _truth(pool, rows, device))}
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        rows = np.arange(len(held_out))
+        found = torch.cat([network(pixels(held_out.images[rows[part]], device)) for part in batched(len(rows), 64)])
+        truth = _truth(held_out, rows, device)
+        right = {}
+        for factor, x, wanted in zip(FACTORS, split_factors(found), truth.T, strict=True):
+            seen = wanted != UNSEEN
+            right[factor] = float((x.argmax(1) == wanted)[seen].float().mean())
+        return right
+
+    train("scene_reader", network, loss, schedule, len(pool), out, device=device, report=report)
+    export(network.cpu(), out / "scene_reader.onnx", "logits")
+
+
+def _truth(pool: Pool, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(shown(pool.tables(rows)[1])).to(device)

@@ -1,0 +1,208 @@
+"""Presets: the shipped ones are complete, own ones are checked, and nothing is fetched without need."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from consistentid.errors import CheckpointError, InputError
+from consistentid.presets.preset import Network, Settings, load_preset, preset_names
+
+MINIMAL: dict[str, object] = {role: f"./{role}" for role in ("base", "adapter", "image_encoder")}
+MINIMAL |= {"parser": {"kind": "segformer", "path": "./parser"}, "detector": {"kind": "labels"}}
+MINIMAL |= {"recogniser": {"kind": "onnx", "path": "./recogniser.onnx"}}
+
+
+def write(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**MINIMAL, **changes}))
+    return path
+
+
+def test_shipped_presets_are_complete() -> None:
+    assert preset_names() == ["drawn", "sd15", "sdxl"]
+    for name in preset_names():
+        preset = load_preset(name)
+        assert preset.name == name
+        assert preset.about
+        assert preset.settings.merge_at == (0.2 if name == "drawn" else 0.6)
+        for role, network in preset.networks.items():
+            assert network.path or network.repo or network.kind in ("labels",), role
+            if network.repo:
+                assert network.files, f"{name}: {role} could not be told to be present"
+                assert network.megabytes > 0
+                assert network.licence
+            assert network.revision is None or len(network.revision) == 40
+    sd15, sdxl = load_preset("sd15"), load_preset("sdxl")
+    assert (sd15.settings.width, sd15.settings.height, sd15.settings.steps) == (512, 768, 50)
+    assert (sdxl.settings.width, sdxl.settings.height, sdxl.settings.guidance_scale) == (864, 1152, 5.0)
+    assert str(sd15.image_encoder) == str(sdxl.image_encoder) == "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+    assert str(sd15.adapter) == "JackAILab/ConsistentID/ConsistentID-v1.bin"
+    assert str(sdxl.adapter) == "JackAILab/ConsistentID/ConsistentID_SDXL-v1.bin"
+
+
+def test_drawn_needs_nothing_but_the_package() -> None:
+    package = Path(__file__).parents[2] / "src" / "consistentid" / "weights"
+    for role, network in load_preset("drawn").networks.items():
+        assert not network.repo, role
+        assert network.path is None or network.path.is_relative_to(package)
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    write(folder / "preset.yaml", settings={"steps": 7}, judge={"path": "../judge.onnx", "kind": "onnx"})
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "mine/preset.yaml", folder):
+        preset = load_preset(name)
+        assert preset.base.path == folder / "base"
+        assert preset.judge is not None
+        assert preset.judge.path == tmp_path / "judge.onnx"
+        assert preset.settings.steps == 7
+        assert preset.detector.kind == "labels"
+
+
+def test_paths_from_the_root_and_from_home_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "preset.yaml", base="/models/base", adapter="~/adapter", image_encoder="me/encoder")
+    preset = load_preset(tmp_path)
+    assert preset.base.path == Path("/models/base")
+    assert preset.adapter.path == tmp_path / "adapter"
+    assert preset.image_encoder.repo == "me/encoder"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [", "cannot be read as YAML"),
+        ("just text", "write a mapping with"),
+        (yaml.safe_dump({**MINIMAL, "bass": 1}), "unknown bass; allowed are"),
+        (yaml.safe_dump({**MINIMAL, "base": {"pth": "x"}}), "base has unknown pth; allowed are kind, path, repo"),
+        (yaml.safe_dump({**MINIMAL, "settings": {"step": 3}}), "settings has unknown step"),
+        (
+            yaml.safe_dump({**MINIMAL, "parser": {"kind": "magic"}}),
+            "parser: unknown kind 'magic'; known kinds are segf",
+        ),
+        (yaml.safe_dump({**MINIMAL, "settings": {"steps": 0}}), "steps=0 is not allowed; give an integer from 1"),
+        (yaml.safe_dump({"base": "./base"}), "lacks detector, recogniser, parser, image_encoder, adapter"),
+    ],
+)
+def test_faulty_yaml_is_named(tmp_path: Path, content: str, words: str) -> None:
+    path = tmp_path / "faulty.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError) as caught:
+        load_preset(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
+    more = {"scheduler": "hyper-sd", "controlnet": "me/pose", "settings": {"guidance_scale": 2}}
+    loras = [{"repo": "me/style", "files": ["a.safetensors"], "scale": 0.5}, "./own.safetensors"]
+    preset = load_preset(write(tmp_path / "mine.yaml", loras=loras, **more))
+    assert (preset.settings.steps, preset.settings.guidance_scale) == (8, 2)
+    assert preset.controlnet is not None
+    assert preset.controlnet.repo == "me/pose"
+    assert [(str(lora), lora.scale) for lora in preset.loras] == [
+        ("me/style/a.safetensors", 0.5), (str(tmp_path / "own.safetensors"), 1.0),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="loras has unknown weight; allowed are"):
+        load_preset(write(tmp_path / "wrong.yaml", loras=[{"repo": "me/style", "weight": 1}]))
+
+
+def test_the_preset_that_the_manual_shows(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "pipelines.md"
+    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "preset.yaml").write_text(shown)
+    preset = load_preset(tmp_path)
+    assert preset.base.path == tmp_path / "dreamy.safetensors"
+    assert preset.base.config is not None
+    assert preset.base.config.repo == load_preset("sd15").base.repo
+    assert preset.settings.width == 512
+
+
+def test_unknown_preset_is_answered_with_those_there_are(tmp_path: Path) -> None:
+    for name in ("sd16", tmp_path, tmp_path / "absent.yaml"):
+        with pytest.raises(InputError, match="known presets are drawn, sd15, sdxl"):
+            load_preset(name)
+
+
+def test_settings_are_checked() -> None:
+    for wrong in (
+        {"steps": 0}, {"steps": 2.5}, {"steps": True}, {"guidance_scale": math.nan}, {"merge_at": 1.1}, {"scale": -1},
+        {"width": 9000}, {"height": 65}, {"batch_size": 0}, {"negative_prompt": 3}, {"steps": "9"},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
+            Settings(**wrong)  # type: ignore[arg-type]
+    assert Settings().but(steps=3, scale=None) == Settings(steps=3)
+    assert Settings(guidance_scale=1).record() == {
+        "steps": 50, "guidance_scale": 1, "scale": 1.0, "merge_at": 0.6, "negative_prompt": "",
+    }  # fmt: skip
+
+
+def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.safetensors").touch()
+    preset = load_preset("sd15").override(base="own.safetensors", adapter="me/mine/x.bin", parser="a/b", steps=4)
+    assert preset.base.path == tmp_path / "own.safetensors"
+    assert (preset.adapter.repo, preset.adapter.files) == ("me/mine", ("x.bin",))
+    assert (preset.parser.repo, preset.parser.kind) == ("a/b", "bisenet")
+    assert preset.settings == load_preset("sd15").settings.but(steps=4)
+    few = preset.override(scheduler="lcm", steps=6, loras=["own.safetensors:0.5", "a/b/c.safetensors", "a/b"])
+    assert (few.settings.steps, few.settings.guidance_scale) == (6, 1.0), "what is said outranks what the sampler needs"
+    assert [(str(lora), lora.scale) for lora in few.loras] == [
+        (str(tmp_path / "own.safetensors"), 0.5), ("a/b/c.safetensors", 1.0), ("a/b", 1.0),
+    ]  # fmt: skip
+    assert "lora 2" in few.networks
+    assert preset.override(controlnet="a/b").networks["controlnet"].repo == "a/b"
+    with pytest.raises(InputError, match="has no setps; it has detector,"):
+        load_preset("sd15").override(setps=4)
+    for wrong in ("absent.safetensors", "./absent/file.bin", "a//b"):
+        with pytest.raises(InputError, match="no such file or folder; give a path, owner/name"):
+            load_preset("sd15").override(base=wrong)
+
+
+def test_networks_are_found_in_the_hub_cache_without_a_network(tmp_path: Path) -> None:
+    """In a process of its own, since huggingface_hub reads its settings once."""
+    snapshot = tmp_path / "hub" / "models--me--mine" / "snapshots" / ("a" * 40)
+    (snapshot / "unet").mkdir(parents=True)
+    (snapshot / "unet" / "weights.bin").touch()
+    (snapshot / "single.bin").touch()
+    code = f"""
+from pathlib import Path
+from consistentid.errors import CheckpointError
+from consistentid.presets.preset import Network
+at = dict(repo="me/mine", revision="{"a" * 40}")
+snapshot = Path({str(snapshot)!r})
+assert Network(files=("unet/weights.bin", "single.bin"), **at).find() == snapshot
+assert Network(files=("single.bin",), **at).find() == snapshot / "single.bin"
+assert Network(files=("single.bin",), **at).fetch() == snapshot / "single.bin"
+assert Network(files=("single.bin", "other.bin"), **at).find() is None
+assert Network(repo="me/other", files=("single.bin",)).find() is None
+try:
+    Network(repo="me/other", files=("single.bin",)).fetch()
+except CheckpointError as error:
+    assert "me/other/single.bin: cannot be fetched" in str(error), error
+    assert "\\n" not in str(error)
+else:
+    raise AssertionError("fetched from nowhere")
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_missing_local_weights(tmp_path: Path) -> None:
+    missing = Network(path=tmp_path / "absent")
+    assert missing.find() is None
+    with pytest.raises(CheckpointError, match="absent: no such weights; correct the preset"):
+        missing.fetch()
+    assert Network(repo="a/b", revision="main", variant="fp16").pretrained == (
+        "a/b",
+        {"revision": "main", "variant": "fp16"},
+    )

@@ -1,0 +1,179 @@
+"""The formulas of the stack's trainings, on cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from consistentid.drawn.pools import pixels
+from consistentid.errors import InputError
+from consistentid.training.drawn.autoencoder import detail_weight, reconstruction_loss
+from consistentid.training.drawn.clip import contrast
+from consistentid.training.drawn.parser import augment
+from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.recogniser import margin_loss
+
+CPU = torch.device("cpu")
+
+
+# Recogniser
+
+
+def by_hand(vectors: np.ndarray, people: list[int], margin: float, scale: float) -> float:
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    losses = []
+    for i, person in enumerate(people):
+        wrong = [scale * (unit[i] @ unit[j]) for j in range(len(people)) if people[j] != person]
+        for j in range(len(people)):
+            if j != i and people[j] == person:
+                right = scale * math.cos(math.acos(unit[i] @ unit[j]) + margin)
+                losses.append(math.log(1 + sum(math.exp(w) for w in wrong) / math.exp(right)))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("people", [[0, 0, 1, 1], [0, 1, 0, 2, 1, 2], [3, 3, 3, 5, 5, 5]])
+@pytest.mark.parametrize(("margin", "scale"), [(0.0, 1.0), (0.2, 8.0), (0.5, 24.0)])
+def test_margin_loss(people: list[int], margin: float, scale: float) -> None:
+    vectors = np.random.default_rng(1).normal(size=(len(people), 6))
+    ours = margin_loss(torch.tensor(vectors), torch.tensor(people), margin, scale)
+    assert float(ours) == pytest.approx(by_hand(vectors, people, margin, scale), rel=1e-6)
+
+
+def test_margin_loss_wants_people_together_and_apart() -> None:
+    people = torch.tensor([0, 0, 1, 1])
+    apart = torch.eye(4)[[0, 0, 1, 1]]
+    mixed = torch.eye(4)[[0, 1, 0, 1]]
+    assert margin_loss(apart, people, 0.2, 24.0) < 1e-6
+    assert margin_loss(mixed, people, 0.2, 24.0) > 20
+    assert margin_loss(apart, people, 1.4, 4.0) > margin_loss(apart, people, 0.2, 4.0)
+    assert margin_loss(5 * apart, people, 0.2, 4.0) == margin_loss(apart, people, 0.2, 4.0)  # length does not matter
+
+
+def test_margin_loss_has_a_gradient_where_vectors_agree() -> None:
+    vectors = torch.ones(4, 3, requires_grad=True)
+    margin_loss(vectors, torch.tensor([0, 0, 1, 1]), 0.2, 24.0).backward()
+    assert torch.isfinite(vectors.grad).all()
+
+
+# CLIP
+
+
+def test_contrast_is_the_mean_of_both_directions() -> None:
+    text = F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    image = F.normalize(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), dim=-1)
+    logits = 5 * text @ image.T
+    expected = -(logits.log_softmax(1).diagonal().mean() + logits.log_softmax(0).diagonal().mean()) / 2
+    torch.testing.assert_close(contrast(text, image, torch.tensor(5.0), ["a", "b", "c"]), expected)
+
+
+def test_equal_texts_are_all_right_answers() -> None:
+    vectors = torch.eye(3)[[0, 0, 1]]
+    told_twice = contrast(vectors, vectors, torch.tensor(50.0), ["a nose", "a nose", "an ear"])
+    assert float(told_twice) == pytest.approx(2 / 3 * math.log(2), rel=1e-4)
+    assert contrast(vectors, vectors.roll(1, 0), torch.tensor(50.0), ["a nose", "a nose", "an ear"]) > 10
+
+
+# Autoencoder
+
+
+def test_pixels() -> None:
+    images = np.array([[[[0, 127, 255]]]], np.uint8)
+    torch.testing.assert_close(pixels(images, CPU), torch.tensor([-1, -1 / 255, 1]).view(1, 3, 1, 1))
+
+
+def test_details_of_the_face_weigh_most() -> None:
+    labels = np.arange(19, dtype=np.uint8).reshape(1, 1, 19)
+    expected = [1.0] + [3.0 if i in (2, 3, 4, 5, 6, 10, 11, 12, 13) else 1.5 for i in range(1, 19)]
+    assert detail_weight(labels, CPU)[0, 0, 0].tolist() == expected
+
+
+def test_reconstruction_loss() -> None:
+    x = torch.zeros(1, 1, 2, 2)
+    y = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]])
+    weight = torch.tensor([[[[3.0, 1.0], [1.0, 1.0]]]])
+    # Weighted error 3 * (0.5 + 0.25) / 4; edges 0.5 off in one of two columns and in one of two rows.
+    assert float(reconstruction_loss(y, x, weight)) == pytest.approx(3 * 0.75 / 4 + 0.5 * (0.25 + 0.25))
+    assert float(reconstruction_loss(x, x, weight)) == 0
+
+
+# Parser
+
+
+def test_pictures_and_labels_are_framed_alike() -> None:
+    """Pictures whose red channel is their label stay so, up to the softness of some edges."""
+    labels = torch.zeros(4, 32, 32, dtype=torch.long)
+    labels[:, 8:24, 8:24] = 1
+    labels[1, 4:12, 4:12] = 10
+    pictures = labels[:, None].float().expand(4, 3, 32, 32)
+    kinds = set()
+    for seed in range(60):
+        x, y = augment(pictures, labels, torch.Generator().manual_seed(seed))
+        assert x.shape == pictures.shape
+        assert y.shape == labels.shape
+        assert y.dtype == torch.int64
+        assert set(y.unique().tolist()) <= {0, 1, 10}
+        assert ((x[:, 0] - y).abs() > 0.6).float().mean() < 0.12
+        kinds.add(tuple(y.flatten().bincount(minlength=2)[:2].tolist()))
+    assert len(kinds) > 4
+
+
+def test_left_stays_left_in_the_mirror() -> None:
+    labels = torch.zeros(1, 32, 32, dtype=torch.long)
+    for left, right, row in ((2, 3, 6), (4, 5, 10), (7, 8, 14)):
+        labels[:, row : row + 2, 9:12], labels[:, row : row + 2, 20:23] = left, right
+    columns, whole = torch.arange(32.0).expand(1, 32, 32), 0
+    for seed in range(40):
+        _, y = augment(torch.zeros(1, 3, 32, 32), labels, torch.Generator().manual_seed(seed))
+        if torch.equal(y.flatten().bincount(minlength=9), labels.flatten().bincount(minlength=9)):  # one whole face
+            whole += 1
+            for left, right in ((2, 3), (4, 5), (7, 8)):
+                assert columns[y == left].mean() < columns[y == right].mean()
+    assert whole > 10
+
+
+# Recipes
+
+
+def recipe(tmp_path: Path, text: str) -> Recipe:
+    (tmp_path / "recipe.yaml").write_text(text)
+    return Recipe(tmp_path / "recipe.yaml", tmp_path)
+
+
+def test_sections(tmp_path: Path) -> None:
+    section = recipe(tmp_path, "unet: {network: {a: 1}, schedule: {steps: 3, batch: 2, lr: 0.1}}").section("unet")
+    assert section.network == {"a": 1}
+    assert section.options == {}
+    assert (section.schedule.steps, section.schedule.batch, section.schedule.lr) == (3, 2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unet: {}", r"has no section 'clip'; it has unet"),
+        ("clip: {network: {}}", r"section 'clip', has no schedule"),
+        (
+            "clip: {schedule: {steps: 1, batch: 1, lr: 1, stepz: 2}}",
+            r"schedule has unknown options stepz; known are steps, batch, lr",
+        ),
+        ("clip: {schedule: {steps: 1}}", r"schedule lacks batch, lr"),
+        ("- a\n- b", r"a recipe is a mapping of sections"),
+        ("clip: [", r"not a readable recipe"),
+    ],
+)
+def test_wrong_recipes_are_told_of(tmp_path: Path, text: str, message: str) -> None:
+    def schedule() -> object:
+        return recipe(tmp_path, text).section("clip").schedule
+
+    with pytest.raises(InputError, match=message) as caught:
+        schedule()
+    assert "recipe.yaml" in str(caught.value)
+
+
+def test_a_missing_recipe(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a readable recipe"):
+        Recipe(tmp_path / "none.yaml", tmp_path).section("clip")
