@@ -20,6 +20,8 @@ import synth  # isort: skip
 from consistentid.adapter.identity import Identity
 from consistentid.faces.parts import PARTS, part_pictures
 
+pytest_plugins = ["small_networks"]
+
 
 @pytest.fixture(scope="session")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:

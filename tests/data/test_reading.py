@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from consistentid.cli import main
-from consistentid.data.dataset import Sample, epoch_order, open_dataset, stream
+from consistentid.data.dataset import Sample, epoch_order, stream
+from consistentid.data.open import open_dataset
 from consistentid.data.records import Record, write_records
 from consistentid.data.shards import pack_dataset
 from consistentid.errors import DatasetError, InputError

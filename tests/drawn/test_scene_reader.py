@@ -11,18 +11,17 @@ from PIL import Image
 
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.drawn.portraits.scenes import BACKGROUNDS, HATS
-from consistentid.drawn.scene_reader import UNSEEN, SceneReader, shown, split_factors
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, SceneReader, shown, split_factors
 from consistentid.errors import CheckpointError
-from consistentid.evaluation.protocol import FACTORS
-from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.presets.preset import load_preset
 from consistentid.training.drawn.scene_reader import factor_loss
 
 KEYS = [(number, 2) for number in range(200)]
 
 
 @pytest.fixture(scope="module")
-def reader(studio: ConsistentIDPipeline) -> SceneReader:
-    network = studio.preset.scene_reader
+def reader() -> SceneReader:
+    network = load_preset("drawn").scene_reader
     assert network is not None
     return SceneReader(network.fetch())
 
@@ -51,8 +50,8 @@ def test_the_shipped_reader_reads_held_out_drawings(reader: SceneReader) -> None
     assert reader.read([]).shape == (0, len(FACTORS))
 
 
-def test_another_network_is_refused(studio: ConsistentIDPipeline, tmp_path: Path) -> None:
-    judge = studio.preset.judge
+def test_another_network_is_refused(tmp_path: Path) -> None:
+    judge = load_preset("drawn").judge
     assert judge is not None
     with pytest.raises(CheckpointError, match="does not read scenes"):
         SceneReader(judge.fetch())

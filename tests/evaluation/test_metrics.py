@@ -8,20 +8,19 @@ from scipy.linalg import sqrtm
 from scipy.stats import bootstrap, mannwhitneyu
 
 from consistentid.evaluation.metrics import (
-    accepted,
     copy_paste,
     cosine,
     distance_estimate,
     diversity,
     estimate,
     frechet_distance,
-    impostor_threshold,
     kernel_distance,
     position,
     separation,
     similarity,
     zero_shot,
 )
+from consistentid.faces.verification import accepted, impostor_threshold
 
 
 def people(count: int, pictures: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -70,18 +69,6 @@ def test_against_a_reference_without_a_face_there_is_nothing_to_measure() -> Non
     references[0] = np.nan
     assert np.isnan(similarity(references[:, None], views)[0]).all()
     assert not np.isnan(similarity(references[:, None], views)[1:]).any()
-
-
-def test_the_threshold_accepts_the_wanted_share_of_impostors() -> None:
-    wrong = impostors(*people(40, 5, 3.0))
-    for far in (0.05, 0.01, 0.001):
-        assert (wrong > impostor_threshold(wrong, far)).mean() == pytest.approx(far, abs=0.0005)
-
-
-def test_too_few_impostors_make_no_threshold_and_no_rate() -> None:
-    threshold = impostor_threshold(np.linspace(-1, 1, 500), far=0.001)
-    assert np.isnan(threshold)
-    assert np.isnan(accepted(np.array([0.9]), threshold)).all()
 
 
 def test_separation_is_the_area_under_the_roc_curve() -> None:

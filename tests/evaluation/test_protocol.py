@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from consistentid.drawn.portraits import sample_scenes
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
 from consistentid.evaluation.people import as_asked, read_people
-from consistentid.evaluation.protocol import FACTORS, alternatives, load_protocol, protocol_names
+from consistentid.evaluation.protocol import alternatives, load_protocol, protocol_names
 from consistentid.evaluation.variants import ABLATIONS, FULL, ablation, find
 from consistentid.presets.preset import Settings, load_preset
 

@@ -67,6 +67,9 @@ def test_a_pipeline_folder_loads_it(tmp_path: Path) -> None:
         vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=DDIMScheduler(),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(tmp_path)  # fmt: skip
+    # The address that bases saved by any version name; moving the class would make them unreadable.
+    named = json.loads((tmp_path / "model_index.json").read_text())["vae"]
+    assert named == ["consistentid.nn.patch_autoencoder", "PatchAutoencoderKL"]
     pipe = DiffusionPipeline.from_pretrained(tmp_path)
     assert isinstance(pipe.vae, PatchAutoencoderKL)
     assert pipe.vae_scale_factor == PATCH

@@ -12,7 +12,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -26,6 +26,7 @@ from consistentid.adapter.nn.facial_encoder import FacialEncoder
 from consistentid.adapter.nn.image_projection import ImageProjection
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
+from consistentid.files.weights import listed, natural
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -38,7 +39,6 @@ _MODULES = {
 }
 _OURS = ("image_projection", "facial_encoder", "attention")
 _IGNORED = ("unet",)  # a training dump repeats the frozen base model
-_SHOWN = 20
 _REMEDY = "download it again, or check that it is a ConsistentID checkpoint"
 
 
@@ -148,7 +148,7 @@ def to_ours(state: Mapping[str, Any], source: str) -> tuple[dict[str, Tensor], s
             released.add(module)
         tensors[f"{_MODULES.get(module, module)}.{name.removeprefix('module.')}"] = value
     if unexpected or not tensors:
-        found = f"unexpected entries {_listed(unexpected)}" if unexpected else "it is empty"
+        found = f"unexpected entries {listed(unexpected)}" if unexpected else "it is empty"
         raise CheckpointError(
             f"{source} is not a ConsistentID checkpoint: {found}; expected are modules"
             f" {', '.join([*_MODULES, *_OURS])}; {_REMEDY}"
@@ -179,7 +179,7 @@ def released_spec(tensors: Mapping[str, Tensor], hint: Literal["sd15", "sdxl"], 
         "lora": "attention.0.to_q_lora.down.weight",
     }
     if missing := [name for name in needed.values() if name not in tensors]:
-        raise CheckpointError(f"{source} lacks {_listed(missing)}; {_REMEDY}")
+        raise CheckpointError(f"{source} lacks {listed(missing)}; {_REMEDY}")
     shape = {name: tensors[key].shape for name, key in needed.items()}
     text_dim = shape["norm"][0]
     dim_head = 64  # of every released size; it cannot be read from the shapes
@@ -214,7 +214,7 @@ def check(spec: AdapterSpec, tensors: Mapping[str, Tensor], source: str) -> None
     expected = {f"{m}.{name}": x.shape for m, module in modules.items() for name, x in module.state_dict().items()}
     layers = {int(match[1]) for name in tensors if (match := re.match(r"attention\.(\d+)\.", name))}
     attention = {f"attention.{i}.{name}" for i in range(max(layers, default=-1) + 1) for name in layer_names(i)}
-    missing = [name for name in sorted({*expected, *attention}, key=_natural) if name not in tensors]
+    missing = [name for name in sorted({*expected, *attention}, key=natural) if name not in tensors]
     unexpected = [name for name in tensors if name not in expected and name not in attention]
     misshapen = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(shape)}"
@@ -225,22 +225,8 @@ def check(spec: AdapterSpec, tensors: Mapping[str, Tensor], source: str) -> None
         missing.append("attention.*")
     problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
     if any(problems.values()):
-        text = "; ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names)
+        text = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         raise CheckpointError(f"{source} does not fit the adapter: {text}; {_REMEDY}")
-
-
-def check_complete(missing: Iterable[str], source: str) -> None:
-    """Refuses a network that other libraries would fill up with random weights.
-
-    Args:
-        missing: names of weights that its file lacks.
-        source: name for messages.
-
-    Raises:
-        CheckpointError: there are such names.
-    """
-    if names := sorted(missing, key=_natural):
-        raise CheckpointError(f"{source} lacks the weights {_listed(names)}; get its files again")
 
 
 def layer_names(index: int) -> list[str]:
@@ -297,12 +283,12 @@ def locate(source: str | os.PathLike[str], weight_name: str | None = None, revis
 def _in_folder(folder: Path, weight_name: str | None) -> Path:
     if weight_name is not None:
         if not (folder / weight_name).is_file():
-            raise CheckpointError(f"no file {weight_name} in {folder}; there are {_listed(_weights_in(folder))}")
+            raise CheckpointError(f"no file {weight_name} in {folder}; there are {listed(_weights_in(folder))}")
         return folder / weight_name
     if (folder / WEIGHTS_NAME).is_file():
         return folder / WEIGHTS_NAME
     if len(names := _weights_in(folder)) != 1:
-        raise CheckpointError(f"{folder} holds {_listed(names)}; say which one is meant by weight_name=")
+        raise CheckpointError(f"{folder} holds {listed(names)}; say which one is meant by weight_name=")
     return folder / names[0]
 
 
@@ -368,13 +354,3 @@ def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
     return 1 + max(
         int(name.removeprefix(f"{prefix}.").split(".")[0]) for name in tensors if name.startswith(f"{prefix}.")
     )
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(x), "") if x.isdigit() else (-1, x) for x in re.split(r"(\d+)", name)]
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more if names else "nothing"

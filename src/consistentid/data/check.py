@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from consistentid.adapter.prompt import find_parts
-from consistentid.data.dataset import Dataset, FolderDataset, open_dataset, read_embedding, read_labels, read_picture
+from consistentid.data.dataset import Dataset, FolderDataset, read_embedding, read_labels, read_picture
+from consistentid.data.open import open_dataset
 from consistentid.data.records import RECORDS, Record, parse_record, read_items
 from consistentid.errors import DatasetError
 from consistentid.faces.parts import LABELS, part_areas

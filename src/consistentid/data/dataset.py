@@ -1,7 +1,7 @@
 """Reading data sets: the same samples from a folder of files and from packed shards, in an order that can be resumed.
 
 ```python
-data = open_dataset("people")  # a folder with JSON_all.json, or with index.parquet
+data = open_dataset("people")  # see `consistentid.data.open`: a folder with JSON_all.json, or with index.parquet
 data[3].picture, data[3].labels
 for position, sample in stream(data, seed=7, start=(2, 500)):  # goes on in the third round, after 500 samples
     ...
@@ -155,18 +155,6 @@ class FolderDataset(Dataset):
     def name(self, index: int, kind: str) -> str:
         """See `Dataset.name`."""
         return str(self.records[index].files(self.folder)[kind])
-
-
-def open_dataset(path: Path) -> Dataset:
-    """The data set in a folder: files with JSON_all.json, or packed shards with index.parquet.
-
-    Raises:
-        DatasetError: there is none, or one that is broken.
-        InputError: reading shards needs a package that is not installed.
-    """
-    from consistentid.data.shards import INDEX, ShardDataset
-
-    return ShardDataset(path) if (path / INDEX).exists() else FolderDataset(path)
 
 
 def stream(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.drawn.portraits import Scenes
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, HATS
+from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
 from consistentid.errors import CheckpointError
-from consistentid.evaluation.protocol import FACTORS
 from consistentid.faces.onnx import open_session
 from consistentid.files.weights import fingerprint
+
+FACTORS: Mapping[str, tuple[str, ...]] = {
+    "hat": HATS,
+    "hat_color": tuple(COLORS),
+    "glasses": GLASSES,
+    "clothes": CLOTHES,
+    "clothes_color": tuple(COLORS),
+    "background": BACKGROUNDS,
+    "background_color": tuple(COLORS),
+    "expression": EXPRESSIONS,
+    "style": STYLES,
+}
+"""What a prompt can ask of a drawn scene: factor -> the values it can have, as `Scenes` numbers them."""
 
 UNSEEN = -1
 """Value of a factor that a scene has but does not show, such as the colour of no hat."""

@@ -18,28 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
 from consistentid.evaluation.encoders import Encoders, see
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.metrics import (
     NOTHING,
     Estimate,
-    accepted,
     copy_paste,
     cosine,
     distance_estimate,
     diversity,
     estimate,
     frechet_distance,
-    impostor_threshold,
     kernel_distance,
     position,
     separation,
     similarity,
     zero_shot,
 )
-from consistentid.evaluation.protocol import FACTORS, Prompt, alternatives
+from consistentid.evaluation.protocol import Prompt, alternatives
 from consistentid.faces.parts import PARTS
+from consistentid.faces.verification import accepted, impostor_threshold
 from consistentid.files.images import load_image
 
 Floats = NDArray[np.floating[Any]]

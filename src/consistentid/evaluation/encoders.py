@@ -14,14 +14,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from consistentid.adapter.store import check_complete
 from consistentid.drawn.scene_reader import SceneReader
 from consistentid.errors import CheckpointError, InputError, first_line
 from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
-from consistentid.files.weights import fingerprint
+from consistentid.files.weights import check_complete, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.presets.loading import loading, onnx_file
+from consistentid.presets.loading import TEXT_PROJECTION, loading, onnx_file
 from consistentid.presets.preset import Preset
 
 Floats = NDArray[np.floating[Any]]
@@ -32,9 +31,6 @@ BATCH = 32
 """Pictures encoded at a time."""
 
 _GREY: Final = (128, 128, 128)  # zero to the network
-
-TEXT_PROJECTION = "text_projection.safetensors"
-"""File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
 
 
 class PictureEncoder(Protocol):

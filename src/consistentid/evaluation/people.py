@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from consistentid.drawn.portraits import Scenes, describe, draw, sample_people, sample_scenes
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
-from consistentid.evaluation.protocol import FACTORS, Prompt
+from consistentid.evaluation.protocol import Prompt
 from consistentid.files.output import replacing
 
 SIZE = 128

@@ -11,22 +11,9 @@ from typing import Any
 import yaml
 
 from consistentid.drawn.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError, first_line
 from consistentid.presets.preset import Preset
-
-FACTORS: Mapping[str, tuple[str, ...]] = {
-    "hat": HATS,
-    "hat_color": tuple(COLORS),
-    "glasses": GLASSES,
-    "clothes": CLOTHES,
-    "clothes_color": tuple(COLORS),
-    "background": BACKGROUNDS,
-    "background_color": tuple(COLORS),
-    "expression": EXPRESSIONS,
-    "style": STYLES,
-}
-"""What a prompt can ask of a drawn scene: factor -> the values it can have, as `Scenes` numbers them."""
 
 _FOLDER = Path(__file__).parent / "protocols"
 

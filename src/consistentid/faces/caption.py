@@ -104,7 +104,7 @@ class Captioner:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        from consistentid.adapter.store import check_complete
+        from consistentid.files.weights import check_complete
 
         chosen = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
         try:

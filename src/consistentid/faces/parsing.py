@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from consistentid.adapter.store import check_complete
 from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parts import LABELS
+from consistentid.files.weights import check_complete
 
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)

@@ -1,16 +1,18 @@
-"""Names of networks that tell one set of weights from another."""
+"""Files of weights: names that tell one set from another, and whether a network got all of them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from consistentid.errors import CheckpointError
 
+_SHOWN: Final = 20
 _WEIGHTS: Final = (".safetensors", ".bin", ".pth", ".pt", ".onnx")
 
 
@@ -32,6 +34,32 @@ def fingerprint(path: str | os.PathLike[str], name: str | None = None) -> str:
     # One file keeps its own hash, which can be compared with what the hub shows.
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return f"{name or (place.stem if place.is_file() else place.resolve().name)}@{whole[:12]}"
+
+
+def check_complete(missing: Iterable[str], source: str) -> None:
+    """Refuses a network that other libraries would fill up with random weights.
+
+    Args:
+        missing: names of weights that its file lacks.
+        source: name for messages.
+
+    Raises:
+        CheckpointError: there are such names.
+    """
+    if names := sorted(missing, key=natural):
+        raise CheckpointError(f"{source} lacks the weights {listed(names)}; get its files again")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorting key by which layer 9 comes before layer 10."""
+    return [(int(x), "") if x.isdigit() else (-1, x) for x in re.split(r"(\d+)", name)]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message: the first twenty, and how many more."""
+    names = list(names)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "nothing"
 
 
 def _digest(file: Path) -> str:

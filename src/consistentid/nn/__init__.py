@@ -1,1 +1,1 @@
-"""The adapter's networks: pure functions of tensors, sizes from the spec, no state between calls."""
+"""Networks of bases that were trained here. Saved bases name these modules, so they stay where they are."""

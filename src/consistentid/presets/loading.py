@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from consistentid.adapter.store import check_complete
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
@@ -20,9 +19,12 @@ from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.files.weights import fingerprint
+from consistentid.files.weights import check_complete, fingerprint
 from consistentid.presets.preset import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, load_preset
 from consistentid.presets.single_file import load_single_file
+
+TEXT_PROJECTION = "text_projection.safetensors"
+"""File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from consistentid.adapter.store import check_complete
 from consistentid.errors import CheckpointError
+from consistentid.files.weights import check_complete
 
 _UNET = "model.diffusion_model."
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from consistentid.data.dataset import FolderDataset, epoch_order, open_dataset
+from consistentid.data.dataset import FolderDataset, epoch_order
+from consistentid.data.open import open_dataset
 from consistentid.data.records import RECORDS
 from consistentid.data.shards import INDEX
 from consistentid.drawn.pools import Pool, captions

@@ -25,7 +25,7 @@ from consistentid.cli import main
 from consistentid.data.build.annotate import PLAIN_CAPTION
 from consistentid.data.build.job import Job, build_dataset, scan
 from consistentid.data.check import check_dataset
-from consistentid.data.dataset import open_dataset
+from consistentid.data.open import open_dataset
 from consistentid.data.records import read_records
 from consistentid.errors import InputError
 from consistentid.pipeline.pipeline import ConsistentIDPipeline

@@ -24,9 +24,8 @@ from transformers import (
 )
 
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
-from consistentid.drawn.scene_reader import SceneReader
+from consistentid.drawn.scene_reader import FACTORS, SceneReader
 from consistentid.errors import CheckpointError
-from consistentid.evaluation.protocol import FACTORS
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser

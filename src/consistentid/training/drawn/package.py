@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from consistentid.adapter.store import CONFIG_NAME, WEIGHTS_NAME
 from consistentid.errors import CheckpointError
-from consistentid.evaluation.encoders import TEXT_PROJECTION
 from consistentid.files.weights import fingerprint
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.presets.loading import TEXT_PROJECTION
 from consistentid.training.drawn.recipe import Recipe
 
 LIMIT = 32_000_000  # bytes of everything that ships

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consistentid.drawn.pools import Pool, pixels
-from consistentid.evaluation.metrics import accepted, impostor_threshold
 from consistentid.faces.alignment import SIZE, align
+from consistentid.faces.verification import accepted, impostor_threshold
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe

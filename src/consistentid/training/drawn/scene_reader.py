@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consistentid.drawn.pools import Pool, pixels
-from consistentid.drawn.scene_reader import UNSEEN, VALUES, shown, split_factors
-from consistentid.evaluation.protocol import FACTORS
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, VALUES, shown, split_factors
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe
