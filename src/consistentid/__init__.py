@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from consistentid.adapter.nn.facial_encoder import FacialEncoder
     from consistentid.adapter.nn.image_projection import ImageProjection
     from consistentid.errors import (
+        ArgumentError,
+        CancelledError,
         CheckpointError,
         ConsistentIDError,
         DatasetError,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     )
     from consistentid.faces.analyzer import Face, FaceAnalyzer
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
+    from consistentid.pipeline.portraits import Portraits
+    from consistentid.pipeline.request import Request, Step
 
 __version__ = "0.1.0"
 
@@ -40,8 +44,13 @@ _HOME = {
     "FacialEncoder": "adapter.nn.facial_encoder",
     "Identity": "adapter.identity",
     "ImageProjection": "adapter.nn.image_projection",
+    "Portraits": "pipeline.portraits",
+    "Request": "pipeline.request",
+    "Step": "pipeline.request",
 } | dict.fromkeys(
     (
+        "ArgumentError",
+        "CancelledError",
         "CheckpointError",
         "ConsistentIDError",
         "DatasetError",
@@ -59,6 +68,8 @@ _HOME = {
 )
 
 __all__ = [
+    "ArgumentError",
+    "CancelledError",
     "CheckpointError",
     "ConsistentID",
     "ConsistentIDError",
@@ -76,8 +87,11 @@ __all__ = [
     "NoFaceError",
     "PhotographError",
     "PipelineError",
+    "Portraits",
     "PromptTooLongError",
+    "Request",
     "SeveralFacesError",
+    "Step",
 ]
 
 

@@ -3,6 +3,7 @@
 ```
 ConsistentIDError
 ├── InputError                  an argument or a file cannot be used as given
+│   ├── ArgumentError           an argument of a call, which a caller may know by another name
 │   ├── ImageError              not a picture, broken, too small or too large
 │   ├── PromptTooLongError      the prompt does not fit the text encoder
 │   └── DatasetError            a data set is incomplete or inconsistent
@@ -13,11 +14,15 @@ ConsistentIDError
 ├── CheckpointError             weights are missing, truncated or of another layout
 ├── IncompatibleIdentityError   an identity made by other networks than the adapter expects
 ├── TrainingError               a training cannot go on, or not as it was begun
-└── PipelineError               the diffusion pipeline cannot take the adapter, or lost it
+├── PipelineError               the diffusion pipeline cannot take the adapter, or lost it
+└── CancelledError              a request was cancelled by its caller
 ```
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ConsistentIDError(Exception):
@@ -26,6 +31,36 @@ class ConsistentIDError(Exception):
 
 class InputError(ConsistentIDError, ValueError):
     """An argument or a file cannot be used as given."""
+
+
+class ArgumentError(InputError):
+    """An argument of a call cannot be used as given, or does not go together with another.
+
+    Args:
+        template: the message for `str.format`, in which arguments stand in braces by their name, as in
+            ``"{seed}={value!r} is not allowed"``.
+        values: what else stands in braces.
+    """
+
+    def __init__(self, template: str, **values: Any) -> None:
+        self._template, self._values = template, values
+        super().__init__(self.named({}))
+
+    def named(self, names: Mapping[str, str]) -> str:
+        """The message with a caller's own names for the arguments, such as ``{"num_inference_steps": "--steps"}``."""
+        return self._template.format_map(_Names({**names, **self._values}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _argument_error, (self._template, self._values)
+
+
+class _Names(dict[str, Any]):
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def _argument_error(template: str, values: Mapping[str, Any]) -> ArgumentError:
+    return ArgumentError(template, **values)
 
 
 class ImageError(InputError):
@@ -70,6 +105,10 @@ class TrainingError(ConsistentIDError):
 
 class PipelineError(ConsistentIDError):
     """The diffusion pipeline cannot take the adapter, or has lost it."""
+
+
+class CancelledError(ConsistentIDError):
+    """A request was cancelled by its caller."""
 
 
 def first_line(error: Exception) -> str:

@@ -27,6 +27,7 @@ import tiny
 from consistentid.adapter.identity import Identity
 from consistentid.cli import main
 from consistentid.files.output import read_record
+from consistentid.files.weights import fingerprint
 
 PROGRAM = [sys.executable, "-m", "consistentid"]
 
@@ -140,6 +141,12 @@ def test_the_person_is_put_into_a_picture(preset: Path, photo: Path, tmp_path: P
     expected |= {"scheduler": "lcm", "guidance_scale": 1.0, "steps": 2}
     assert {key: document[key] for key in expected} == expected
     assert "control_scale" not in document
+    [made] = document["pictures"]
+    assert str(tmp_path).encode() not in Path(made["file"]).read_bytes(), "paths stay out of pictures"
+    record = read_record(made["file"])
+    assert set(record["given"]) == {"image", "mask"}
+    assert record["base"] == fingerprint(preset / "base")
+    assert record["adapter"] == fingerprint(preset / "adapter")
 
 
 def test_unusual_pictures_work(preset: Path, tmp_path: Path) -> None:
@@ -256,30 +263,30 @@ def check_refused(result: Result, words: str) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--prompt", "  "], "Invalid value for '--prompt': is empty; describe the picture"),
+        (["--prompt", "  "], "--prompt=' ' is empty; describe the picture"),
         (["--prompt", "very " * 200], "the prompt"),
         ([], "Missing option '--prompt'."),
         (["--prompt", "a", "--preset", "sd16"], "unknown preset 'sd16'; known presets are drawn, sd15, sdxl"),
         (["--prompt", "a", "--out", "/proc/results"], "/proc/results: cannot be written"),
         (["--prompt", "a", "--out", "ada.png"], "ada.png: is a file; name a folder"),
-        (["--prompt", "a", "--num", "0"], "Invalid value for '--num': 0 is not in the range"),
-        (["--prompt", "a", "--best-of", "3"], "--best-of 3 is less than --num 4; raise the one or lower the other"),
+        (["--prompt", "a", "--num", "0"], "--num=0 is not allowed; give an integer from 1 to 1000"),
+        (["--prompt", "a", "--best-of", "3"], "--best-of=3 is less than --num=4; raise the one or lower the other"),
         (["--prompt", "a", "--part", "eyes"], "Invalid value for '--part': 'eyes' is not of the form PART=TEXT"),
-        (["--prompt", "a", "--part", "chin=round"], "--part: unknown part chin; known parts are face, eyes, ears"),
+        (["--prompt", "a", "--part", "chin=round"], "--part: unknown part 'chin'; known parts are face, eyes, ears"),
         (["--prompt", "a", "--part", "eyes=x", "--face-text", "y"], "--face-text and --part exclude one another"),
-        (["--prompt", "a", "--seed", "-1"], "Invalid value for '--seed'"),
-        (["--prompt", "a", "--steps", "0"], "steps=0 is not allowed; give an integer from 1 to 500"),
-        (["--prompt", "a", "--merge-at", "2"], "merge_at=2.0 is not allowed; give a number from 0 to 1"),
-        (["--prompt", "a", "--guidance", "nan"], "guidance_scale=nan is not allowed"),
-        (["--prompt", "a", "--width", "65"], "width=65 is not allowed; give a multiple of 8"),
+        (["--prompt", "a", "--seed", "-1"], "--seed=-1 is not allowed; give an integer from 0 to 4294967295"),
+        (["--prompt", "a", "--steps", "0"], "--steps=0 is not allowed; give an integer from 1 to 500"),
+        (["--prompt", "a", "--merge-at", "2"], "--merge-at=2.0 is not allowed; give a number from 0 to 1"),
+        (["--prompt", "a", "--guidance", "nan"], "--guidance=nan is not allowed"),
+        (["--prompt", "a", "--width", "65"], "--width=65 is not allowed; give a multiple of 8"),
         (["--prompt", "a", "--device", "cuda:99"], "device='cuda:99' is not there; this machine has cpu"),
         (["--prompt", "a", "--face-index", "3"], "no face 3 in ada.png; its faces are numbered 0 to 0"),
         (["--prompt", "a", "--promt", "b"], "No such option '--promt'"),
-        (["--prompt", "a", "--mask", "ada.png"], "--mask says how --image is used; give --image, too"),
-        (["--prompt", "a", "--strength", "1"], "--strength says how --image is used; give --image, too"),
+        (["--prompt", "a", "--mask", "ada.png"], "--mask says what of --image is drawn anew; give --image, too"),
+        (["--prompt", "a", "--strength", "1"], "--strength says how --image is used; give --image, too, or leave"),
         (["--prompt", "a", "--control-model", "a/b"], "--control-model says how --control is used; give --control"),
         (["--prompt", "a", "--image", "absent.png"], "absent.png: no such file"),
-        (["--prompt", "a", "--image", "ada.png", "--strength", "2"], "strength=2.0 is not allowed; give a number"),
+        (["--prompt", "a", "--image", "ada.png", "--strength", "2"], "--strength=2.0 is not allowed; give a number"),
         (["--prompt", "a", "--control", "ada.png"], "--control is a picture for a ControlNet, and none is chosen"),
         (["--prompt", "a", "--scheduler", "magic"], "scheduler='magic' is not known; give one of ddim, euler, euler-a"),
         (["--prompt", "a", "--lora", "absent.safetensors:0.5"], "lora=absent.safetensors:0.5: no such file or folder"),

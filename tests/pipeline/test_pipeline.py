@@ -183,8 +183,8 @@ def test_best_of_keeps_those_of_best_likeness(studio: ConsistentIDPipeline, who:
 def test_wrong_arguments_are_named(studio: ConsistentIDPipeline, who: Identity) -> None:
     for wrong, words in (
         ({"prompt": " "}, "prompt=' ' is empty; describe"),
-        ({"num_images_per_prompt": 0}, "make at least one picture"),
-        ({"num_images_per_prompt": 3, "best_of": 2}, "best_of no less than num_images_per_prompt"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt=0 is not allowed"),
+        ({"num_images_per_prompt": 3, "best_of": 2}, "best_of=2 is less than num_images_per_prompt=3"),
         ({"seed": -1}, "give an integer from 0 to 4294967295"),
         ({"width": 65}, "width=65 is not allowed; give a multiple of 8"),
         ({"height": 9000}, "height=9000 is not allowed"),
@@ -498,8 +498,8 @@ def test_inputs_are_made_once_until_a_network_changes(preset: Path, who: Identit
     studio.pipe.text_encoder.load_state_dict(studio.pipe.text_encoder.state_dict())
     assert count() > 0
     for number in range(40):
-        studio._inputs_of(who, f"man {number}", studio.preset.settings, None, None)
-    assert len(studio._inputs) == 32
+        studio(who, f"man {number}", num_inference_steps=1)
+    assert len(studio.sampler._inputs) == 32
     studio.pipe.enable_attention_slicing(1)
     with pytest.raises(PipelineError, match="ID layers are gone"):
         count()

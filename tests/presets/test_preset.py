@@ -140,7 +140,7 @@ def test_settings_are_checked() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
             Settings(**wrong)  # type: ignore[arg-type]
-    assert Settings().but(steps=3, scale=None) == Settings(steps=3)
+    assert Settings().with_overrides(steps=3, scale=None) == Settings(steps=3)
     assert Settings(guidance_scale=1).record() == {
         "steps": 50, "guidance_scale": 1, "scale": 1.0, "merge_at": 0.6, "negative_prompt": "",
     }  # fmt: skip
@@ -153,7 +153,7 @@ def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert preset.base.path == tmp_path / "own.safetensors"
     assert (preset.adapter.repo, preset.adapter.files) == ("me/mine", ("x.bin",))
     assert (preset.parser.repo, preset.parser.kind) == ("a/b", "bisenet")
-    assert preset.settings == load_preset("sd15").settings.but(steps=4)
+    assert preset.settings == load_preset("sd15").settings.with_overrides(steps=4)
     few = preset.override(scheduler="lcm", steps=6, loras=["own.safetensors:0.5", "a/b/c.safetensors", "a/b"])
     assert (few.settings.steps, few.settings.guidance_scale) == (6, 1.0), "what is said outranks what the sampler needs"
     assert [(str(lora), lora.scale) for lora in few.loras] == [

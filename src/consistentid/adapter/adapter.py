@@ -222,6 +222,20 @@ class ConsistentID:
         finally:
             self.detach()
 
+    @contextmanager
+    def suspended(self) -> Iterator[Any]:
+        """`with cid.suspended() as pipe: ...`: the pipeline without the adapter, which is attached again after it.
+
+        Raises:
+            PipelineError: not attached, or the weights cannot be restored as they are now; see `detach`.
+        """
+        pipe, folded = self.check_attached(), self._folded
+        self.detach()
+        try:
+            yield pipe
+        finally:
+            self.attach(pipe, fold=folded)
+
     def _use_spec(self, spec: AdapterSpec) -> None:
         self.spec = spec
         self.image_projection.shortcut = spec.shortcut
@@ -318,7 +332,7 @@ class ConsistentID:
         for person in people:
             self._check_identity(person)
         guided = encoding.is_guided(pipe, guidance_scale)
-        texts = self._compose(pipe, people, prompts, face_text, parts)
+        texts = self.facial_texts(people, prompts, face_text=face_text, parts=parts)
         count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
         for text in (negatives or []) if guided else []:
             check_length(text, count, limit, "negative_prompt")
@@ -357,6 +371,32 @@ class ConsistentID:
             "guidance_scale": guidance_scale,
         }
 
+    def facial_texts(
+        self,
+        identity: Identity | Sequence[Identity],
+        prompts: Sequence[str],
+        *,
+        face_text: str | None = None,
+        parts: Mapping[str, str] | None = None,
+    ) -> list[FacialText]:
+        """What the text encoders read of each prompt, and which words of it are fused; `inputs` says what is what.
+
+        Raises:
+            PipelineError: not attached.
+            PromptTooLongError, InputError: see `inputs`.
+        """
+        pipe = self.check_attached()
+        people = list(identity) if isinstance(identity, Sequence) else [identity]
+        # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
+        visible = people[0].visible_parts if len(people) == 1 else ()
+        sentence = face_text
+        if sentence is None and visible and people[0].face_text and not parts:
+            sentence = completed(people[0].face_text, visible, self.spec)
+        elif sentence is None:
+            sentence = facial_sentence(self.spec, visible, parts)
+        count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
+        return [compose(prompt, sentence, visible, self.spec, count, limit) for prompt in prompts]
+
     def check_attached(self) -> Any:
         """The attached pipeline, if it still has the adapter.
 
@@ -390,24 +430,6 @@ class ConsistentID:
                 f"the identity has an embedding of {sizes[0]} and image features of {sizes[1]}, the adapter expects"
                 f" {self.spec.id_dim} and {self.spec.clip_dim}; identify the photo again with this adapter's networks"
             )
-
-    def _compose(
-        self,
-        pipe: Any,
-        people: Sequence[Identity],
-        prompts: Sequence[str],
-        face_text: str | None,
-        parts: Mapping[str, str] | None,
-    ) -> list[FacialText]:
-        # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
-        visible = people[0].visible_parts if len(people) == 1 else ()
-        sentence = face_text
-        if sentence is None and visible and people[0].face_text and not parts:
-            sentence = completed(people[0].face_text, visible, self.spec)
-        elif sentence is None:
-            sentence = facial_sentence(self.spec, visible, parts)
-        count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
-        return [compose(prompt, sentence, visible, self.spec, count, limit) for prompt in prompts]
 
     def _fuse_features(self, text: Tensor, part_features: Tensor, texts: Sequence[FacialText]) -> Tensor:
         features = part_features.expand(len(texts), *part_features.shape)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -64,6 +65,10 @@ class Identity:
                 f"embedding {tuple(self.embedding.shape)} must be (id_dim,), "
                 f"face_features {features} must be (L, clip_dim), the others {found} must be {expected}"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return _identity, (values | {"provenance": dict(self.provenance)},)  # a read-only view of one cannot be pickled
 
     @property
     def visible_parts(self) -> tuple[str, ...]:
@@ -198,6 +203,10 @@ class Identity:
                 f"the identity was made by other networks ({'; '.join(wrong)}); "
                 "identify the photo again with this preset"
             )
+
+
+def _identity(values: Mapping[str, Any]) -> Identity:
+    return Identity(**values)
 
 
 def _mean(tensors: Sequence[Tensor], shares: Tensor) -> Tensor:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from consistentid.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from consistentid.faces.caption import Captioner
@@ -110,6 +113,15 @@ def progress_bar(unit: str) -> Callable[[int, int], None]:
         bar.update(done - bar.n)
 
     return show
+
+
+@contextmanager
+def named_as(options: Mapping[str, str]) -> Iterator[None]:
+    """Errors about a call's arguments speak of the options that gave them, such as ``{"scale": "--id-scale"}``."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise InputError(error.named(options)) from None
 
 
 def print_json(data: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from consistentid.cli.common import (
     load_captioner,
     load_pipeline,
     low_memory_option,
+    named_as,
     preset_option,
     print_json,
     progress_bar,
@@ -39,10 +40,27 @@ def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str,
     return {part.strip(): text.strip() for part, _, text in pairs}
 
 
-def _not_blank(_context: click.Context, _option: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise click.BadParameter('is empty; describe the picture, as in --prompt "a woman in a red hat".')
-    return value
+_OPTIONS = {
+    "prompt": "--prompt",
+    "negative_prompt": "--negative-prompt",
+    "num_images_per_prompt": "--num",
+    "best_of": "--best-of",
+    "seed": "--seed",
+    "num_inference_steps": "--steps",
+    "guidance_scale": "--guidance",
+    "scale": "--id-scale",
+    "merge_at": "--merge-at",
+    "width": "--width",
+    "height": "--height",
+    "image": "--image",
+    "mask": "--mask",
+    "strength": "--strength",
+    "control": "--control",
+    "control_scale": "--control-scale",
+    "face_text": "--face-text",
+    "parts": "--part",
+}
+"""Argument of a `Request` -> the option that gives it."""
 
 
 @click.command(
@@ -59,11 +77,11 @@ Examples:
       --lora ByteDance/SDXL-Lightning/sdxl_lightning_4step_lora.safetensors""",
 )
 @click.argument("references", metavar="REFERENCE...", nargs=-1, required=True, type=EXISTING)
-@click.option("--prompt", required=True, callback=_not_blank, help="What the pictures shall show.")
+@click.option("--prompt", required=True, help="What the pictures shall show.")
 @click.option("--negative-prompt", help="What they shall not show.  [default: the preset's]")
-@click.option("--num", default=4, show_default=True, type=click.IntRange(1, 1000), help="Number of pictures.")
-@click.option("--best-of", type=click.IntRange(1, 1000), help="Make so many and keep the --num with the best likeness.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of the first picture; the others count up from it.")
+@click.option("--num", default=4, show_default=True, type=int, help="Number of pictures.")
+@click.option("--best-of", type=int, help="Make so many and keep the --num with the best likeness.")
+@click.option("--seed", type=int, help="Of the first picture; the others count up from it.")
 @click.option("--steps", type=int, help="Sampling steps.  [default: the preset's]")
 @click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the preset's]")
 @click.option("--id-scale", type=float, help="Strength of the identity: 0 = none, 1 = as trained.")
@@ -144,47 +162,43 @@ def generate(
     picture, results.json and a contact sheet to the --out folder, and prints each picture's likeness to the reference:
     the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
-    from consistentid.faces.parts import PARTS
-    from consistentid.files.images import contact_sheet, load_image
-    from consistentid.files.output import check_folder, encode_json, encode_png, save_new, versions
+    from consistentid.files.output import check_folder
+    from consistentid.pipeline.request import Request
     from consistentid.presets.preset import load_preset
 
     # All that can be refused without a network is refused first: loading them is slow.
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise InputError(f"--part: unknown part {', '.join(unknown)}; known parts are {', '.join(PARTS)}")
-    if face_text is not None and parts:
-        raise InputError("--face-text and --part exclude one another; write the parts into the sentence")
     if captioner is not None and (face_text is not None or parts):
         raise InputError("--captioner writes the facial sentence; leave out --face-text and --part, or the captioner")
-    if best_of is not None and best_of < num:
-        raise InputError(f"--best-of {best_of} is less than --num {num}; raise the one or lower the other")
-    for name, value, needed, needs in (
-        ("--mask", mask, image, "--image"),
-        ("--strength", strength, image, "--image"),
-        ("--control-model", control_model, control, "--control"),
-        ("--control-scale", control_scale, control, "--control"),
-    ):
-        if value is not None and needed is None:
-            raise InputError(f"{name} says how {needs} is used; give {needs}, too, or leave it out")
+    if control_model is not None and control is None:
+        raise InputError("--control-model says how --control is used; give --control, too, or leave it out")
     networks: dict[str, Any] = {"base": base, "controlnet": control_model, "scheduler": scheduler}
     networks = {name: value for name, value in networks.items() if value is not None}
     if loras:
         networks["loras"] = loras
-    chosen = load_preset(preset).override(
-        **networks,
-        steps=steps,
-        guidance_scale=guidance,
-        scale=id_scale,
-        merge_at=merge_at,
-        width=width,
-        height=height,
-        negative_prompt=negative_prompt,
-        strength=strength,
-        control_scale=control_scale,
-    )
-    pictures_given = {"image": image, "mask": mask, "control": control}
-    for path in filter(None, pictures_given.values()):
-        load_image(path)
+    chosen = load_preset(preset).override(**networks)
+    with named_as(_OPTIONS):
+        request = Request(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_images_per_prompt=num,
+            best_of=best_of,
+            seed=seed,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            scale=id_scale,
+            merge_at=merge_at,
+            width=width,
+            height=height,
+            image=image,
+            mask=mask,
+            strength=strength,
+            control=control,
+            control_scale=control_scale,
+            face_text=face_text,
+            parts=parts,
+            progress=progress_bar("step"),
+        )
+        request.settings(chosen.settings)
     if control and not chosen.controlnet:
         raise InputError("--control is a picture for a ControlNet, and none is chosen; name one with --control-model")
     who, photos = _read_references(references)
@@ -194,56 +208,22 @@ def generate(
 
     studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
     identity = who or studio.identify(*references, face_index=face_index, captioner=load_captioner(captioner, studio))
-    result = studio(
-        identity,
-        prompt,
-        num_images_per_prompt=num,
-        best_of=best_of,
-        seed=seed,
-        face_text=face_text,
-        parts=parts or None,
-        image=image,
-        mask=mask,
-        control=control,
-        progress=progress_bar("step"),
-    )
-
-    record: dict[str, Any] = {
-        "prompt": prompt,
-        **chosen.settings.record(),
-        "face_text": identity.face_text or None if face_text is None and not parts else face_text,
-        "parts": parts,
-        "scheduler": chosen.scheduler,
-        **{name: str(path) for name, path in pictures_given.items() if path},
-        **({"strength": chosen.settings.strength} if image else {}),
-        **({"control_scale": chosen.settings.control_scale} if control else {}),
-        "preset": chosen.name,
-        "base": base,
-        "control_model": control_model,
-        "loras": list(loras),
-        "networks": dict(identity.provenance),
-        "versions": versions(),
-        "ai_generated": True,
+    made = studio.generate(replace(request, identity=identity))
+    pictures = {"image": image, "mask": mask, "control": control}
+    models = {"base": base, "control_model": control_model, "loras": list(loras) or None}
+    about = {
+        "references": [str(path) for path in references],
+        **{name: str(path) for name, path in pictures.items() if path},
+        "models": {name: value for name, value in models.items() if value},
     }
-    pictures: list[dict[str, Any]] = []
-    for made, score, number, withheld in zip(result.images, result.scores, result.seeds, result.withheld, strict=True):
-        size = {"width": made.width, "height": made.height}
-        data = encode_png(made, {**record, **size, "seed": number, "likeness": score})
-        file = save_new(out / f"portrait-{number}.png", data)
-        pictures.append({"file": str(file), "seed": number, "likeness": score, "withheld": withheld, **size})
-    summary: dict[str, Any] = {**record, "references": [str(path) for path in references], "pictures": pictures}
-    if sheet:
-        captions = [f"seed {item['seed']}  {_likeness(item)}" for item in pictures]
-        data = encode_png(contact_sheet(photos, result.images, captions), record)
-        summary["sheet"] = str(save_new(out / "sheet.png", data))
-    save_new(out / "results.json", encode_json(summary))
+    results = made.save(out, sheet=sheet, references=photos, about=about)
     if as_json:
-        print_json(summary)
+        print_json(results)
         return
-    for item in pictures:
-        click.echo(f"{item['file']}  {_likeness(item)}")
+    for number, item in enumerate(results["pictures"]):
+        click.echo(f"{item['file']}  {made.likeness(number)}")
     if sheet:
-        click.echo(summary["sheet"])
+        click.echo(results["sheet"])
 
 
 def _read_references(references: tuple[Path, ...]) -> tuple[Identity | None, list[Image.Image]]:
@@ -258,9 +238,3 @@ def _read_references(references: tuple[Path, ...]) -> tuple[Identity | None, lis
     from consistentid.adapter.identity import Identity
 
     return Identity.load(saved[0]), []
-
-
-def _likeness(picture: dict[str, Any]) -> str:
-    if picture["withheld"]:
-        return "withheld by the safety checker"
-    return "no face found" if math.isnan(picture["likeness"]) else f"likeness {picture['likeness']:.2f}"

@@ -138,7 +138,7 @@ def sample(
     studio: ConsistentIDPipeline, who: Identity, prompts: Sequence[str], seeds: Sequence[int], variant: Variant
 ) -> list[Image.Image]:
     """A picture of a person for each prompt with its seed, as a variant makes it, all in one batch."""
-    settings = studio.preset.settings.but(**(variant.settings or {}))
+    settings = studio.preset.settings.with_overrides(**(variant.settings or {}))
     negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
     pipe = studio.pipe
     if variant.adapter:
@@ -202,7 +202,7 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
                 "variant": variant.name,
                 "identity": somebody.name,
                 "preset": plan.preset.name,
-                **plan.preset.settings.but(**(variant.settings or {})).record(),
+                **plan.preset.settings.with_overrides(**(variant.settings or {})).record(),
                 **cost,
                 "ai_generated": True,
             }

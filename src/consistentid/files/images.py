@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from consistentid.errors import ImageError, first_line
@@ -18,6 +22,10 @@ MIN_SIDE = 32
 
 MAX_PIXELS = 100_000_000
 """Pixels above which a picture is refused before it is decoded: about 300 MB once in memory."""
+
+
+Photo = str | PathLike[str] | Image.Image | bytes | BinaryIO | NDArray[Any]
+"""A picture in any form that `read_photo` knows."""
 
 
 def load_image(path: str | PathLike[str]) -> Image.Image:
@@ -30,26 +38,79 @@ def load_image(path: str | PathLike[str]) -> Image.Image:
         ImageError: the file is missing, no picture, broken, below `MIN_SIDE` or above `MAX_PIXELS`.
     """
     file = Path(path)
+    if address := re.match(r"[a-z][a-z0-9+.-]+:/|data:", str(path), re.IGNORECASE):  # of two letters: no drive
+        raise ImageError(
+            f"{str(path)[:60]}: is a URL ({address[0]}...), and nothing is fetched from anywhere; download the picture"
+            " and name its file"
+        )
     if not file.exists():
         raise ImageError(f"{file}: no such file; check the path")
     if file.is_dir():
         raise ImageError(f"{file}: is a folder; name the picture inside it")
     if not file.is_file():
         raise ImageError(f"{file}: is not a regular file; save the picture to disk first")
+    return _opened(file, str(file))
+
+
+def _opened(source: Path | BinaryIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(file)
+            image = Image.open(source)
     except UnidentifiedImageError:
-        raise ImageError(f"{file}: is not a picture that can be read; use JPEG, PNG, WebP, TIFF, BMP or GIF") from None
+        raise ImageError(f"{name}: is not a picture that can be read; use JPEG, PNG, WebP, TIFF, BMP or GIF") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{file}: has far too many pixels; {_SCALE_DOWN}") from None
+        raise ImageError(f"{name}: has far too many pixels; {_SCALE_DOWN}") from None
     except PermissionError:
-        raise ImageError(f"{file}: may not be read; change its permissions") from None
+        raise ImageError(f"{name}: may not be read; change its permissions") from None
     except Exception as error:  # a broken header makes Pillow's plugins raise nearly anything
-        raise ImageError(f"{file}: has a broken header ({first_line(error)}); export the picture again") from None
+        raise ImageError(f"{name}: has a broken header ({first_line(error)}); export the picture again") from None
     with image:
-        return to_rgb(image, str(file))
+        return to_rgb(image, name)
+
+
+def read_photo(photo: Photo, name: str) -> Image.Image:
+    """A picture in any form that Python knows, as `load_image` reads files; `name` stands for it in messages.
+
+    Args:
+        photo: a path; a Pillow image; the bytes of a file, or a stream of them; an array (H, W), (H, W, 1), (H, W, 3)
+            or (H, W, 4) in RGB order, uint8, bool, or floats from 0 to 1.
+        name: of what is read, unless it is a path.
+
+    Raises:
+        ImageError: it is none of these, or cannot be read.
+    """
+    if isinstance(photo, Image.Image):
+        return to_rgb(photo, name)
+    if isinstance(photo, str | PathLike):
+        return load_image(photo)
+    if isinstance(photo, bytes | bytearray | memoryview):
+        return _opened(io.BytesIO(photo), name)
+    if isinstance(photo, np.ndarray):
+        return to_rgb(Image.fromarray(_as_bytes(photo, name)), name)
+    if hasattr(photo, "read"):
+        return _opened(photo, name)
+    raise ImageError(
+        f"{name}: a {type(photo).__name__} is no picture; give a path, a Pillow image, an array (H, W, 3), or the bytes"
+        " of a file"
+    )
+
+
+def _as_bytes(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """An array (H, W), (H, W, 3) or (H, W, 4) of uint8."""
+    squeezed = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if squeezed.ndim not in (2, 3) or (squeezed.ndim == 3 and squeezed.shape[2] not in (3, 4)):
+        raise ImageError(f"{name}: an array of shape {array.shape} is no picture; give (H, W) or (H, W, 3), RGB order")
+    if squeezed.dtype == np.uint8:
+        return squeezed
+    if squeezed.dtype == np.bool_:
+        return squeezed.astype(np.uint8) * np.uint8(255)
+    if np.issubdtype(squeezed.dtype, np.floating) and squeezed.size and 0 <= squeezed.min() <= squeezed.max() <= 1:
+        return np.round(squeezed * 255).astype(np.uint8)
+    raise ImageError(
+        f"{name}: an array of {array.dtype} with values that are no picture; give uint8 from 0 to 255, or floats from 0"
+        " to 1"
+    )
 
 
 def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
@@ -66,6 +127,12 @@ def to_rgb(image: Image.Image, name: str = "picture") -> Image.Image:
         raise ImageError(
             f"{name}: cannot be decoded ({first_line(error)}); it is truncated or damaged, copy or export it again"
         ) from None
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a picture's size, mode and pixels."""
+    head = f"{image.mode} {image.width}x{image.height} ".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()[:12]
 
 
 def contact_sheet(

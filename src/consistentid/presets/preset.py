@@ -5,6 +5,7 @@ A preset is a YAML file: one of this package by name, or the user's own by path.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from consistentid.errors import CheckpointError, InputError, first_line
+from consistentid.errors import ArgumentError, CheckpointError, InputError, first_line
 
 FILE_NAME = "preset.yaml"
 """Name of the YAML file inside a preset folder."""
@@ -169,39 +170,61 @@ class Settings:
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            kind = (int,) if isinstance(getattr(type(self), name), int) else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-                number = "an integer" if kind == (int,) else "a number"
-                raise InputError(f"{name}={value!r} is not allowed; give {number} from {low} to {high}")
-        for name in ("width", "height"):
-            if getattr(self, name) % 8:
-                raise InputError(f"{name}={getattr(self, name)} is not allowed; give a multiple of 8")
-        if not isinstance(self.negative_prompt, str):
-            raise InputError(f"negative_prompt={self.negative_prompt!r} is not allowed; give a text")
+        for item in fields(self):
+            object.__setattr__(self, item.name, check_setting(item.name, getattr(self, item.name), item.name))
 
     def record(self) -> dict[str, Any]:
         """What shapes every picture, without what depends on the machine or is told with each picture."""
         others = ("width", "height", "batch_size", "strength", "control_scale")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
-    def but(self, **changes: Any) -> Settings:
+    def with_overrides(self, **changes: Any) -> Settings:
         """The same settings with those changes that are not None."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
-_RANGES = (
-    ("steps", 1, 500),  # beyond, schedulers repeat or leave out noise levels
-    ("guidance_scale", 0, 100),
-    ("scale", 0, 10),
-    ("merge_at", 0, 1),
-    ("strength", 0, 1),
-    ("control_scale", 0, 10),
-    ("width", 0, 8192),
-    ("height", 0, 8192),
-    ("batch_size", 1, 1024),
-)
+_RANGES: Mapping[str, tuple[int, int]] = {
+    "steps": (1, 500),  # beyond, schedulers repeat or leave out noise levels
+    "guidance_scale": (0, 100),
+    "scale": (0, 10),
+    "merge_at": (0, 1),
+    "strength": (0, 1),
+    "control_scale": (0, 10),
+    "width": (0, 8192),
+    "height": (0, 8192),
+    "batch_size": (1, 1024),
+}
+
+
+def check_setting(setting: str, value: Any, argument: str) -> Any:
+    """A value of a setting, numbers of other libraries made Python's.
+
+    Args:
+        setting: name of a field of `Settings`.
+        value: anything.
+        argument: what it is called in the message.
+
+    Raises:
+        ArgumentError: it is of another kind, or out of its range.
+    """
+    if setting == "negative_prompt":
+        if not isinstance(value, str):
+            raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a text", value=value)
+        return str(value)
+    low, high = _RANGES[setting]
+    whole = isinstance(getattr(Settings, setting), int)
+    kind: type[Any] = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        raise ArgumentError(
+            f"{{{argument}}}={{value!r}} is not allowed; give {{kind}} from {{low}} to {{high}}",
+            value=value,
+            kind="an integer" if whole else "a number",
+            low=low,
+            high=high,
+        )
+    if setting in ("width", "height") and value % 8:
+        raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a multiple of 8", value=value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 @dataclass(frozen=True)
@@ -310,7 +333,7 @@ class Preset:
             direct["loras"] = tuple(_lora(source) for source in changes["loras"])
         needed = _needed_settings(changes.get("scheduler", ""))
         chosen = {name: changes[name] for name in settings if changes.get(name) is not None}
-        direct["settings"] = self.settings.but(**{**needed, **chosen})
+        direct["settings"] = self.settings.with_overrides(**{**needed, **chosen})
         return replace(self, **direct)
 
     def _another(self, role: str, source: Any) -> Network:

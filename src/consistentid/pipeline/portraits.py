@@ -1,0 +1,114 @@
+"""`Portraits`: the pictures of a call, what is known of each, and the one way in which they leave as files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import Any
+
+from PIL import Image
+
+from consistentid.files.images import contact_sheet
+from consistentid.files.output import check_folder, encode_json, encode_png, save_new
+
+
+@dataclass(frozen=True)
+class Portraits:
+    """Pictures of one call, prompt by prompt.
+
+    Attributes:
+        images: RGB pictures.
+        scores: likeness of each to the identity, cosine of the recogniser's embeddings, -1 to 1; NaN = no face found,
+            or not measured.
+        seeds: of each; a picture can be made again alone with its prompt and seed.
+        withheld: whether the base's safety checker blacked it out.
+        prompts: of each.
+        record: how all of them were made, as plain values: settings, networks by name and fingerprint, versions; no
+            path of this machine.
+        scored: whether `scores` were measured.
+    """
+
+    images: list[Image.Image]
+    scores: list[float]
+    seeds: list[int]
+    withheld: list[bool]
+    prompts: list[str]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    scored: bool = True
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def chosen(self, numbers: Sequence[int]) -> Portraits:
+        """Those of the pictures, in that order."""
+        return replace(
+            self,
+            images=[self.images[i] for i in numbers],
+            scores=[self.scores[i] for i in numbers],
+            seeds=[self.seeds[i] for i in numbers],
+            withheld=[self.withheld[i] for i in numbers],
+            prompts=[self.prompts[i] for i in numbers],
+        )
+
+    def picture_record(self, number: int) -> dict[str, Any]:
+        """How one picture was made: `record` with its own prompt, seed, likeness and size."""
+        image = self.images[number]
+        return {
+            **self.record,
+            "prompt": self.prompts[number],
+            "width": image.width,
+            "height": image.height,
+            "seed": self.seeds[number],
+            "likeness": self.scores[number],
+        }
+
+    def to_png(self, number: int) -> bytes:
+        """One picture as a PNG that carries its record and the mark of an AI-generated picture."""
+        return encode_png(self.images[number], self.picture_record(number))
+
+    def save(
+        self,
+        folder: str | PathLike[str],
+        *,
+        sheet: bool = True,
+        references: Sequence[Image.Image] = (),
+        about: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Writes a PNG for each picture, results.json and a contact sheet; nothing is overwritten.
+
+        Args:
+            folder: made if it is not there.
+            sheet: also one picture with all of them.
+            references: shown on it beside the pictures.
+            about: more about the call for results.json alone, such as paths, which never go into a picture.
+
+        Returns:
+            What results.json holds: `record`, `about`, and "pictures" with the file, prompt, seed, likeness, withheld,
+            width and height of each; "sheet" is the contact sheet's file.
+
+        Raises:
+            InputError: the folder cannot be written to.
+        """
+        home = check_folder(folder)
+        listed = []
+        for number in range(len(self)):
+            file = save_new(home / f"portrait-{self.seeds[number]}.png", self.to_png(number))
+            own = {key: self.picture_record(number)[key] for key in ("prompt", "seed", "likeness", "width", "height")}
+            listed.append({"file": str(file), **own, "withheld": self.withheld[number]})
+        results: dict[str, Any] = {**self.record, **(about or {}), "pictures": listed}
+        if sheet:
+            captions = [f"seed {seed}  {self.likeness(i)}" for i, seed in enumerate(self.seeds)]
+            data = encode_png(contact_sheet(references, self.images, captions), self.record)
+            results["sheet"] = str(save_new(home / "sheet.png", data))
+        save_new(home / "results.json", encode_json(results))
+        return results
+
+    def likeness(self, number: int) -> str:
+        """A picture's likeness in words."""
+        if self.withheld[number]:
+            return "withheld by the safety checker"
+        if math.isnan(self.scores[number]):
+            return "no face found" if self.scored else "likeness unknown"
+        return f"likeness {self.scores[number]:.2f}"

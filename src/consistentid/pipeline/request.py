@@ -1,0 +1,430 @@
+"""`Request`: every argument of a sampling call, validated once, whoever calls.
+
+The pipeline's call, the command line, evaluation, validation during training, attention maps, the page and the service
+make a `Request` and hand it on; none of them checks an argument by itself.
+
+A further argument takes
+
+- a field of `Request` with its line in the docstring; one that a preset has a default for is also a field of `Settings`
+  with its range there and its name in `_SETTINGS` here, and is then checked, resolved and recorded by itself;
+- a check in `__post_init__`, a function that returns the value as it is kept and raises an `ArgumentError`, which names
+  argument, value and remedy;
+- where JSON has another form of it, a line in `from_dict` and in `to_dict`; what JSON cannot hold, in `_NOT_PLAIN`;
+- what it does: before and around the pipeline's call in `sampling`, after it in `pipeline`; and if a picture should
+  tell of it, an entry in `ConsistentIDPipeline._record`.
+
+So `identity` can become several people, with `regions` for each (numbers, which JSON can hold) and `repair` after it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from PIL import Image
+
+from consistentid.adapter.identity import Identity
+from consistentid.adapter.prompt import FacialText
+from consistentid.errors import ArgumentError
+from consistentid.faces.parts import PARTS
+from consistentid.files.images import Photo, read_photo
+from consistentid.pipeline.canvas import Canvas
+from consistentid.presets.preset import Settings, check_setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SEEDS = 2**32
+"""Seeds are below it: torch's generator on the CPU uses no more bits."""
+
+MOST_PICTURES = 1000
+"""Pictures that one request may ask of a prompt."""
+
+_SETTINGS: Mapping[str, str] = {
+    "num_inference_steps": "steps",
+    **{
+        name: name
+        for name in (
+            "guidance_scale", "scale", "merge_at", "width", "height", "negative_prompt", "strength", "control_scale",
+            "batch_size",
+        )
+    },
+}  # fmt: skip
+"""Argument -> the field of `Settings` that it overrules."""
+
+_PICTURES = ("image", "mask", "control")
+_NOT_PLAIN = ("identity", "progress", "on_step", "cancelled")
+
+
+class Row(NamedTuple):
+    """One picture to be made: its prompt and its seed."""
+
+    prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """How far a request is; what `on_step` is called with.
+
+    Attributes:
+        stage: "encoding" when the texts of a batch are known and its sampling begins, "sampling" after each step,
+            "scoring" before the likeness is measured.
+        done, total: sampling steps of all pictures; `total` is 0 before the first step.
+        seconds_left: of the sampling, from its speed so far; NaN before the first step.
+        pictures: numbers of the pictures that are being sampled.
+        texts: what the text encoders read of each prompt of the batch; empty for the base alone.
+        size: (width, height) in pixels of what is sampled.
+        step: index of the sampling step in the batch, -1 outside of sampling.
+        latents: (B, C, h, w) after this step, not to be changed; None outside of sampling.
+    """
+
+    stage: Literal["encoding", "sampling", "scoring"]
+    done: int
+    total: int
+    seconds_left: float = math.nan
+    pictures: range = range(0)
+    texts: tuple[FacialText, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    step: int = -1
+    latents: Tensor | None = None
+    _decode: Callable[[Tensor], list[Image.Image]] | None = field(default=None, repr=False)
+
+    def preview(self) -> list[Image.Image]:
+        """The pictures as they are now, noise included, by one pass of the decoder; empty without latents."""
+        return [] if self.latents is None or self._decode is None else self._decode(self.latents)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Pictures wanted of a person. What is None comes from the preset's `Settings`.
+
+    Numbers of numpy and lists of prompts are fine; pictures are paths, Pillow images, arrays (H, W, 3) in RGB order of
+    uint8 or floats from 0 to 1, bytes or streams of a file, and are read at once. `replace` changes single arguments.
+
+    Attributes:
+        identity: from `ConsistentIDPipeline.identify` or `Identity.load`; may be left out until the request is run.
+        prompt: what the pictures shall show: one text, or several of which each gets its own pictures.
+        negative_prompt: what they shall not show.
+        num_images_per_prompt: how many pictures, 1 to `MOST_PICTURES`.
+        best_of: make so many of each prompt and keep the `num_images_per_prompt` of best likeness.
+        seed: 0 to 2**32 - 1, of the first picture of each prompt, the others count up from it; or a list with the seed
+            of every picture, prompt by prompt. Random by default.
+        num_inference_steps: sampling steps.
+        guidance_scale: classifier-free guidance; 1 or less = off.
+        scale: strength of the identity tokens.
+        merge_at: fraction of the steps after which the fused facial text takes over.
+        height, width: pixels; with `image` or `control` the shape is that picture's, and these say how many pixels.
+        image: picture to start from.
+        mask: of its size, white where it is drawn anew: everything else stays as it is, to the last bit.
+        strength: how far it is drawn anew, 0 to 1.
+        control: picture for the ControlNet: a pose, depths or edges; of the shape of `image`.
+        control_scale: strength of the ControlNet.
+        face_text: the facial sentence; by default the identity's own or a fixed one, empty for none.
+        parts: words for single parts, e.g. ``{"eyes": "green eyes"}``.
+        base_alone: draw with the base as if there were no adapter; `identity` is then only compared to.
+        batch_size: pictures sampled at once.
+        progress: called with (steps done, steps in all) after each step.
+        on_step: called with a `Step` at each stage and after each step.
+        cancelled: asked at each stage and step, such as `threading.Event().is_set`; once it says True the call ends
+            with a `CancelledError`.
+
+    Raises:
+        ArgumentError: an argument out of its range, or arguments that do not go together.
+        ImageError: a picture that cannot be read.
+    """
+
+    identity: Identity | None = None
+    prompt: str | Sequence[str] = ""
+    _: KW_ONLY
+    negative_prompt: str | None = None
+    num_images_per_prompt: int = 1
+    best_of: int | None = None
+    seed: int | Sequence[int] | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scale: float | None = None
+    merge_at: float | None = None
+    height: int | None = None
+    width: int | None = None
+    image: Photo | None = None
+    mask: Photo | None = None
+    strength: float | None = None
+    control: Photo | None = None
+    control_scale: float | None = None
+    face_text: str | None = None
+    parts: Mapping[str, str] | None = None
+    base_alone: bool = False
+    batch_size: int | None = None
+    progress: Callable[[int, int], None] | None = None
+    on_step: Callable[[Step], None] | None = None
+    cancelled: Callable[[], bool] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in {
+            "identity": _check_identity(self.identity),
+            "prompt": _check_prompt(self.prompt),
+            **_check_counts(self.num_images_per_prompt, self.best_of),
+            **{
+                argument: check_setting(setting, value, argument)
+                for argument, setting in _SETTINGS.items()
+                if (value := getattr(self, argument)) is not None
+            },
+            "parts": _check_words(self.face_text, self.parts, base_alone=self.base_alone),
+        }.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "seed", _check_seed(self.seed, len(self.prompts), self.made))
+        for name, picture in _check_pictures(self.image, self.mask, self.control).items():
+            object.__setattr__(self, name, picture)
+        for name, needed in (("strength", "image"), ("control_scale", "control")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ArgumentError(
+                    f"{{{name}}} says how {{{needed}}} is used; give {{{needed}}}, too, or leave it out"
+                )
+
+    # ----------------------------------------------------------------------------------------------- what is asked for
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts, also where there is but one."""
+        return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    @property
+    def made(self) -> int:
+        """How many pictures are made of each prompt."""
+        return self.best_of or self.num_images_per_prompt
+
+    def rows(self) -> list[Row]:
+        """Every picture that is made, prompt by prompt; without `seed` with seeds of chance, others at each call."""
+        if isinstance(self.seed, Sequence):
+            seeds = list(self.seed)
+        else:
+            first = secrets.randbelow(SEEDS) if self.seed is None else self.seed
+            seeds = [(first + number) % SEEDS for number in range(self.made)] * len(self.prompts)
+        texts = [prompt for prompt in self.prompts for _ in range(self.made)]
+        return [Row(prompt, seed) for prompt, seed in zip(texts, seeds, strict=True)]
+
+    def settings(self, defaults: Settings) -> Settings:
+        """How the pictures are made: `defaults`, such as those of a preset, with what this request overrules.
+
+        Raises:
+            ArgumentError: `strength` of so few steps is none.
+        """
+        settings = defaults.with_overrides(**{name: getattr(self, argument) for argument, name in _SETTINGS.items()})
+        if self.image is not None and int(settings.steps * settings.strength) < 1:
+            raise ArgumentError(
+                "{strength}={s} of {steps} steps is no step at all; raise one of them",
+                s=settings.strength,
+                steps=settings.steps,
+            )
+        return settings
+
+    def with_settings(self, overrides: Mapping[str, Any]) -> Self:
+        """The same request with settings by their names in `Settings`, such as ``{"steps": 10}``."""
+        arguments = {setting: argument for argument, setting in _SETTINGS.items()}
+        return replace(self, **{arguments[name]: value for name, value in overrides.items()})
+
+    @property
+    def pictures(self) -> tuple[Image.Image | None, Image.Image | None, Image.Image | None]:
+        """`image` in RGB, `mask` in "L" and `control` in RGB; `control` has the size of `image` if there is one."""
+        image, mask, control = (getattr(self, name) for name in _PICTURES)
+        return image, mask, control
+
+    def canvas(self, base: tuple[int, int]) -> Canvas | None:
+        """What of the given pictures is sampled by a base of that (width, height); None without any.
+
+        Raises:
+            InputError: the mask is black.
+        """
+        image, mask, control = self.pictures
+        if mask:
+            return Canvas.around(mask, base)
+        leading = image or control
+        return Canvas.whole(leading.size, base) if leading else None
+
+    # ------------------------------------------------------------------------------------------------- as plain values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **objects: Any) -> Self:
+        """A request from the values of a JSON document, which say nothing of files of this machine.
+
+        Args:
+            values: argument -> number, text, list or mapping; a picture is the content of a file in base64, or a data
+                URL of it ("data:image/png;base64,...").
+            objects: arguments that are no plain values: `identity`, and the callbacks.
+
+        Raises:
+            ArgumentError, ImageError: as for `Request`; an unknown name, or one that is not a plain value.
+        """
+        plain = [item.name for item in fields(cls) if item.name not in _NOT_PLAIN]
+        if unknown := [name for name in values if name not in plain]:
+            raise ArgumentError(f"unknown argument {unknown[0]!r}; known are {', '.join(plain)}")
+        given = dict(values)
+        for name in _PICTURES:
+            if given.get(name) is not None:
+                given[name] = _from_base64(name, given[name])
+        return cls(**given, **objects)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads: the arguments that differ from their defaults, without identity and callbacks."""
+        found = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in _NOT_PLAIN or value is None or value == item.default:
+                continue
+            match value:
+                case Image.Image():
+                    stream = io.BytesIO()
+                    value.save(stream, "PNG")
+                    value = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+                case tuple():
+                    value = list(value)
+                case Mapping():
+                    value = dict(value)
+            found[item.name] = value
+        return found
+
+
+# -------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_identity(identity: Any) -> Identity | None:
+    if identity is None or isinstance(identity, Identity):
+        return identity
+    if isinstance(identity, Sequence) and not isinstance(identity, str | bytes):
+        raise ArgumentError("{identity}: {count} people; give one, and call once for each", count=len(identity))
+    raise ArgumentError(
+        "{identity}: a {kind} is no identity; make one with identify(photo), or Identity.load(file)",
+        kind=type(identity).__name__,
+    )
+
+
+def _check_prompt(prompt: Any) -> str | tuple[str, ...]:
+    texts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else [prompt]
+    if not texts:
+        raise ArgumentError("{prompt} is an empty list; give at least one text")
+    for text in texts:
+        if not isinstance(text, str):
+            raise ArgumentError("{prompt}={value!r} is not a text; give one, or a list of texts", value=text)
+        if not text.strip():
+            raise ArgumentError(
+                "{prompt}={value!r} is empty; describe the picture, as in 'a woman in a red hat'", value=text
+            )
+    return str(prompt) if isinstance(prompt, str) else tuple(map(str, texts))
+
+
+def _check_integer(name: str, value: Any, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
+        raise ArgumentError(
+            f"{{{name}}}={{value!r}} is not allowed; give an integer from {{low}} to {{high}}",
+            value=value,
+            low=low,
+            high=high,
+        )
+    return int(value)
+
+
+def _check_counts(wanted: Any, best_of: Any) -> dict[str, int]:
+    counts = {"num_images_per_prompt": _check_integer("num_images_per_prompt", wanted, 1, MOST_PICTURES)}
+    if best_of is not None:
+        counts["best_of"] = _check_integer("best_of", best_of, 1, MOST_PICTURES)
+        if best_of < wanted:
+            raise ArgumentError(
+                "{best_of}={made} is less than {num_images_per_prompt}={wanted}; raise the one or lower the other",
+                made=best_of,
+                wanted=wanted,
+            )
+    return counts
+
+
+def _check_seed(seed: Any, prompts: int, made: int) -> int | tuple[int, ...] | None:
+    if seed is None:
+        return None
+    if isinstance(seed, str | bytes) or not (isinstance(seed, Sequence) or hasattr(seed, "__len__")):
+        return _check_integer("seed", seed, 0, SEEDS - 1)
+    seeds = tuple(_check_integer("seed", one, 0, SEEDS - 1) for one in seed)
+    if len(seeds) != prompts * made:
+        raise ArgumentError(
+            "{seed} lists {found} seeds for {wanted} pictures; give one for each, or the first alone",
+            found=len(seeds),
+            wanted=prompts * made,
+        )
+    return seeds
+
+
+def _check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, str] | None:
+    if not isinstance(base_alone, bool):
+        raise ArgumentError("{base_alone}={value!r} is not allowed; give True or False", value=base_alone)
+    if face_text is not None and not isinstance(face_text, str):
+        raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=face_text)
+    if parts is not None and not isinstance(parts, Mapping):
+        raise ArgumentError("{parts}={value!r} is not allowed; give a mapping such as {example}",
+                            value=parts, example={"eyes": "green eyes"})  # fmt: skip
+    for part, text in (parts or {}).items():
+        if part not in PARTS:
+            raise ArgumentError(
+                "{parts}: unknown part {part!r}; known parts are {known}", part=part, known=", ".join(PARTS)
+            )
+        if not isinstance(text, str) or not text.strip():
+            raise ArgumentError(
+                "{parts}: the words for {part}, {value!r}, are none; write for example {example!r}",
+                part=part,
+                value=text,
+                example=f"green {part}",
+            )
+    if face_text is not None and parts:
+        raise ArgumentError("{face_text} and {parts} exclude one another; write the parts into the sentence")
+    if base_alone and (face_text or parts):
+        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text} and {parts}")
+    return dict(parts) if parts else None
+
+
+def _check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Image | None]:
+    if mask is not None and image is None:
+        raise ArgumentError("{mask} says what of {image} is drawn anew; give {image}, too, or leave it out")
+    start, area, follow = (
+        None if picture is None else read_photo(picture, name)
+        for name, picture in zip(_PICTURES, (image, mask, control), strict=True)
+    )
+    if start and area and start.size != area.size:
+        raise ArgumentError(
+            "the {mask} is {found} pixels, the {image} {wanted}; give a mask of its size",
+            found=_size(area),
+            wanted=_size(start),
+        )
+    if start and follow:
+        # the same shape but for rounding: squeezed into another one it would lead astray
+        if not math.isclose(start.width / start.height, follow.width / follow.height, rel_tol=0.02):
+            raise ArgumentError(
+                "{control} is {found} pixels, the {image} {wanted}; give a control picture of its shape",
+                found=_size(follow),
+                wanted=_size(start),
+            )
+        follow = follow.resize(start.size, Image.Resampling.LANCZOS)
+    return {"image": start, "mask": area and area.convert("L"), "control": follow}
+
+
+def _size(image: Image.Image) -> str:
+    return f"{image.width}x{image.height}"
+
+
+def _from_base64(name: str, value: Any) -> bytes:
+    head, comma, body = value.partition(",") if isinstance(value, str) else ("", "", "")
+    if isinstance(value, str) and not comma:
+        head, body = "data:;base64", value
+    try:
+        if not (head.startswith("data:") and head.endswith(";base64") and body):
+            raise ValueError
+        return base64.b64decode("".join(body.split()), validate=True)
+    except (ValueError, binascii.Error):
+        shown = value if isinstance(value, str) and len(value) < 60 else f"{str(value)[:40]}..."
+        raise ArgumentError(
+            f"{{{name}}}={{value!r}} is not a picture; give the content of its file in base64", value=shown
+        ) from None

@@ -1,0 +1,360 @@
+"""`Sampler`: the one place that calls a diffusers pipeline, for whatever a `Request` asks."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from consistentid.adapter.adapter import ConsistentID
+from consistentid.adapter.merge import Callback
+from consistentid.adapter.prompt import FacialText
+from consistentid.errors import ArgumentError, CancelledError, InputError
+from consistentid.pipeline.canvas import Canvas
+from consistentid.pipeline.request import Request, Row, Step
+from consistentid.presets.preset import Settings
+
+_REMEMBERED = 32  # identities and texts whose inputs are kept; each takes less than a megabyte
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The pictures of a request, one for each of its rows.
+
+    Attributes:
+        rows: prompt and seed of each.
+        windows: what was sampled.
+        images: the pictures that these are part of; the same without a mask.
+        withheld: whether the base's safety checker blacked it out.
+    """
+
+    rows: list[Row]
+    windows: list[Image.Image]
+    images: list[Image.Image]
+    withheld: list[bool]
+
+
+class Sampler:
+    """Draws what requests ask for. `inputs` of the adapter are made once for an identity and a text.
+
+    Args:
+        pipe: a text-to-image pipeline with the adapter attached.
+        adapter: attached to it.
+        controlnet: gives the ControlNet when one is asked for, or raises.
+        prepare: makes a sibling of `pipe` ready to sample.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        adapter: ConsistentID,
+        controlnet: Callable[[], Any] | None = None,
+        prepare: Callable[[Any], Any] = lambda pipe: pipe,
+    ) -> None:
+        self.pipe, self.adapter = pipe, adapter
+        self._controlnet, self._prepare = controlnet, prepare
+        self._inputs: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
+        self._made_by: list[tuple[torch.nn.Parameter, int]] = []
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """(width, height) in pixels that the base was made for."""
+        size = self.pipe.unet.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return width * self.pipe.vae_scale_factor, height * self.pipe.vae_scale_factor
+
+    def sample(self, request: Request, defaults: Settings) -> Sampled:
+        """All pictures of a request; the pipeline and the adapter are afterwards as they were, whatever happens.
+
+        Args:
+            request: what is wanted.
+            defaults: what it leaves open.
+
+        Raises:
+            InputError: no identity, or one of `Request`'s errors that only the base can tell.
+            CancelledError: `request.cancelled` said so.
+            IncompatibleIdentityError, PromptTooLongError, PipelineError: see `ConsistentID.inputs`.
+        """
+        settings = request.settings(defaults)
+        if request.identity is None and not request.base_alone:
+            raise ArgumentError(
+                "no {identity}: say who is to be drawn, with identify(photo) or Identity.load(file); or draw with the"
+                " {base_alone}=True"
+            )
+        _check_base(self.pipe, request)
+        pipe = self._pipe_for(request)
+        native = self.native_size
+        canvas = request.canvas((settings.width or native[0], settings.height or native[1]))
+        rows = request.rows()
+        watch = _Watch(request, len(rows), pipe)
+        windows: list[Image.Image] = []
+        withheld: list[bool] = []
+        alone: AbstractContextManager[Any] = self.adapter.suspended() if request.base_alone else nullcontext()
+        with alone, _hooks_freed(pipe):
+            self.adapter.scale = settings.scale
+            for start in range(0, len(rows), settings.batch_size):
+                batch = rows[start : start + settings.batch_size]
+                size = canvas.size if canvas else (settings.width or native[0], settings.height or native[1])
+                watch.begin(range(start, start + len(batch)), self._texts(request, batch), size)
+                output = self._call(pipe, request, settings, canvas, batch, watch)
+                windows += output.images
+                withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
+        image, mask, _ = request.pictures
+        if image is None or mask is None or canvas is None:
+            return Sampled(rows, windows, windows, withheld)
+        return Sampled(rows, windows, [canvas.paste(window, image, mask) for window in windows], withheld)
+
+    def _call(
+        self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: _Watch
+    ) -> Any:
+        seeds = [row.seed for row in batch]
+        image, mask, _ = request.pictures
+        keep: Callback | None = None
+        if image and mask and canvas and not _inpaints(pipe):
+            keep = _keeping(pipe, canvas.cut(image), canvas.cut(mask), seeds)
+
+        def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            kept = (keep(pipe, step, timestep, tensors) if keep else None) or {}
+            watch.after_step(pipe, step, kept.get("latents", tensors["latents"]))
+            return kept
+
+        # One text for pictures of one prompt; pictures of a list of prompts bring their own.
+        single = isinstance(request.prompt, str)
+        prompt = batch[0].prompt if single else tuple(row.prompt for row in batch)
+        return pipe(
+            **self._texts_and_identity(request, prompt, settings, after_step),
+            **_call_arguments(pipe, request, canvas, settings, len(batch)),
+            num_inference_steps=settings.steps,
+            num_images_per_prompt=len(batch) if single else 1,
+            # On the CPU, so that a seed means the same picture on every device.
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        )
+
+    def _texts_and_identity(
+        self, request: Request, prompt: str | tuple[str, ...], settings: Settings, after_step: Callback
+    ) -> dict[str, Any]:
+        if request.base_alone:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+            negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
+            return {
+                "prompt": prompts,
+                "negative_prompt": negative,
+                "guidance_scale": settings.guidance_scale,
+                "callback_on_step_end": after_step,
+                "callback_on_step_end_tensor_inputs": ["latents"],
+            }
+        inputs = self._inputs_of(request, prompt, settings)
+        step = replace(inputs["callback_on_step_end"], callback=after_step)
+        return inputs | {"callback_on_step_end": step, "callback_on_step_end_tensor_inputs": step.tensor_inputs}
+
+    def _texts(self, request: Request, batch: Sequence[Row]) -> tuple[FacialText, ...]:
+        """What the text encoders will read, for those who watch."""
+        if request.on_step is None or request.identity is None or request.base_alone:
+            return ()
+        prompts = list(dict.fromkeys(row.prompt for row in batch))
+        found = self.adapter.facial_texts(request.identity, prompts, face_text=request.face_text, parts=request.parts)
+        texts = dict(zip(prompts, found, strict=True))
+        return tuple(texts[row.prompt] for row in batch)
+
+    def _pipe_for(self, request: Request) -> Any:
+        """The pipeline that takes what is given; it shares all networks with `pipe`."""
+        image, mask, control = request.pictures
+        if not image and not control:
+            return self.pipe
+        from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, AutoPipelineForText2Image
+
+        kind = AutoPipelineForText2Image
+        if image:
+            kind = AutoPipelineForInpainting if mask and _inpaints(self.pipe) else AutoPipelineForImage2Image
+        more = {"controlnet": self._controlnet()} if control and self._controlnet else {}
+        return self._prepare(kind.from_pipe(self.pipe, **more))
+
+    def _inputs_of(self, request: Request, prompt: str | tuple[str, ...], settings: Settings) -> dict[str, Any]:
+        """`ConsistentID.inputs`, made once for an identity and a text as long as the networks stay as they are."""
+        self.adapter.check_attached()
+        texts = [network for name, network in self.pipe.components.items() if name.startswith("text_encoder")]
+        makers = [self.adapter.image_projection, self.adapter.facial_encoder, *filter(None, texts)]
+        made_by = [(x, x._version) for network in makers for x in network.parameters()]
+        # a LoRA on a text encoder is weighed by numbers that leave no trace in its parameters
+        unsure = any(getattr(network, "peft_config", None) for network in texts)
+        if unsure or not _same_weights(made_by, self._made_by):
+            self._inputs.clear()
+            self._made_by = made_by
+        described = tuple((request.parts or {}).items())
+        negative, guidance = settings.negative_prompt or None, settings.guidance_scale
+        key = (request.identity, prompt, negative, request.face_text, described, settings.merge_at, guidance)
+        if key not in self._inputs:
+            assert request.identity is not None
+            self._inputs[key] = self.adapter.inputs(
+                request.identity,
+                prompt,
+                negative,
+                face_text=request.face_text,
+                parts=request.parts,
+                merge_at=settings.merge_at,
+                guidance_scale=guidance,
+            )
+        self._inputs.move_to_end(key)
+        while len(self._inputs) > _REMEMBERED:
+            self._inputs.popitem(last=False)
+        return self._inputs[key]
+
+
+def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:
+    """Whether these are the same parameters, and none was trained or loaded into since."""
+    return len(a) == len(b) and all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------------------- stages
+
+
+class _Watch:
+    """Tells a request's callbacks how far it is, and ends it when it was cancelled."""
+
+    def __init__(self, request: Request, count: int, pipe: Any) -> None:
+        self._request, self._count, self._pipe = request, count, pipe
+        self._began = time.monotonic()
+        self._step = Step("encoding", 0, 0)
+        self._finished = 0  # pictures of earlier batches
+
+    def begin(self, pictures: range, texts: tuple[FacialText, ...], size: tuple[int, int]) -> None:
+        """The texts of a batch are known."""
+        self._finished = pictures.start
+        self._tell(
+            replace(self._step, stage="encoding", pictures=pictures, texts=texts, size=size, latents=None, step=-1)
+        )
+
+    def after_step(self, pipe: Any, step: int, latents: torch.Tensor) -> None:
+        """A step of the batch is done."""
+        each = len(self._step.pictures)
+        done = self._finished * pipe.num_timesteps + (step + 1) * each
+        total = self._count * pipe.num_timesteps
+        left = (time.monotonic() - self._began) / done * (total - done)
+        told = replace(self._step, stage="sampling", done=done, total=total, seconds_left=left, step=step)
+        self._tell(replace(told, latents=latents, _decode=partial(_decoded, pipe)))
+        if self._request.progress:
+            self._request.progress(done, total)
+
+    def _tell(self, step: Step) -> None:
+        self._step = replace(step, latents=None, _decode=None)
+        report(self._request, step)
+
+
+def report(request: Request, step: Step) -> None:
+    """Tell a request's `on_step` how far it is.
+
+    Raises:
+        CancelledError: the request was cancelled.
+    """
+    if request.cancelled and request.cancelled():
+        raise CancelledError(f"the request was cancelled after {step.done} of {step.total} steps")
+    if request.on_step:
+        request.on_step(step)
+
+
+@torch.no_grad()
+def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
+    """Pictures of latents, as the pipeline itself decodes them at the end."""
+    vae = pipe.vae
+    upcast = vae.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
+    if upcast:
+        vae.to(torch.float32)  # half precision overflows in this one
+    try:
+        scaled = latents.detach().to(vae.dtype) / vae.config.scaling_factor
+        mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is not None and std is not None:
+            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(scaled) for x in (mean, std))
+            scaled = scaled * std + mean
+        pixels = vae.decode(scaled, return_dict=False)[0]
+    finally:
+        if upcast:
+            vae.to(torch.float16)
+    images: list[Image.Image] = pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+    return images
+
+
+@contextmanager
+def _hooks_freed(pipe: Any) -> Iterator[None]:
+    """What the pipeline does at the end of a call, also where the call is broken off: networks go off the GPU."""
+    try:
+        yield
+    except BaseException:
+        pipe.maybe_free_model_hooks()
+        raise
+
+
+# ----------------------------------------------------------------------------------------------------- given pictures
+
+
+def _call_arguments(
+    pipe: Any, request: Request, canvas: Canvas | None, settings: Settings, batch: int
+) -> dict[str, Any]:
+    """What the pipeline of `_pipe_for` wants besides the text."""
+    if canvas is None:
+        return {"width": settings.width or None, "height": settings.height or None}
+    image, mask, control = request.pictures
+    known = inspect.signature(type(pipe).__call__).parameters
+    arguments: dict[str, Any] = dict(zip(("width", "height"), canvas.size, strict=True)) if "width" in known else {}
+    if image:
+        # one for each picture, so that each is encoded with noise of its own seed
+        arguments |= {"image": [canvas.cut(image)] * batch, "strength": settings.strength}
+    if mask and "mask_image" in known:
+        arguments["mask_image"] = canvas.cut(mask)
+    if control:
+        arguments["control_image" if image else "image"] = canvas.cut(control)
+        arguments["controlnet_conditioning_scale"] = float(settings.control_scale)
+    return arguments
+
+
+def _check_base(pipe: Any, request: Request) -> None:
+    """Makes sure that a base for inpainting, whose UNet also reads a mask and what is around it, gets them.
+
+    Raises:
+        InputError: it does not.
+    """
+    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels and request.mask is None:
+        raise InputError(
+            "this base is made for inpainting: it needs a picture and a mask of what is drawn anew (--image and --mask)"
+            "; for anything else choose another base"
+        )
+
+
+def _inpaints(pipe: Any) -> bool:
+    """Whether diffusers' inpainting knows latents like these."""
+    return pipe.unet.config.in_channels in (4, 9)
+
+
+@torch.no_grad()
+def _keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[int]) -> Callback:
+    """A callback that makes of img2img what `_inpaints` lacks: unmasked latents follow the picture, noised as the rest.
+
+    Args:
+        pipe: an img2img pipeline.
+        image, mask: of the size that is sampled.
+        seeds: of the pictures of a batch.
+    """
+    vae = pipe.vae
+    pixels = pipe.image_processor.preprocess(image).to(pipe._execution_device, vae.dtype)
+    start = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+    noise = [torch.randn(start.shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    noises = torch.cat(noise).to(start)
+    white = torch.from_numpy(np.asarray(mask) >= 128).to(start)[None, None]
+    free = torch.nn.functional.interpolate(white, start.shape[-2:]).bool()
+
+    def keep(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        left = pipe.num_timesteps - step - 1
+        known = start.expand_as(noises)
+        if left:
+            known = pipe.scheduler.add_noise(known, noises, pipe.scheduler.timesteps[-left:][:1])
+        return {"latents": torch.where(free, tensors["latents"], known.to(tensors["latents"]))}
+
+    return keep
