@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from consistentid.data.build.annotate import cut_around
 from consistentid.data.build.job import Job, build_dataset
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, Record, write_records
 from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.errors import PhotographError
 from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.portrait import square_round
 from consistentid.files.images import load_image
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
@@ -46,7 +46,7 @@ def loop(analyzer: FaceAnalyzer, photos: Path, out: Path, size: int) -> None:
         faces = analyzer.detector.detect(image)
         if faces:
             cut = image.crop(
-                cut_around(max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2]))), image.size)
+                square_round(max(faces, key=lambda face: float(np.prod(face.box[2:] - face.box[:2]))), image.size)
             )
             cut.resize((size, size), Image.Resampling.LANCZOS).save(
                 out / IMAGES / f"{file.parent.name}_{file.stem}.png"

@@ -12,7 +12,8 @@ from consistentid.adapter.identify import IdentityEncoder, outliers
 from consistentid.errors import FaceError, InputError, NoFaceError, SeveralFacesError
 from consistentid.faces.analyzer import FaceAnalyzer, surroundings
 from consistentid.faces.caption import Captioner
-from consistentid.faces.parts import PARTS, PartLayout, part_pictures, whole_picture
+from consistentid.faces.parts import PARTS, PartLayout, part_pictures
+from consistentid.faces.portrait import portrait
 
 ONE = face_labels(256, 240, (120, 110, 120))
 PROVENANCE = {"recogniser": "r@1", "image_encoder": "i@2", "parser": "p@3"}
@@ -48,7 +49,8 @@ def test_one_photo(make: Make, layout: PartLayout) -> None:
     (face,) = encoder.analyzer.analyze(photo)
     who = encoder.encode(photo)
     np.testing.assert_allclose(who.embedding, face.embedding, atol=1e-6)
-    torch.testing.assert_close(who.face_features, penultimate(encoder, whole_picture(photo, face.box, layout)))
+    photo, face = portrait(photo, face)
+    torch.testing.assert_close(who.face_features, penultimate(encoder, photo))
     torch.testing.assert_close(who.blank_features, penultimate(encoder, None))
     for index, cut in enumerate(part_pictures(photo, face.parsing, layout).values()):
         torch.testing.assert_close(who.part_features[index], penultimate(encoder, cut))
@@ -80,8 +82,8 @@ def test_a_distant_face_is_seen_as_in_a_portrait(make: Make, layout: PartLayout)
     encoder.analyzer = FaceAnalyzer(Told((3000, 1420, 40)), encoder.analyzer.recogniser, colour_parser(80))
     far = encoder.encode(photo)
     assert far.visible_parts == PARTS
-    encoder.analyzer.detector = Told((80, 80, 40))
-    near = encoder.encode(photo.crop((2920, 1340, 3080, 1500)))
+    encoder.analyzer.detector = Told((80, 67, 40))
+    near = encoder.encode(photo.crop((2920, 1353, 3080, 1513)))
     for name in ("embedding", "face_features", "part_features"):
         torch.testing.assert_close(getattr(far, name), getattr(near, name), msg=name)
 

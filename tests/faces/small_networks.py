@@ -25,9 +25,13 @@ from transformers import (
 )
 
 from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.detection import OnnxDetector
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "photos"
+"""Real photos, a real detector and a real parser, which are no part of the project and need not be there."""
 
 TEMPLATE = (
     "{% for message in messages %}USER: {% for item in message['content'] %}"
@@ -172,3 +176,22 @@ def detector_path(tmp_path: Path) -> Callable[..., Path]:
         return save_onnx(tmp_path / f"detector_{size}_{outputs}.onnx", nodes, constants, kept)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def photos() -> Path:
+    """The folder of real photos and networks; tests that want it are skipped where it is not."""
+    if not PHOTOS.is_dir():
+        pytest.skip(f"no real photos at {PHOTOS}")
+    return PHOTOS
+
+
+@pytest.fixture(scope="session")
+def real_parser(photos: Path) -> FaceParser:
+    return FaceParser.onnx(photos / "face_parser_19.onnx", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+@pytest.fixture(scope="session")
+def real_analyzer(photos: Path, real_parser: FaceParser, recogniser_path: Path) -> FaceAnalyzer:
+    """Finds and parses real faces; what it takes for their identity means nothing."""
+    return FaceAnalyzer(OnnxDetector(photos / "scrfd_2.5g_kps.onnx"), OnnxRecogniser(recogniser_path), real_parser)

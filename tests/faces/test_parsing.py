@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,14 +7,19 @@ import pytest
 import recipe
 import synth
 import torch
-from hand_drawn import GOLDEN, colour_parser, face_labels, picture
+import yaml
+from hand_drawn import GOLDEN, PALETTE, colour_parser, face_labels, picture, save_onnx
+from onnx import helper
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-from consistentid.errors import CheckpointError
+import tiny
+from consistentid.errors import CheckpointError, InputError
 from consistentid.faces.parsing import FaceParser, label_order
 from consistentid.faces.parts import LABELS
+from consistentid.presets.loading import load_analyzer
+from consistentid.presets.preset import load_preset
 
 CELEBA = [
     "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",
@@ -153,3 +159,82 @@ def test_large_pictures_keep_their_size() -> None:
     labels = colour_parser(128).parse(picture(face_labels(1500, 1200, (750, 600, 700))))
     assert labels.shape == (1200, 1500)
     assert labels[656, 750] == 10
+
+
+# ---------------------------------------------------------------------------------------------------------------- ONNX
+
+
+def onnx_parser(
+    path: Path,
+    batch: int | str = "batch",
+    side: int | str = 64,
+    order: tuple[int, ...] = tuple(range(19)),
+    more: int = 1,
+) -> Path:
+    """`NearestColour` as a file, its classes in another order; `more` outputs of another kind stand before them."""
+    colours = (PALETTE.astype(np.float32) / 255)[list(order)]
+    nodes = [helper.make_node("Conv", ["input", "weight", "bias"], ["logits"])]
+    nodes += [helper.make_node("ReduceMean", ["input"], [f"mean{n}"], axes=[2, 3], keepdims=0) for n in range(more)]
+    shapes = {"input": [batch, 3, side, side], **{f"mean{n}": [batch, 3] for n in range(more)}}
+    constants = {"weight": 2 * colours[:, :, None, None], "bias": -np.square(colours).sum(axis=1)}
+    return save_onnx(path, nodes, constants, {**shapes, "logits": [batch, 19, side, side]})
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+@pytest.mark.parametrize("side", [64, "side"])
+def test_a_parser_as_onnx_reads_what_the_same_network_reads(tmp_path: Path, batch: int | str, side: int | str) -> None:
+    size = {} if side == 64 else {"size": 64}
+    parser = FaceParser.onnx(onnx_parser(tmp_path / "p.onnx", batch, side), mean=(0, 0, 0), std=(1, 1, 1), **size)
+    images = [picture(face_labels(64, 64, (30, 30, 40))), picture(face_labels(90, 64, (50, 30, 30)))]
+    for ours, expected in zip(parser.parse_batch(images), colour_parser(64).parse_batch(images), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_normalisation_and_order_of_an_onnx_parser_are_options(tmp_path: Path) -> None:
+    order = tuple(np.random.RandomState(1).permutation(19).tolist())
+    path = onnx_parser(tmp_path / "p.onnx", order=order)
+    image = picture(face_labels(64, 64, (30, 30, 40)))
+    expected = colour_parser(64).parse(image)
+    options = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    parser = FaceParser.onnx(path, labels=[LABELS[label] for label in order], **options)
+    np.testing.assert_array_equal(parser.parse(image), expected)
+    assert (FaceParser.onnx(path, **options).parse(image) != expected).any()
+    assert (FaceParser.onnx(path, labels=[LABELS[label] for label in order]).parse(image) != expected).any()
+
+
+def test_other_onnx_files_and_wrong_options_are_refused(tmp_path: Path, recogniser_path: Path) -> None:
+    path = onnx_parser(tmp_path / "p.onnx")
+    for arguments, message in (
+        ({"path": tmp_path / "none.onnx"}, "no ONNX file"),
+        ({"path": recogniser_path}, r"recogniser\.onnx is not a face parser: it maps .* needed is"),
+        ({"path": path, "labels": LABELS[:18]}, "is not a parser of the 19"),
+        ({"path": path, "size": 128}, "takes pictures of 64 pixels, size=128 is wrong"),
+        ({"path": path, "std": (1, 0, 1)}, r"std=\[1, 0, 1\] of"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            FaceParser.onnx(**arguments)
+
+
+def test_a_preset_names_an_onnx_parser_with_its_options(tmp_path: Path) -> None:
+    path = onnx_parser(tmp_path / "p.onnx")
+    preset = {**yaml.safe_load((tiny.preset() / "preset.yaml").read_text())}
+    shutil.copytree(tiny.preset(), tmp_path / "preset")
+    preset["parser"] = {"kind": "onnx", "path": str(path), "options": {"mean": [0, 0, 0], "std": [1, 1, 1]}}
+    file = tmp_path / "preset" / "preset.yaml"
+    file.write_text(yaml.safe_dump(preset))
+    analyzer = load_analyzer(load_preset(file))
+    image = picture(face_labels(64, 64, (30, 30, 40)))
+    np.testing.assert_array_equal(analyzer.parser.parse(image), colour_parser(64).parse(image))
+    preset["parser"]["options"] = {"colour": "BGR"}
+    file.write_text(yaml.safe_dump(preset))
+    with pytest.raises(InputError, match=r"parser: options {'colour': 'BGR'} are not known; allowed are size, mean"):
+        load_preset(file)
+
+
+def test_a_real_onnx_parser_reads_a_real_face(real_parser: FaceParser) -> None:
+    astronaut = Image.fromarray(pytest.importorskip("skimage.data").astronaut()).crop((100, 0, 360, 260))
+    labels = real_parser.parse(astronaut)
+    assert labels.shape == (260, 260)
+    assert labels[118, 125] == 10, "the nose"
+    assert (labels[110:150, 90:170] == 1).mean() > 0.4, "the cheeks"
+    assert labels[30, 110] == 17, "the hair"

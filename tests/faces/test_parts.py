@@ -156,3 +156,24 @@ def test_errors_name_what_is_allowed() -> None:
 def test_label_names() -> None:
     assert len(LABELS) == 19
     assert LABELS[10] == "nose"
+
+
+def test_a_part_of_which_clip_gets_a_few_pixels_is_not_seen_on_a_canvas() -> None:
+    """Of a face of 30 pixels in 512, an eye has less than one of CLIP's 224: black, and counted as seen."""
+    labels = face_labels(512, 512, (256, 256, 30))
+    image = picture(labels)
+    assert "eyes" in part_masks(labels, "canvas")
+    assert tuple(part_pictures(image, labels, "canvas")) == tuple(part_areas(labels, "canvas")) == ("face",)
+    assert tuple(part_pictures(image, labels, "square")) == PARTS  # enlarged there
+    large = face_labels(512, 512, (256, 240, 130))  # four of these faces fill the side
+    assert tuple(part_pictures(picture(large), large, "canvas")) == PARTS
+
+
+def test_the_other_eye_is_taken_where_clip_gets_too_little_of_the_first() -> None:
+    labels = face_labels(512, 512, (256, 240, 200))
+    first = labels == 4
+    first[np.cumsum(first).reshape(first.shape) <= 20] = False
+    labels[first] = 1
+    shown = np.asarray(part_pictures(picture(labels), labels, "canvas")["eyes"])
+    assert (shown[labels == 4] < 30).all()
+    assert (shown[labels == 5].max(axis=1) > 0).mean() > 0.9

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from consistentid.adapter.identity import Identity
 from consistentid.errors import FaceError, InputError, PhotographError
-from consistentid.faces.analyzer import Face, FaceAnalyzer, close_up, pick, surroundings
+from consistentid.faces.analyzer import Face, FaceAnalyzer, pick, surroundings
 from consistentid.faces.caption import Captioner
-from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures, whole_picture
+from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures
+from consistentid.faces.portrait import portrait
 
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """One photo of the person, or the portrait cut out of it where the face is distant."""
+    """The square portrait of the person on one photo."""
 
     name: str
     image: Image.Image
@@ -102,9 +103,7 @@ class IdentityEncoder:
             )
         main = max(views, key=lambda view: view.face.quality)
         pictures = self._best_parts(views)
-        *parts, whole, blank = self.features(
-            [*pictures.values(), whole_picture(main.image, main.face.box, self.part_layout)]
-        )
+        *parts, whole, blank = self.features([*pictures.values(), main.image])
         seen = dict(zip(pictures, parts, strict=True))
         face_text = ""
         if captioner:
@@ -127,7 +126,7 @@ class IdentityEncoder:
         except PhotographError as error:
             raise PhotographError(f"{name}: {error}") from None
         face = self.analyzer.describe(image, pick(detections, name, index), detections)
-        return _View(name, *close_up(image, face))
+        return _View(name, *portrait(image, face, detections))
 
     def _best_parts(self, views: Sequence[_View]) -> dict[str, Image.Image]:
         """The picture of each visible part from the view that shows most of it, and best."""

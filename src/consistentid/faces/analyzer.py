@@ -9,7 +9,7 @@ outer corner of the first pixel, so that its centre is (0.5, 0.5) and coordinate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, Protocol, TypeVar
 
@@ -19,18 +19,13 @@ from PIL import Image
 
 from consistentid.errors import InputError, NoFaceError, SeveralFacesError
 from consistentid.faces.alignment import SIZE, align
+from consistentid.faces.islands import remove_islands
 
 _SHARP: Final = 0.05
 """Standard deviation of the Laplacian of an aligned face, brightness in [0, 1], from which it is sharp."""
 
 _SURROUNDINGS: Final = 2.0
 """Side of the crop on which a face is parsed, as a multiple of its box: about that of the pictures parsers learn on."""
-
-_PORTRAIT: Final = 4.0
-"""Side of a portrait cut out round a distant face, as a multiple of its box: head and shoulders."""
-
-_DISTANT: Final = 8.0
-"""The picture's longer side, as a multiple of the face's box, from which the face is distant."""
 
 _WHOLE: Final = 0.75
 """Share of the picture's longer side from which that crop is the whole picture."""
@@ -179,6 +174,7 @@ class FaceAnalyzer:
         region = labels[top:bottom, left:right]
         region[:] = self.parser.parse(image.crop(crop))
         remove_others(region, face, detections, crop)
+        remove_islands(region, face.landmarks - np.array(crop[:2], np.float32))
         return labels
 
 
@@ -266,32 +262,17 @@ def remove_others(
         detections: all faces of the picture.
         crop: left, top, right, bottom in the picture.
     """
-    own = _distance(face, crop)
+    own = distances(face, crop)
     for other in detections:
         if other is not face:
-            labels[_distance(other, crop) < own] = 0
+            labels[distances(other, crop) < own] = 0
 
 
-def _distance(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """(H, W) distance of a crop's pixels from a face's centre, in units of its size."""
+def distances(face: Detection, crop: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """(H, W) distance of a crop's pixels from a face's centre, in units of its size: the root of its box's area."""
     left, top, right, bottom = crop
     x, y = face.centre
     across = np.arange(left, right, dtype=np.float32) + np.float32(0.5 - x)
     down = np.arange(top, bottom, dtype=np.float32) + np.float32(0.5 - y)
     distance: NDArray[np.float32] = np.hypot(across[None, :], down[:, None]) / np.float32(max(face.area, 1) ** 0.5)
     return distance
-
-
-def close_up(image: Image.Image, face: Face) -> tuple[Image.Image, Face]:
-    """A portrait cut out of a picture in which the face is distant, and the face in it; other pictures stay whole."""
-    if max(image.size) < _DISTANT * face.side:
-        return image, face
-    left, top, right, bottom = surroundings(face, image.size, _PORTRAIT)
-    corner = np.array((left, top), np.float32)
-    moved = replace(
-        face,
-        box=face.box - np.tile(corner, 2),
-        landmarks=face.landmarks - corner,
-        parsing=face.parsing[top:bottom, left:right],
-    )
-    return image.crop((left, top, right, bottom)), moved

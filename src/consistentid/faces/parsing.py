@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
+from consistentid.faces.onnx import open_session
 from consistentid.faces.parts import LABELS
 from consistentid.files.weights import check_complete
 
@@ -133,6 +134,39 @@ class FaceParser:
             labels=label_order(network.config.id2label, str(name_or_path)),
         )
 
+    @classmethod
+    def onnx(
+        cls,
+        path: str | os.PathLike[str],
+        size: int | None = None,
+        mean: Sequence[float] = _IMAGENET_MEAN,
+        std: Sequence[float] = _IMAGENET_STD,
+        labels: Sequence[str] = LABELS,
+        providers: Sequence[str] = ("CPUExecutionProvider",),
+    ) -> FaceParser:
+        """A parser as ONNX, such as an exported BiSeNet: (B, 3, S, S) normalised RGB -> (B, K, h, w) logits.
+
+        Args:
+            path: ONNX file; of several outputs the first of that kind counts.
+            size: S, where the file leaves it open; 512 by default.
+            mean, std: normalisation of RGB in [0, 1]; ImageNet's by default.
+            labels: names of the K classes in the network's order, ours or CelebAMask-HQ's own; its order by default.
+            providers: onnxruntime execution providers, in order of preference.
+
+        Raises:
+            CheckpointError: the file is missing, broken, or of another kind, or the options do not fit it.
+        """
+        order = label_order(dict(enumerate(labels)), str(path))
+        network = _OnnxNetwork(path, len(order), providers)
+        if size and network.side and size != network.side:
+            raise CheckpointError(f"{path} takes pictures of {network.side} pixels, size={size} is wrong; leave it out")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3 or (name == "std" and not all(value > 0 for value in values)):
+                raise CheckpointError(
+                    f"{name}={list(values)} of {path} is not allowed; give three numbers, for R, G, B"
+                )
+        return cls(network, network.side or size or 512, mean, std, order)
+
     def parse(self, image: Image.Image) -> NDArray[np.uint8]:
         """(H, W) uint8 CelebAMask-HQ labels of an RGB picture, at its size."""
         return self.parse_batch([image])[0]
@@ -162,6 +196,46 @@ class FaceParser:
         output: Any = self.network(pixels.to(weights.device, weights.dtype))
         logits: Tensor = getattr(output, "logits", output)
         return logits.float()
+
+
+class _OnnxNetwork(nn.Module):
+    """An ONNX file as a module. It computes where its session does, wherever its pixels come from.
+
+    Args:
+        path: ONNX file.
+        classes: K.
+        providers: onnxruntime execution providers, in order of preference.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or a network of another kind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], classes: int, providers: Sequence[str]) -> None:
+        super().__init__()
+        self._session = open_session(path, providers)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        fitting = [node.name for node in outputs if len(node.shape) == 4 and _may_be(node.shape[1], classes)]
+        shape = inputs[0].shape
+        if len(inputs) != 1 or len(shape) != 4 or not _may_be(shape[1], 3) or not fitting:
+            raise CheckpointError(
+                f"{path} is not a face parser: it maps {[node.shape for node in inputs]} to"
+                f" {[node.shape for node in outputs]}, needed is (B, 3, S, S) to (B, {classes}, h, w)"
+            )
+        self._input, self._output = inputs[0].name, fitting[0]
+        self.side = shape[2] if isinstance(shape[2], int) else None
+        self._single = shape[0] == 1  # exported for one picture at a time
+        self.home = nn.Parameter(torch.empty(0), requires_grad=False)  # modules are asked where they are
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K, h, w) of pictures (B, 3, S, S), on their device."""
+        values = pixels.float().cpu().numpy()
+        runs = np.split(values, len(values)) if self._single else [values]
+        logits = [self._session.run([self._output], {self._input: run})[0] for run in runs]
+        return torch.from_numpy(np.concatenate(logits)).to(pixels.device)
+
+
+def _may_be(length: int | str | None, wanted: int) -> bool:
+    return length == wanted or not isinstance(length, int)
 
 
 def label_order(names: Mapping[int, str], network: str) -> list[int]:

@@ -36,11 +36,13 @@ class _Layout:
     Attributes:
         labels: part -> sets of labels, in order of preference; the first set that is visible makes the part.
         min_pixels: pixels, at the label map's resolution, from which a part counts as visible.
+        min_share: of the whole picture, from which CLIP has something to see of a part.
         filled: whether a part swallows what its outline encloses.
     """
 
     labels: Mapping[str, tuple[tuple[int, ...], ...]]
     min_pixels: int
+    min_share: float
     filled: bool
 
 
@@ -55,6 +57,7 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
                 "mouth": ((11, 12, 13),),
             },
             min_pixels=4,
+            min_share=0.0,  # each part is enlarged
             filled=False,
         ),
         "canvas": _Layout(  # the released weights know one eye, one ear and one lip
@@ -66,6 +69,7 @@ _LAYOUTS: Final[Mapping[str, _Layout]] = MappingProxyType(
                 "mouth": ((12,), (13,)),
             },
             min_pixels=1,
+            min_share=12 / 224**2,  # a dozen of CLIP's pixels: less than an eye in a portrait of head and shoulders
             filled=True,
         ),
     }
@@ -76,8 +80,11 @@ _MARGIN: Final = 0.25
 
 
 def part_areas(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict[str, int]:
-    """How many pixels each visible part has, before any filling; arguments, order and errors as `part_masks`."""
-    return {part: area for part, (_, area) in _visible(labels, layout).items()}
+    """How many pixels each part has of which `part_pictures` makes a picture, before any filling.
+
+    Arguments, order and errors as `part_masks`.
+    """
+    return {part: area for part, (_, area) in _visible(labels, layout, _rules(layout).min_share).items()}
 
 
 def part_masks(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict[str, NDArray[np.bool_]]:
@@ -94,7 +101,11 @@ def part_masks(labels: NDArray[np.uint8], layout: PartLayout = "square") -> dict
     Raises:
         InputError: an unknown layout.
     """
-    masks = {part: np.isin(labels, wanted) for part, (wanted, _) in _visible(labels, layout).items()}
+    return _masks(labels, layout, 0.0)
+
+
+def _masks(labels: NDArray[np.uint8], layout: PartLayout, min_share: float) -> dict[str, NDArray[np.bool_]]:
+    masks = {part: np.isin(labels, wanted) for part, (wanted, _) in _visible(labels, layout, min_share).items()}
     return {part: fill_holes(mask) for part, mask in masks.items()} if _LAYOUTS[layout].filled else masks
 
 
@@ -111,18 +122,21 @@ def part_pictures(
         canvas_size: side of the square map on which "canvas" fills outlines: 512 for SD1.5 weights, 1280 for SDXL.
 
     Returns:
-        part -> RGB picture, in order of `PARTS`; a part that is not visible is left out.
+        part -> RGB picture, in order of `PARTS`; a part that is not visible is left out, and in "canvas" one of which
+        CLIP would get a few pixels only.
 
     Raises:
         InputError: an unknown layout, or labels of another size than the picture.
     """
-    _rules(layout)
+    share = _rules(layout).min_share
     if layout == "canvas":
         resized = Image.fromarray(labels).resize((canvas_size, canvas_size), Image.Resampling.NEAREST)
-        return {part: _on_black(image, mask) for part, mask in part_masks(np.asarray(resized), layout).items()}
+        return {part: _on_black(image, mask) for part, mask in _masks(np.asarray(resized), layout, share).items()}
     if labels.shape != (image.height, image.width):
         raise InputError(f"labels of {labels.shape[::-1]} pixels do not belong to a picture of {image.size} pixels")
-    return {part: _on_black(image, mask).crop(square_around(mask)) for part, mask in part_masks(labels, layout).items()}
+    return {
+        part: _on_black(image, mask).crop(square_around(mask)) for part, mask in _masks(labels, layout, share).items()
+    }
 
 
 def whole_picture(image: Image.Image, box: NDArray[np.float32], layout: PartLayout = "square") -> Image.Image:
@@ -174,14 +188,15 @@ def _on_black(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:
     return Image.composite(image, Image.new("RGB", image.size), matte)
 
 
-def _visible(labels: NDArray[np.uint8], layout: PartLayout) -> dict[str, tuple[tuple[int, ...], int]]:
+def _visible(labels: NDArray[np.uint8], layout: PartLayout, min_share: float) -> dict[str, tuple[tuple[int, ...], int]]:
     """The labels that make each visible part, and the number of pixels that have them."""
     rules = _rules(layout)
+    least = max(rules.min_pixels, min_share * labels.size)
     counts = np.bincount(labels.ravel(), minlength=len(LABELS))
     visible = {}
     for part, alternatives in rules.labels.items():
         for wanted in alternatives:
-            if (area := int(counts[list(wanted)].sum())) >= rules.min_pixels:
+            if (area := int(counts[list(wanted)].sum())) >= least:
                 visible[part] = wanted, area
                 break
     return visible

@@ -146,6 +146,8 @@ def load_analyzer(preset: Preset) -> FaceAnalyzer:
     with loading("parser", preset.parser):
         if preset.parser.kind == "bisenet":
             parser = FaceParser.bisenet(preset.parser.fetch())
+        elif preset.parser.kind == "onnx":
+            parser = FaceParser.onnx(preset.parser.fetch(), **preset.parser.options)
         else:
             source, options = preset.parser.pretrained
             parser = FaceParser.segformer(source, **options)

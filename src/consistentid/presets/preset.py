@@ -37,6 +37,8 @@ class Network:
         licence: name of the licence, and what it forbids.
         config: of a base that is one file: a base of its family in diffusers' layout, of which all but the weights is
             used. By default that of the preset `sd15` or `sdxl`.
+        options: how its implementation reads it, where files do not say; of a parser of kind "onnx" `size`, `mean`,
+            `std` and `labels`, see `FaceParser.onnx`.
     """
 
     kind: str = ""
@@ -49,6 +51,7 @@ class Network:
     parameters: tuple[float, ...] = ()
     licence: str = ""
     config: Network | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         if self.path:
@@ -238,7 +241,7 @@ class Sampler:
     """
 
     scheduler: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -303,6 +306,12 @@ class Preset:
             network = self.networks.get(role)
             if network and network.kind not in known:
                 raise InputError(f"{role}: unknown kind {network.kind!r}; known kinds are {', '.join(known)}")
+        for role, network in self.networks.items():
+            allowed = _OPTIONS.get((role, network.kind), ())
+            if not isinstance(network.options, Mapping) or set(network.options) - set(allowed):
+                raise InputError(
+                    f"{role}: options {network.options!r} are not known; allowed are {', '.join(allowed) or 'none'}"
+                )
         if not isinstance(self.same_person, (int, float)) or not -1 <= self.same_person <= 1:
             raise InputError(f"same_person={self.same_person!r} is not allowed; give a number from -1 to 1")
 
@@ -348,12 +357,14 @@ class Preset:
 _ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "scene_reader", "controlnet")
 _OPTIONAL = ("judge", "scene_reader", "controlnet")
 _KINDS = {
-    "parser": ("segformer", "bisenet"),
+    "parser": ("segformer", "bisenet", "onnx"),
     "detector": ("labels", "onnx", "insightface"),
     "recogniser": ("onnx", "insightface"),
     "judge": ("onnx",),
     "scene_reader": ("onnx",),
 }
+
+_OPTIONS = {("parser", "onnx"): ("size", "mean", "std", "labels")}
 
 
 def preset_names() -> list[str]:

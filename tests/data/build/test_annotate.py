@@ -9,8 +9,8 @@ import pytest
 from hand_drawn import PALETTE, colour_parser, face_labels, landmarks_of, picture
 from PIL import Image
 
-from consistentid.data.build.annotate import PLAIN_CAPTION, REASONS, Annotator, Outcome, Portrait, Rejection, cut_around
-from consistentid.faces.analyzer import Detection, FaceAnalyzer
+from consistentid.data.build.annotate import PLAIN_CAPTION, REASONS, Annotator, Outcome, Portrait, Rejection
+from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.caption import Caption
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.recognition import OnnxRecogniser
@@ -116,16 +116,3 @@ def test_a_face_of_few_pixels_is_rejected(annotator: Annotator, tmp_path: Path) 
     assert isinstance(made, Rejection)
     assert made.code == "small face"
     assert made.reason.endswith("pixels, less than 64; use a closer picture")
-
-
-@pytest.mark.parametrize(
-    ("box", "size"), [((40, 30, 60, 58), (400, 300)), ((0, 0, 20, 20), (90, 50)), ((300, 200, 390, 299), (400, 300))]
-)
-def test_the_cut_is_a_square_with_the_face_in_it(box: tuple[int, ...], size: tuple[int, int]) -> None:
-    face = Detection(np.array(box, np.float32), np.zeros((5, 2), np.float32), 1.0)
-    left, top, right, bottom = cut_around(face, size)
-    assert right - left == bottom - top == min(4 * max(box[2] - box[0], box[3] - box[1]), *size)
-    assert 0 <= left <= box[0]
-    assert 0 <= top <= box[1]
-    assert box[2] <= right <= size[0]
-    assert box[3] <= bottom <= size[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -19,7 +19,9 @@ from consistentid.data.build.similar import perceptual_hash
 from consistentid.errors import ImageError, PhotographError
 from consistentid.faces.analyzer import Detection, FaceAnalyzer, quality, remove_others
 from consistentid.faces.caption import Caption, Captioner
+from consistentid.faces.islands import remove_islands
 from consistentid.faces.parts import part_areas
+from consistentid.faces.portrait import cut, moved, square_round
 from consistentid.files.images import load_image
 
 REASONS: Final = {
@@ -35,9 +37,6 @@ REASONS: Final = {
 
 PLAIN_CAPTION: Final = "a portrait of a person"
 """What stands where nobody has put the picture into words."""
-
-_PERSON: Final = 4.0
-"""Side of the cut, as a multiple of the face's box: head and shoulders."""
 
 _RIVAL: Final = 0.5
 """Area of another face, as a share of the largest, from which it is unclear who is meant."""
@@ -193,17 +192,18 @@ class Annotator:
         embeddings = analyzer.recogniser.embed_batch(
             [one.image for one in people], [one.face.landmarks for one in people]
         )
-        cuts = [cut_around(one.face, one.image.size) for one in people]
+        squares = [square_round(one.face, one.image.size) for one in people]
         pictures = [
-            one.image.resize((size, size), Image.Resampling.LANCZOS, box=cut, reducing_gap=3.0)
-            for one, cut in zip(people, cuts, strict=True)
+            cut(one.image, square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            for one, square in zip(people, squares, strict=True)
         ]
         outcomes: dict[int, Outcome] = {}
         ready = []
-        labelled = zip(people, cuts, pictures, embeddings, analyzer.parser.parse_batch(pictures), strict=True)
-        for one, cut, picture, embedding, labels in labelled:
-            faces = [_moved(face, cut, size) for face in one.faces]
+        labelled = zip(people, squares, pictures, embeddings, analyzer.parser.parse_batch(pictures), strict=True)
+        for one, square, picture, embedding, labels in labelled:
+            faces = [moved(face, square, size) for face in one.faces]
             remove_others(labels, faces[0], faces, (0, 0, size, size))
+            remove_islands(labels, faces[0].landmarks)
             if visible := list(part_areas(labels)):
                 ready.append((one, faces[0], picture, embedding, labels, visible))
             else:
@@ -225,32 +225,6 @@ class Annotator:
                 hash=perceptual_hash(picture),
             )
         return outcomes
-
-
-def cut_around(face: Detection, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The square with head and shoulders: left, top, right, bottom.
-
-    Args:
-        face: in a picture of
-        size: width, height.
-
-    Returns:
-        A square inside the picture: four times the face's box, or as much as fits; the face in its upper half where the
-        picture's borders allow it.
-    """
-    side = min(round(_PERSON * face.side), *size)
-    x, y = (face.box[:2] + face.box[2:]) / 2
-    left, top = (
-        round(min(max(float(middle) - share * side, 0), length - side))
-        for middle, share, length in ((x, 0.5, size[0]), (y, 0.42, size[1]))
-    )
-    return left, top, left + side, top + side
-
-
-def _moved(face: Detection, cut: tuple[int, int, int, int], size: int) -> Detection:
-    """The face in pixels of the finished picture."""
-    corner, scale = np.array(cut[:2], np.float32), np.float32(size / (cut[2] - cut[0]))
-    return replace(face, box=(face.box - np.tile(corner, 2)) * scale, landmarks=(face.landmarks - corner) * scale)
 
 
 def _in_words(caption: Caption | None, visible: Sequence[str]) -> Caption:
