@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from consistentid.faces.parts import PARTS, part_masks
 from consistentid.files.images import contact_sheet
+from consistentid.pipeline.attention import glowing
 from consistentid.training.config import TrainConfig
 from consistentid.training.losses import localisation_over_layers
 from consistentid.training.trainer import Trainer
-from consistentid.training.validation import mean_map, overlay
 
 RECIPE = Path(__file__).parents[1] / "recipes/drawn.yaml"
 SHOWN = ("eyes", "nose", "mouth")
@@ -40,6 +41,14 @@ def attention(trainer: Trainer, rows: list[int]) -> tuple[torch.Tensor, float]:
     loss = localisation_over_layers(maps, batch.masks, batch.used).mean().item()
     trainer.module.recorder.stop()
     return mean_map(maps, (batch.latents.shape[-2], batch.latents.shape[-1])), loss
+
+
+def mean_map(maps: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """Mean over layers of attention maps (B, N, ., .), each divided by its maximum, at one size; 0 to 1."""
+    scaled = [each.float().cpu() / each.float().cpu().amax((-2, -1), keepdim=True).clamp(min=1e-8) for each in maps]
+    mean = torch.stack([interpolate(each, size, mode="bilinear") for each in scaled]).mean(0)
+    spread = mean - mean.amin((-2, -1), keepdim=True)
+    return spread / spread.amax((-2, -1), keepdim=True).clamp(min=1e-8)
 
 
 def _seen(trainer: Trainer, row: int) -> bool:
@@ -69,7 +78,7 @@ def main() -> None:
             captions.append("picture")
             for word in SHOWN:
                 for when, maps in (("before", before), ("after", after)):
-                    pictures.append(overlay(picture, maps[number, PARTS.index(word)].numpy()))
+                    pictures.append(glowing(picture, maps[number, PARTS.index(word)].numpy()))
                     captions.append(f'"{word}" {when}')
     options.out.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet([], pictures, captions, tile=128, columns=1 + 2 * len(SHOWN)).save(options.out)

@@ -16,7 +16,6 @@ from typing import Any
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from PIL import Image
 
 from consistentid.adapter.identity import Identity
 from consistentid.errors import ConsistentIDError, FaceError, InputError
@@ -24,9 +23,10 @@ from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.people import Person
 from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.variants import Variant
-from consistentid.files.output import encode_png, read_record, replacing
+from consistentid.files.output import read_record, replacing
 from consistentid.files.processes import end_with_parent
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.request import Request
 from consistentid.presets.preset import Preset
 
 Progress = Callable[[int, int], None]
@@ -63,9 +63,8 @@ class Plan:
         return self.folder / "pictures" / variant.name / person.name / f"{prompt:02d}-{number}.png"
 
     def jobs(self) -> list[tuple[Variant, int]]:
-        """(variant, number of the person); those of the base alone come last, for which the adapter is taken off."""
-        ordered = sorted(self.variants, key=lambda variant: not variant.adapter)
-        return [(variant, person) for variant in ordered for person in range(len(self.people))]
+        """(variant, number of the person)."""
+        return [(variant, person) for variant in self.variants for person in range(len(self.people))]
 
     def rows(self) -> Iterator[Row]:
         """Every picture of the plan, made or not."""
@@ -97,7 +96,7 @@ def generate(plan: Plan, studio: ConsistentIDPipeline, workers: int = 1, progres
 
     Args:
         plan: what to make.
-        studio: of the same preset; the variants without adapter, which come last, take it off.
+        studio: of the same preset.
         workers: processes, each with networks of its own where there are several; they share all GPUs.
         progress: called with (pictures done, pictures in all).
 
@@ -134,35 +133,19 @@ def generate(plan: Plan, studio: ConsistentIDPipeline, workers: int = 1, progres
     return [f"{name}: {reason}" for name, reason in refused.items()]
 
 
-def sample(
-    studio: ConsistentIDPipeline, who: Identity, prompts: Sequence[str], seeds: Sequence[int], variant: Variant
-) -> list[Image.Image]:
-    """A picture of a person for each prompt with its seed, as a variant makes it, all in one batch."""
-    settings = studio.preset.settings.with_overrides(**(variant.settings or {}))
-    negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
-    pipe = studio.pipe
+def as_variant(variant: Variant, who: Identity, prompts: Sequence[str], seeds: Sequence[int]) -> Request:
+    """A picture of a person for each prompt with its seed, as a variant makes it."""
     if variant.adapter:
-        studio.adapter.scale = settings.scale
         hidden = torch.arange(len(who.part_mask)) >= variant.parts
-        inputs = studio.adapter.inputs(
-            replace(who, part_mask=who.part_mask & ~hidden),
-            list(prompts),
-            negative,
-            face_text="" if variant.face_text == "none" else None,
-            merge_at=settings.merge_at,
-            guidance_scale=settings.guidance_scale,
-        )
-    else:
-        studio.adapter.detach()
-        inputs = {"prompt": list(prompts), "negative_prompt": negative, "guidance_scale": settings.guidance_scale}
-    images: list[Image.Image] = pipe(
-        **inputs,
-        num_inference_steps=settings.steps,
-        height=settings.height or None,
-        width=settings.width or None,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-    ).images
-    return images
+        who = replace(who, part_mask=who.part_mask & ~hidden)
+    request = Request(
+        who,
+        prompts,
+        seed=seeds,
+        face_text="" if variant.face_text == "none" and variant.adapter else None,
+        base_alone=not variant.adapter,
+    )
+    return request.with_settings(variant.settings or {})
 
 
 def _missing(plan: Plan, variant: Variant, person: int) -> list[tuple[int, int]]:
@@ -190,24 +173,16 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
         seeds = [plan.seed(person, prompt, number) for prompt, number in batch]
         texts = [plan.prompts[prompt].text for prompt, _ in batch]
         began = time.perf_counter()
-        images = sample(studio, who, texts, seeds, variant)
-        cost = {
+        made = studio.sample(as_variant(variant, who, texts, seeds))
+        more = {
+            "variant": variant.name,
+            "identity": somebody.name,
             "seconds": (time.perf_counter() - began) / len(batch),
             "memory_mb": peak_memory_mb(studio.device),
         }
-        for image, (prompt, number), seed in zip(images, batch, seeds, strict=True):
-            record: dict[str, Any] = {
-                "prompt": plan.prompts[prompt].text,
-                "seed": seed,
-                "variant": variant.name,
-                "identity": somebody.name,
-                "preset": plan.preset.name,
-                **plan.preset.settings.with_overrides(**(variant.settings or {})).record(),
-                **cost,
-                "ai_generated": True,
-            }
+        for row, (prompt, number) in enumerate(batch):
             with replacing(plan.picture(variant, somebody, prompt, number)) as temporary:
-                temporary.write_bytes(encode_png(image, record))
+                temporary.write_bytes(made.to_png(row, more))
     return None
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from consistentid.errors import FaceError, InputError
-from consistentid.evaluation.attention import attention_sheet, word_attention
 from consistentid.evaluation.benchmark import score
 from consistentid.evaluation.encoders import Encoders
 from consistentid.evaluation.generation import Plan, generate, identity_of
@@ -23,9 +22,11 @@ from consistentid.evaluation.people import draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
 from consistentid.evaluation.report.report import About, write_report
 from consistentid.evaluation.variants import CURVES, Variant, ablation
-from consistentid.files.output import check_folder, claim, replacing, versions
+from consistentid.files.output import check_folder, claim, encode_png, replacing, versions
 from consistentid.files.weights import fingerprint
+from consistentid.pipeline.attention import attention_sheet, word_attention
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.request import Request
 from consistentid.presets.preset import Preset
 
 Progress = Callable[[str, int, int], None]
@@ -54,7 +55,7 @@ def evaluate_preset(
     Can be stopped at any moment; the same call goes on where it was, also with more people, prompts or variants.
 
     Args:
-        studio: the preset, with the settings of the protocol; the variant of the base alone takes its adapter off.
+        studio: the preset, with the settings of the protocol.
         encoders: what the scores are made with.
         protocol: the prompts.
         folder: of the report; new, empty, or of the same preset and protocol.
@@ -88,7 +89,7 @@ def evaluate_preset(
         else draw_people(home, people, protocol.prompts, partial(progress, "people"))
     )
     plan = Plan(studio.preset, folder, who, protocol.prompts, chosen, seeds)
-    sheets = _attention(studio, plan)  # first, while the adapter is on for certain
+    sheets = _attention(studio, plan)
     refused = generate(plan, studio, workers, partial(progress, "pictures"))
     rows = list(plan.rows())
     write_manifest(folder / NAME, rows)
@@ -187,8 +188,9 @@ def _attention(studio: ConsistentIDPipeline, plan: Plan) -> dict[str, Path]:
                 who = identity_of(studio, plan, person)
             except FaceError:  # told of by `generate`
                 continue
-            found = word_attention(studio, who, text, plan.seed(number, prompt, 0))
+            request = Request(who, text, seed=plan.seed(number, prompt, 0))
+            found = word_attention(studio.sampler, request, studio.preset.settings)
             with replacing(file) as temporary:
-                attention_sheet(*found).save(temporary)
+                temporary.write_bytes(encode_png(attention_sheet([found]), {"prompt": text, "seed": request.seed}))
         sheets[f"{person.name}: {text}"] = file
     return sheets

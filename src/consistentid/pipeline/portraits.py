@@ -64,9 +64,9 @@ class Portraits:
             "likeness": self.scores[number],
         }
 
-    def to_png(self, number: int) -> bytes:
-        """One picture as a PNG that carries its record and the mark of an AI-generated picture."""
-        return encode_png(self.images[number], self.picture_record(number))
+    def to_png(self, number: int, more: Mapping[str, Any] | None = None) -> bytes:
+        """One picture as a PNG that carries its record, and `more`, and the mark of an AI-generated picture."""
+        return encode_png(self.images[number], {**self.picture_record(number), **(more or {})})
 
     def save(
         self,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from consistentid.errors import InputError
+from consistentid.pipeline.request import Request
 from consistentid.training.recipe import build, load_recipe
 from consistentid.training.schedule import Schedule
 
@@ -65,6 +66,13 @@ class Validation:
     def __post_init__(self) -> None:
         if self.every and not (self.references and self.prompts):
             raise InputError("validation needs references and prompts; name some, or set every to 0")
+        if self.every:  # refused now, not after hours of training
+            Request(
+                prompt=self.prompts,
+                seed=self.seed,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+            )
 
 
 @dataclass(frozen=True)

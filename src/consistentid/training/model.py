@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from consistentid.adapter import store
 from consistentid.adapter.adapter import ConsistentID
+from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
-from consistentid.training.attention import AttentionRecorder
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks

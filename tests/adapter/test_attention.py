@@ -3,7 +3,7 @@
 import torch
 from diffusers import UNet2DConditionModel
 
-from consistentid.training.attention import AttentionRecorder
+from consistentid.adapter.attention import AttentionRecorder
 
 
 def unet() -> UNet2DConditionModel:
