@@ -114,6 +114,28 @@ def test_a_refused_reference_counts_even_where_it_shows_no_face(
         assert scores.methods["m"].scores[key].pictures == 2
 
 
+def test_a_reference_without_a_face_counts_and_is_told(
+    people: list[Person], prompts: tuple[Prompt, ...], encoders: Encoders, tmp_path: Path
+) -> None:
+    """Though pictures were made: no measure of likeness loses a row by it, nor vanishes where it is so for all."""
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "nobody.png")
+    made = rows("m", people[:3], prompts[:1], lambda who, prompt: people[who].real[prompt])
+    nobody = tmp_path / "nobody.png"
+    for faceless in ([1], [0, 1, 2]):
+        listed = [replace(row, reference=nobody) if i in faceless else row for i, row in enumerate(made)]
+        scores = score(listed, encoders)
+        for key in ("face_sim", "fgis", "fgis_nose", "fgis_mouth"):
+            assert scores.methods["m"].scores[key].pictures == 3, key
+            assert [x == 0 for x in scores.methods["m"].each[key]] == [i in faceless for i in range(3)], key
+        assert scores.methods["m"].scores["sim_gt"].value == pytest.approx(1, abs=1e-4), "the others show the person"
+        names = ", ".join(people[i].name for i in faceless)
+        assert f"no face is found in the reference of {names}: all likeness to it counts 0" in scores.marks
+    unknown = [replace(row, others=(nobody,), real=None) for row in made]
+    scores = score(unknown, encoders)
+    assert scores.methods["m"].each["sim_gt"].tolist() == [0, 0, 0]
+    assert any(mark.startswith("no face is found in any other picture of ") for mark in scores.marks)
+
+
 def test_copies_of_the_real_pictures_change_nothing(
     people: list[Person], prompts: tuple[Prompt, ...], encoders: Encoders, tmp_path: Path
 ) -> None:

@@ -12,17 +12,22 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
 
 from consistentid.cli import main
+from consistentid.evaluation.people import Person
 from consistentid.files.output import read_record
-from consistentid.presets.preset import load_preset
+from consistentid.presets.keys import model_key
+from consistentid.presets.preset import Network, load_preset
 
 LINE = ["evaluate", "--people", "2", "--prompts", "2", "--steps", "2", "--device", "cpu"]
 
@@ -146,6 +151,78 @@ def test_the_same_line_changes_no_picture_and_more_people_are_added(report: Path
     assert before.items() <= after.items()
     assert len(after) == len(before) + 1
     assert json.loads(result.stdout)["methods"]["full"]["pictures"] == 3
+
+
+def prompts_of(report: Path) -> dict[Path, str]:
+    """Picture -> the prompt that the manifest pairs it with."""
+    with (report / "manifest.csv").open() as stream:
+        return {report / row["picture"]: row["prompt"] for row in csv.DictReader(stream)}
+
+
+def test_an_edited_prompt_never_gets_the_old_picture(tmp_path: Path) -> None:
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    line = ["--people", "1", "--protocol", file, "--out", out]
+    for text in ("a woman in a red hat", "a man with glasses"):
+        content = f"prompts: [{{text: a man, group: a}}, {{text: {text}, group: b, asks: {{glasses: round}}}}]"
+        file.write_text(content.replace("round", "none" if "hat" in text else "sunglasses"))
+        result = run(*line)
+        assert result.exit_code == 0, result.output
+        paired = prompts_of(out)
+        assert sorted(paired.values()) == sorted(["a man", text])
+        for picture, prompt in paired.items():
+            assert read_record(picture)["prompt"] == prompt
+    assert len(list(out.glob("pictures/full/*/*.png"))) == 3, "that of the prompt which stayed was kept"
+    assert len(list(out.glob("people/*/real-01-*.png"))) == 2, "what it asks of a real picture has changed"
+
+
+def test_another_photo_of_the_same_name_is_another_person(tmp_path: Path, people: list[Person]) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for number in (0, 1):
+        (photos / "ada").mkdir(parents=True, exist_ok=True)
+        shutil.copy(people[number].reference, photos / "ada" / "1.png")
+        shutil.copy(people[number].others[0], photos / "ada" / "2.png")
+        result = run("--people", "1", "--photos", photos, "--protocol", "drawn", "--prompts", "1", "--out", out)
+        assert result.exit_code == 0, result.output
+    assert len(list(out.glob("identities/*.safetensors"))) == 2
+    pictures = [path.read_bytes() for path in out.glob("pictures/full/ada/*.png")]
+    assert len(set(pictures)) == 2
+
+
+def test_every_network_and_option_counts(tmp_path: Path) -> None:
+    preset = load_preset("drawn")
+    key = model_key(preset)
+    assert model_key(load_preset("drawn")) == key
+    base = tmp_path / "base"
+    assert preset.base.path is not None
+    shutil.copytree(preset.base.path, base)
+    assert model_key(preset.override(base=base)) == key, "the place does not count"
+    for name in ("vae", "text_encoder"):
+        file = min((base / name).glob("*.safetensors"))
+        weights = load_file(file)
+        changed = {k: x + 1 if k == next(iter(weights)) else x for k, x in weights.items()}
+        save_file(changed, file, metadata={"format": "pt"})
+        assert model_key(preset.override(base=base)) != key, name
+        save_file(weights, file, metadata={"format": "pt"})
+        base_key = model_key(preset.override(base=base))
+    config = base / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("{", '{"more": 1,', 1))
+    assert model_key(preset.override(base=base)) != base_key
+    lora = tmp_path / "style.safetensors"
+    save_file({"a": torch.zeros(1)}, lora)
+    styled = model_key(preset.override(loras=[str(lora)]))
+    save_file({"a": torch.ones(1)}, lora)
+    others = [
+        styled,
+        model_key(preset.override(loras=[str(lora)])),
+        model_key(preset.override(loras=[f"{lora}:0.5"])),
+        model_key(preset.override(scheduler="euler")),
+        model_key(preset.override(scheduler="euler", scheduler_options={"use_karras_sigmas": True})),
+        model_key(replace(preset, adapter=Network(path=lora))),
+        model_key(replace(preset, base=Network(repo="a/b", revision="c"))),
+        model_key(replace(preset, base=Network(repo="a/b", revision="d"))),
+        key,
+    ]
+    assert len({json.dumps(x, sort_keys=True) for x in others}) == len(others)
 
 
 def test_another_model_does_not_mix_into_a_report(report: Path) -> None:

@@ -41,6 +41,7 @@ from consistentid.evaluation.protocol import Prompt, alternatives
 from consistentid.faces.parts import PARTS
 from consistentid.faces.verification import accepted, impostor_threshold
 from consistentid.files.images import load_image
+from consistentid.files.weights import listed
 
 Floats = NDArray[np.floating[Any]]
 
@@ -181,7 +182,8 @@ def score(
     scored = {name: eyes.score(chosen) for name, chosen in methods.items()}
     upper, lower = eyes.score(real, bound=True), eyes.score(_shuffled(real), bound=True)
     told = {key: separation(upper.each[key], lower.each[key]) for key in SIMILARITIES}
-    return Benchmark(scored, upper, lower, told, eyes.thresholds, encoders.names(), encoders.marks)
+    marks = [*encoders.marks, *eyes.marks()]
+    return Benchmark(scored, upper, lower, told, eyes.thresholds, encoders.names(), marks)
 
 
 def _shared(rows: Sequence[Row]) -> list[Row]:
@@ -273,6 +275,7 @@ class _Eyes:
         }
         references = {row.identity: row.reference for row in rows}
         others = {name: sorted({x for row in rows if row.identity == name for x in row.others}) for name in references}
+        self._people = {name: (references[name], known) for name, known in others.items()}
         self._real = self._features.clip[sorted({self._index[path] for known in others.values() for path in known})]
         wrong = [
             self._faces(reference, known or [references[stranger]])
@@ -282,6 +285,16 @@ class _Eyes:
         ]
         impostors = np.concatenate(wrong) if wrong else np.zeros(0)
         self.thresholds = {far: impostor_threshold(impostors, far) for far in (0.01, 0.001)}
+
+    def marks(self) -> list[str]:
+        """What is wrong with the pictures of the people themselves."""
+        blind = {path for path, number in self._index.items() if np.isnan(self._features.face[number]).any()}
+        first = [name for name, (reference, _) in self._people.items() if reference in blind]
+        rest = [name for name, (_, known) in self._people.items() if known and blind.issuperset(known)]
+        return [
+            *([f"no face is found in the reference of {listed(first)}: all likeness to it counts 0"] if first else []),
+            *([f"no face is found in any other picture of {listed(rest)}: Sim(GT) counts 0"] if rest else []),
+        ]
 
     def _faces(self, reference: Path, pictures: Sequence[Path]) -> Floats:
         face = self._features.face
@@ -315,11 +328,12 @@ class _Eyes:
         made, reference = ([index[getattr(row, name)] for row in rows] for name in ("picture", "reference"))
         unknown = np.full(f.clip.shape[1], np.nan, np.float32)
         prompts = np.stack([self._texts.get(row.prompt, unknown) for row in rows])
-        # A reference that was refused may have no face for us either; that is a failure all the same.
         refused = np.array([row.picture is None for row in rows])
+        # A picture is like nobody where the reference shows nobody: a failure that stays in the denominator, too.
+        faceless = np.asarray(np.isnan(f.face[reference]).any(1))
         known_others = np.array([bool(row.others) for row in rows])
-        parts = similarity(f.parts[reference], f.parts[made])
-        face_sim = np.where(refused, 0.0, similarity(f.face[reference], f.face[made]))
+        parts = np.where(faceless[:, None], 0.0, similarity(f.parts[reference], f.parts[made]))
+        face_sim = np.where(faceless | refused, 0.0, similarity(f.face[reference], f.face[made]))
         direct = cosine(f.face[reference], f.face[made])  # NaN without a face, which copies nothing and is nobody
         verified = {
             far: np.where(np.isnan(face_sim), np.nan, accepted(direct, threshold))
@@ -341,11 +355,11 @@ class _Eyes:
             "clip_i_subject": subject,
             "dino": similarity(f.dino[reference], f.dino[made]),
             "face_sim": face_sim,
-            "sim_gt": np.where(refused & known_others, 0.0, truth),
+            "sim_gt": np.where(known_others & (refused | np.isnan(truth)), 0.0, truth),
             "copy_paste": copied,
             "accepted_1": verified[0.01],
             "accepted_01": verified[0.001],
-            "fgis": np.where(refused, 0.0, _mean(parts)),
+            "fgis": np.where(refused | faceless, 0.0, _mean(parts)),
             **{f"fgis_{part}": parts[:, number] for number, part in enumerate(PARTS)},
             "face_found": np.asarray(~np.isnan(f.face[made]).any(1), np.float64),
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -25,8 +27,10 @@ from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.variants import Variant
 from consistentid.files.output import read_record, replacing
 from consistentid.files.processes import end_with_parent
+from consistentid.files.weights import content_digest
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
+from consistentid.presets.keys import settings_key
 from consistentid.presets.preset import Preset
 
 Progress = Callable[[int, int], None]
@@ -38,12 +42,14 @@ class Plan:
 
     Attributes:
         preset: the networks, and the settings of all variants.
+        model: plain values that tell these networks from any others, see `presets.keys`.
         folder: of the report.
         people, prompts, variants: every person in every prompt, by every variant.
         seeds: pictures of each person, prompt and variant; the same seeds for all variants.
     """
 
     preset: Preset
+    model: Mapping[str, Any]
     folder: Path
     people: Sequence[Person]
     prompts: Sequence[Prompt]
@@ -58,9 +64,26 @@ class Plan:
         """Of a picture: the same for all variants, and however many people and prompts there are."""
         return ((number * 1_000_003 + person) * 1000 + prompt) % 2**32
 
-    def picture(self, variant: Variant, person: Person, prompt: int, number: int) -> Path:
-        """Where a picture is."""
-        return self.folder / "pictures" / variant.name / person.name / f"{prompt:02d}-{number}.png"
+    def picture(self, variant: Variant, person: int, prompt: int, number: int) -> Path:
+        """Where a picture is; its name ends in a hash of all that made it, so that it is never taken for another."""
+        who = self.people[person]
+        made_of = {
+            **self.model,
+            "settings": settings_key(self.preset, **(variant.settings or {})),
+            "variant": [variant.adapter, variant.parts, variant.face_text],
+            "face_text": who.face_text if variant.face_text == "true" else "",
+            "reference": content_digest(who.reference),
+            "prompt": self.prompts[prompt].text,
+            "seed": self.seed(person, prompt, number),
+        }
+        name = f"{prompt:02d}-{number}-{_hash(made_of)}.png"
+        return self.folder / "pictures" / variant.name / who.name / name
+
+    def identity(self, person: int) -> Path:
+        """Where a person is kept as the model sees them."""
+        who = self.people[person]
+        made_of = {**self.model, "reference": content_digest(who.reference)}
+        return self.folder / "identities" / f"{who.name}-{_hash(made_of)}.safetensors"
 
     def jobs(self) -> list[tuple[Variant, int]]:
         """(variant, number of the person)."""
@@ -69,10 +92,10 @@ class Plan:
     def rows(self) -> Iterator[Row]:
         """Every picture of the plan, made or not."""
         for variant in self.variants:
-            for person in self.people:
+            for place, person in enumerate(self.people):
                 for index, prompt in enumerate(self.prompts):
                     for number in range(self.seeds):
-                        path = self.picture(variant, person, index, number)
+                        path = self.picture(variant, place, index, number)
                         cost = read_record(path) if path.is_file() else {}
                         yield Row(
                             method=variant.name,
@@ -150,12 +173,11 @@ def as_variant(variant: Variant, who: Identity, prompts: Sequence[str], seeds: S
 
 def _missing(plan: Plan, variant: Variant, person: int) -> list[tuple[int, int]]:
     """(prompt, number of the seed) of the pictures of a job that are not there."""
-    who = plan.people[person]
     return [
         (prompt, number)
         for number in range(plan.seeds)
         for prompt in range(len(plan.prompts))
-        if not plan.picture(variant, who, prompt, number).is_file()
+        if not plan.picture(variant, person, prompt, number).is_file()
     ]
 
 
@@ -163,7 +185,7 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
     """Make the missing pictures of one person by one variant; the reason if the reference was refused."""
     somebody = plan.people[person]
     try:
-        who = identity_of(studio, plan, somebody)
+        who = identity_of(studio, plan, person)
     except FaceError as error:
         return str(error)
     if variant.face_text == "true":
@@ -181,24 +203,28 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
             "memory_mb": peak_memory_mb(studio.device),
         }
         for row, (prompt, number) in enumerate(batch):
-            with replacing(plan.picture(variant, somebody, prompt, number)) as temporary:
+            with replacing(plan.picture(variant, person, prompt, number)) as temporary:
                 temporary.write_bytes(made.to_png(row, more))
     return None
 
 
-def identity_of(studio: ConsistentIDPipeline, plan: Plan, person: Person) -> Identity:
+def identity_of(studio: ConsistentIDPipeline, plan: Plan, person: int) -> Identity:
     """The person as the model sees them, kept in a file, since every variant needs the same.
 
     Raises:
         FaceError: there is no one face in the reference.
     """
-    file = plan.folder / "identities" / f"{person.name}.safetensors"
+    file = plan.identity(person)
     if file.is_file():
         return Identity.load(file)
-    who = studio.identify(person.reference)
+    who = studio.identify(plan.people[person].reference)
     file.parent.mkdir(parents=True, exist_ok=True)
     who.save(file)
     return who
+
+
+def _hash(made_of: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def peak_memory_mb(device: torch.device) -> float:

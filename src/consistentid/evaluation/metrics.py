@@ -69,8 +69,8 @@ def cosine(a: Floats, b: Floats) -> Floats:
 def similarity(references: Floats, pictures: Floats) -> Floats:
     """Cosine of each picture to its reference; 0 for a picture in which nothing was found.
 
-    Failures stay in the denominator: a model that draws no face must not gain by it. Against a reference without a
-    face there is nothing to measure, and the result is NaN.
+    Failures stay in the denominator: a model that draws no face must not gain by it. Where the reference holds nothing,
+    such as a part that it hides, there is nothing to measure, and the result is NaN.
 
     Args:
         references, pictures: (..., D); NaN rows where nothing was found.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from consistentid.drawn.portraits import Scenes, describe, draw, sample_people, sample_scenes
+from consistentid.drawn import portraits
+from consistentid.drawn.portraits import People, Scenes, describe, draw, sample_people, sample_scenes
 from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
 from consistentid.evaluation.protocol import Prompt
 from consistentid.files.output import replacing
+from consistentid.files.weights import content_digest
 
 SIZE = 128
 """Pixels of a side of drawn references and real pictures."""
@@ -46,7 +50,8 @@ def draw_people(
 ) -> list[Person]:
     """Held-out drawn people: a reference in a scene of chance, and for each prompt a real picture of what it asks.
 
-    What is there already is kept, so that an interrupted run goes on.
+    What is there already is kept, so that an interrupted run goes on. A name ends in a hash of what the picture was
+    drawn of and by, so that one of other traits, of another scene, or by another way of drawing is another file.
 
     Args:
         folder: one folder a person is made in it.
@@ -58,12 +63,13 @@ def draw_people(
     people = []
     for number in range(count):
         home = folder / f"{_SPLIT}-{number:05d}"
-        files = [home / "reference.png", *(home / f"real-{index:02d}.png" for index in range(len(prompts)))]
-        who = sample_people([number] * len(files), split=_SPLIT)
-        scenes = sample_scenes([(number, scene) for scene in range(len(files))], split=_SPLIT)
+        names = ["reference", *(f"real-{index:02d}" for index in range(len(prompts)))]
+        who = sample_people([number] * len(names), split=_SPLIT)
+        scenes = sample_scenes([(number, scene) for scene in range(len(names))], split=_SPLIT)
         scenes = Scenes.concatenate(
             [scenes[:1], *(as_asked(scenes[i + 1 : i + 2], p.asks) for i, p in enumerate(prompts))]
         )
+        files = [home / f"{name}-{_key(who, scenes, row)}.png" for row, name in enumerate(names)]
         if missing := [row for row, file in enumerate(files) if not file.exists()]:
             for row, pixels in zip(missing, draw(who[missing], scenes[missing], SIZE).pixels(), strict=True):
                 with replacing(files[row]) as temporary:
@@ -74,6 +80,20 @@ def draw_people(
         if progress:
             progress(number + 1, count)
     return people
+
+
+def _key(who: People, scenes: Scenes, row: int) -> str:
+    """8 hexadecimal digits that tell a drawing from any other."""
+    digest = hashlib.sha256(f"{SIZE} {_way_of_drawing()}".encode())
+    for table in (who[row : row + 1], scenes[row : row + 1]):
+        for item in fields(table):
+            digest.update(item.name.encode() + np.ascontiguousarray(getattr(table, item.name)).tobytes())
+    return digest.hexdigest()[:8]
+
+
+@cache
+def _way_of_drawing() -> str:
+    return content_digest(Path(portraits.__file__).parent, "*.py")
 
 
 def as_asked(scene: Scenes, asks: Mapping[str, str]) -> Scenes:

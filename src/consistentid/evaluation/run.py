@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from consistentid.evaluation.manifest import NAME, Row, write_manifest
 from consistentid.evaluation.people import draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
 from consistentid.evaluation.report.report import About, write_report
-from consistentid.evaluation.variants import CURVES, Variant, ablation
+from consistentid.evaluation.variants import CURVES, FULL, Variant, ablation
 from consistentid.files.output import check_folder, claim, encode_png, replacing, versions
 from consistentid.files.weights import fingerprint
 from consistentid.pipeline.attention import attention_sheet, word_attention
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
+from consistentid.presets.keys import model_key, settings_key
 from consistentid.presets.preset import Preset
 
 Progress = Callable[[str, int, int], None]
@@ -81,14 +82,15 @@ def evaluate_preset(
     if photos and any(variant.face_text == "true" for variant in chosen):
         raise InputError("a true sentence about the face is known for drawn people only; leave out the captions")
     check_folder(folder)
-    _claim(folder, studio.preset, protocol)
+    model = {**model_key(studio.preset), "dtype": str(studio.dtype)}
+    _claim(folder, studio.preset, model, protocol)
     home = folder / "people"
     who = (
         read_people(photos, people)
         if photos
         else draw_people(home, people, protocol.prompts, partial(progress, "people"))
     )
-    plan = Plan(studio.preset, folder, who, protocol.prompts, chosen, seeds)
+    plan = Plan(studio.preset, model, folder, who, protocol.prompts, chosen, seeds)
     sheets = _attention(studio, plan)
     refused = generate(plan, studio, workers, partial(progress, "pictures"))
     rows = list(plan.rows())
@@ -154,15 +156,9 @@ def environment() -> dict[str, str]:
     return {"command": command, "versions": told, "machine": f"{platform.machine()}, {os.cpu_count()} cores{gpu}"}
 
 
-def _claim(folder: Path, preset: Preset, protocol: Protocol) -> None:
+def _claim(folder: Path, preset: Preset, model: Mapping[str, Any], protocol: Protocol) -> None:
     """Note whose pictures the folder holds, or make sure that they are the same model's."""
-    about = {
-        "adapter": _told(preset),
-        "base": str(preset.base),
-        "settings": preset.settings.record(),
-        "scheduler": preset.scheduler,
-        "protocol": protocol.name,
-    }
+    about = {**model, "settings": settings_key(preset), "protocol": protocol.name}
     if others := claim(folder, folder / _CLAIM, about, "evaluation"):
         raise InputError(f"{folder}: holds an evaluation with {', '.join(others)}; name a new folder")
 
@@ -181,11 +177,12 @@ def _attention(studio: ConsistentIDPipeline, plan: Plan) -> dict[str, Path]:
     sheets = {}
     for number, person in enumerate(plan.people[:_ATTENTION]):
         prompt = number % len(plan.prompts)
-        file = plan.folder / "attention" / f"{person.name}-{prompt:02d}.png"
+        shown = plan.picture(FULL, number, prompt, 0)
+        file = plan.folder / "attention" / f"{person.name}-{shown.name}"
         text = plan.prompts[prompt].text
         if not file.exists():
             try:
-                who = identity_of(studio, plan, person)
+                who = identity_of(studio, plan, number)
             except FaceError:  # told of by `generate`
                 continue
             request = Request(who, text, seed=plan.seed(number, prompt, 0))

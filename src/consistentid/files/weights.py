@@ -36,6 +36,20 @@ def fingerprint(path: str | os.PathLike[str], name: str | None = None) -> str:
     return f"{name or (place.stem if place.is_file() else place.resolve().name)}@{whole[:12]}"
 
 
+def content_digest(path: str | os.PathLike[str], pattern: str = "*") -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a file, or of a folder's files and their names in it.
+
+    Other than in `fingerprint` everything counts: weights, configurations, vocabularies; of a folder all files whose
+    names fit the pattern.
+    """
+    place = Path(path)
+    if place.is_file():
+        return _digest(place)[:12]
+    files = sorted(file for file in place.rglob(pattern) if file.is_file() and not file.name.startswith("."))
+    lines = [f"{file.relative_to(place).as_posix()} {_digest(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
 def check_complete(missing: Iterable[str], source: str) -> None:
     """Refuses a network that other libraries would fill up with random weights.
 
