@@ -102,7 +102,7 @@ def test_the_page_stands_alone(built: Path) -> None:
     page = (built / "summary.html").read_text(encoding="utf-8")
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count("data:image/jpeg;base64,") == 2 * 10 + 2  # each picture with its mask, and the pair of copies
+    assert page.count("data:image/webp;base64,") == 2 * 10 + 2  # each picture with its mask, and the pair of copies
     assert page.count("<svg") == len(json.loads((built / "report.json").read_text())["histograms"])
 
 

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from consistentid.evaluation.benchmark import MEASURES, Benchmark, Scored
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.report import charts
+from consistentid.evaluation.report.page import families, page, point
 from consistentid.faces.parts import PARTS
-from consistentid.files.images import load_image
 from consistentid.files.output import encode_json, replacing
 
 Differences = Mapping[str, Mapping[str, Estimate]]
 """Method -> measure -> how much higher it scores than the first method."""
 
 _PARTS = tuple(f"fgis_{part}" for part in PARTS)
-_TRACKS = ("face_sim", "sim_gt", "accepted_1", "fgis", "clip_t", "adherence")
-_THUMBNAIL = 128
 _COMPARED = ("face_sim", "sim_gt", "accepted_1", "fgis", *_PARTS, "clip_t", "adherence")
-_SHOWN_METHODS, _SHOWN_PEOPLE, _SHOWN_PROMPTS, _SHOWN_CASES = 10, 4, 8, 6
 
 
 @dataclass(frozen=True)
@@ -62,10 +55,12 @@ def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, 
     differences = _differences(benchmark)
     data = as_data(benchmark, about, differences)
     tables, curves = _tables(benchmark, about, differences), _curves(benchmark, about)
+    facts = {**about.facts, **_rulers(benchmark)}
+    marks = [*benchmark.marks, *(f"refused: {line}" for line in about.refused)]
     for name, content in (
         ("report.json", encode_json(data)),
         ("report.md", markdown(benchmark, about, tables).encode()),
-        ("report.html", page(benchmark, about, tables, curves).encode()),
+        ("report.html", page(benchmark, about.title, facts, marks, about.sheets, tables, [*curves.values()]).encode()),
         ("scores.csv", _every_score(benchmark, folder).encode()),
         *((f"charts/{name}.svg", charts.standalone(chart).encode()) for name, chart in curves.items()),
     ):
@@ -254,58 +249,7 @@ def _rulers(benchmark: Benchmark) -> dict[str, str]:
     return {**benchmark.encoders, **limits}
 
 
-# --------------------------------------------------------------------------------------------------------------- page
-
-
-def page(benchmark: Benchmark, about: About, tables: Sequence[_Table], curves: Mapping[str, str]) -> str:
-    """One HTML page with everything in it; nothing is loaded from anywhere."""
-    sections = [
-        _header(benchmark, about),
-        _section("In one look", _tracks(benchmark)),
-        *(_section(t.title, _html_table(t), note=t.note) for t in tables[:2]),
-        _section("Likeness against the prompt", *(f"<div class='chart'>{chart}</div>" for chart in curves.values())),
-        _section("Side by side", *_side_by_side(benchmark), note="Same person, same prompt and same seed in a column."),
-        _section("Best and worst", *_cases(benchmark), note="By FaceSim; the reference stands left of each picture."),
-        _section(
-            "Where facial words look",
-            *(f"<figure><img src='{_inline(path, 1200)}' alt=''><figcaption>{escape(name)}</figcaption></figure>"
-              for name, path in about.sheets.items()),
-            note="Text cross-attention of each facial word after the merge, over the picture that came of it.",
-        ),
-        *(_section(t.title, _html_table(t), note=t.note) for t in tables[2:]),
-        _section("How it was measured", _definitions(benchmark)),
-    ]  # fmt: skip
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(about.title)}</title><style>{_STYLE}{charts.STYLE}</style></head><body><main>"
-        f"{''.join(sections)}</main></body></html>\n"
-    )
-
-
-def _section(title: str, *content: str, note: str = "") -> str:
-    if not any(content):
-        return ""
-    told = f"<p class='note'>{escape(note)}</p>" if note else ""
-    return f"<section><h2>{escape(title)}</h2>{told}{''.join(content)}</section>"
-
-
-def _header(benchmark: Benchmark, about: About) -> str:
-    facts = "".join(
-        f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in {**about.facts, **_rulers(benchmark)}.items()
-    )
-    warnings = [*benchmark.marks, *(f"refused: {line}" for line in about.refused)]
-    marks = "".join(f"<p class='mark'>Read with care: {escape(mark)}</p>" for mark in warnings)
-    return f"<header><h1>{escape(about.title)}</h1><dl>{facts}</dl>{marks}</header>"
-
-
-def _tracks(benchmark: Benchmark) -> str:
-    tracks = []
-    for key in _TRACKS:
-        points = [_point(name, s.scores[key], key) for name, s in _first(benchmark.methods).items()]
-        lower, upper = (MEASURES[key].factor * b.scores[key].value for b in (benchmark.random, benchmark.real))
-        tracks.append(charts.track(MEASURES[key].title, points, lower, upper))
-    return "".join(f"<div>{chart}</div>" for chart in tracks if chart)
+# ------------------------------------------------------------------------------------------------------------- curves
 
 
 def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
@@ -313,13 +257,13 @@ def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
     x = "adherence" if benchmark.real.scores["adherence"].pictures else "clip_t"
     plans = {f"-{name}": (f" over {of}", {name: [*points.items()]}) for name, (of, points) in about.curves.items()}
     if len(benchmark.methods) > 1 and not plans:
-        families = {
+        grouped = {
             family: [(change or family, method) for change, method in members]
-            for family, members in _families(benchmark.methods).items()
+            for family, members in families(benchmark.methods).items()
         }
-        for points in families.values():
+        for points in grouped.values():
             points.sort(key=lambda point: benchmark.methods[point[1]].scores[x].value)
-        plans[""] = "", families
+        plans[""] = "", grouped
     drawn = {}
     for name, (end, lines) in plans.items():
         for y in ("face_sim", "fgis"):
@@ -336,130 +280,4 @@ def _curves(benchmark: Benchmark, about: About) -> dict[str, str]:
 def _pair(name: str, scored: Scored, x: str, y: str) -> tuple[charts.Point, charts.Point] | None:
     if not (scored.scores[x].pictures and scored.scores[y].pictures):
         return None
-    return _point(name, scored.scores[x], x), _point(name, scored.scores[y], y)
-
-
-def _side_by_side(benchmark: Benchmark) -> list[str]:
-    methods = _first(benchmark.methods)
-    rows = {(m, r.identity, r.prompt): r for m, s in methods.items() for r in s.rows if r.seed == s.rows[0].seed}
-    first = next(iter(methods.values())).rows
-    people = list(dict.fromkeys(row.identity for row in first))[:_SHOWN_PEOPLE]
-    prompts = list(dict.fromkeys(row.prompt for row in first))[:_SHOWN_PROMPTS]
-    real = {(row.identity, row.prompt): row.picture for row in benchmark.real.rows if row.prompt}
-    out = []
-    for person in people:
-        reference = next(row.reference for row in first if row.identity == person)
-        head = "".join(f"<th>{escape(prompt)}</th>" for prompt in prompts)
-        lines = []
-        if any((person, prompt) in real for prompt in prompts):
-            cells = "".join(f"<td>{_picture(real.get((person, prompt)))}</td>" for prompt in prompts)
-            lines.append(f"<tr><th>real</th>{cells}</tr>")
-        for method in methods:
-            chosen = [rows.get((method, person, prompt)) for prompt in prompts]
-            cells = "".join(f"<td>{_picture(row.picture if row else None)}</td>" for row in chosen)
-            lines.append(f"<tr><th>{escape(method)}</th>{cells}</tr>")
-        out.append(
-            f"<div class='scroll'><table class='pictures'><tr><td>{_picture(reference)}<br>reference"
-            f"</td>{head}</tr>{''.join(lines)}</table></div>"
-        )
-    return out
-
-
-def _cases(benchmark: Benchmark) -> list[str]:
-    scored = next(iter(benchmark.methods.values()))
-    values = scored.each["face_sim"]
-    order = sorted((i for i in range(len(values)) if not math.isnan(values[i])), key=lambda i: -values[i])
-    if len(order) < 2:
-        return []
-    half = min(_SHOWN_CASES, len(order) // 2)
-    out = []
-    for title, chosen in (("Best", order[:half]), ("Worst", order[::-1][:half])):
-        cards = "".join(
-            f"<figure>{_picture(scored.rows[i].reference)}{_picture(scored.rows[i].picture)}<figcaption>"
-            f"FaceSim {100 * values[i]:.1f}<br>{escape(scored.rows[i].prompt)}</figcaption></figure>"
-            for i in chosen
-        )
-        out.append(f"<h3>{title}</h3><div class='cards'>{cards}</div>")
-    return out
-
-
-def _definitions(benchmark: Benchmark) -> str:
-    used = [key for key, e in next(iter(benchmark.methods.values())).scores.items() if e.pictures]
-    items = "".join(f"<dt>{escape(MEASURES[k].title)}</dt><dd>{escape(MEASURES[k].about)}</dd>" for k in used)
-    return f"<dl>{items}</dl><p class='note'>Every decision behind them is written down in docs/evaluation.md.</p>"
-
-
-def _html_table(table: _Table) -> str:
-    def cell(text: str) -> str:
-        value, bracket, interval = text.partition(" [")
-        small = f"<small>{escape(bracket.strip() + interval)}</small>" if bracket else ""
-        return f"<td>{escape(value)}{small}</td>"
-
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    body = "".join(f"<tr><th>{escape(row[0])}</th>{''.join(cell(text) for text in row[1:])}</tr>" for row in table.body)
-    return f"<div class='scroll'><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _picture(path: Path | None) -> str:
-    if path is None:
-        return "<span class='none'>none</span>"
-    return f"<img src='{_inline(path, _THUMBNAIL)}' loading='lazy' alt=''>"
-
-
-def _inline(path: Path, side: int) -> str:
-    """A picture as a data address, not larger than needed."""
-    image = load_image(path)
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _point(name: str, score: Estimate, key: str) -> charts.Point:
-    factor = MEASURES[key].factor
-    return charts.Point(name, factor * score.value, factor * score.low, factor * score.high)
-
-
-def _first(methods: Mapping[str, Scored]) -> dict[str, Scored]:
-    """The methods that are shown as pictures; of those on one curve the first."""
-    first = [members[0][1] for members in _families(methods).values()]
-    return {name: methods[name] for name in first[:_SHOWN_METHODS]}
-
-
-def _families(methods: Iterable[str]) -> dict[str, list[tuple[str, str]]]:
-    """Name up to an "@" -> (what follows it, method) of all methods of that name, which lie on one curve."""
-    families: dict[str, list[tuple[str, str]]] = {}
-    for method in methods:
-        family, _, change = method.partition("@")
-        families.setdefault(family, []).append((change, method))
-    return families
-
-
-_STYLE = """
-:root{--ink:#1d2228;--soft:#66707c;--line:#dfe3e8;--wash:#f6f7f9}
-*{box-sizing:border-box}
-body{margin:0;font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff}
-main{max-width:1180px;margin:0 auto;padding:32px 24px 96px}
-h1{font-size:27px;margin:0 0 14px;letter-spacing:-.01em}
-h2{font-size:19px;margin:44px 0 6px;border-top:1px solid var(--line);padding-top:22px}
-h3{font-size:15px;margin:18px 0 6px}
-.note{color:var(--soft);margin:0 0 12px;max-width:80ch}
-.mark{background:#fff6e0;border-left:4px solid #d99a1b;padding:8px 12px;margin:8px 0}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 18px;margin:0 0 12px}
-dt{color:var(--soft)} dd{margin:0;overflow-wrap:anywhere}
-.scroll{overflow-x:auto;margin:0 0 16px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child{text-align:left;font-weight:600} thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
-td small{display:block;color:var(--soft);font-size:11.5px}
-table.pictures th,table.pictures td{text-align:center;padding:4px;border:0;white-space:normal;font-size:12px}
-table.pictures td{width:120px}
-table.pictures{margin-top:14px}
-img{width:112px;border-radius:4px;display:block;margin:0 auto}
-figure{margin:0 0 12px} figure>img{display:inline-block} figcaption{font-size:12px;color:var(--soft)}
-section>figure>img{width:100%;max-width:1000px}
-.cards{display:flex;flex-wrap:wrap;gap:14px} .cards figure{width:232px}
-.none{display:inline-block;width:112px;padding:44px 0;background:var(--wash);color:var(--soft);border-radius:4px}
-.chart{display:inline-block;margin:6px 18px 6px 0}
-@media print{section{break-inside:avoid}}
-"""
+    return point(name, scored.scores[x], x), point(name, scored.scores[y], y)

@@ -1,0 +1,1 @@
+"""Every HTML page that is written: templates and one stylesheet, put together into files that stand alone."""
