@@ -13,7 +13,7 @@ from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.drawn.portraits.scenes import BACKGROUNDS, HATS
 from consistentid.drawn.scene_reader import FACTORS, UNSEEN, SceneReader, shown, split_factors
 from consistentid.errors import CheckpointError
-from consistentid.presets.preset import load_preset
+from consistentid.presets.read import load_preset
 from consistentid.training.drawn.scene_reader import factor_loss
 
 KEYS = [(number, 2) for number in range(200)]

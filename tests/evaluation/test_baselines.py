@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consistentid.evaluation.variants import find
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 from consistentid.training.config import TrainConfig
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "baselines"

@@ -27,7 +27,8 @@ from consistentid.cli import main
 from consistentid.evaluation.people import Person
 from consistentid.files.output import read_record
 from consistentid.presets.keys import model_key
-from consistentid.presets.preset import Network, load_preset
+from consistentid.presets.network import Network
+from consistentid.presets.read import load_preset
 
 LINE = ["evaluate", "--people", "2", "--prompts", "2", "--steps", "2", "--device", "cpu"]
 

@@ -13,7 +13,8 @@ from consistentid.errors import InputError
 from consistentid.evaluation.people import as_asked, read_people
 from consistentid.evaluation.protocol import alternatives, load_protocol, protocol_names
 from consistentid.evaluation.variants import ABLATIONS, FULL, ablation, find
-from consistentid.presets.preset import Settings, load_preset
+from consistentid.presets.read import load_preset
+from consistentid.presets.settings import Settings
 
 
 @pytest.mark.parametrize("name", ["drawn", "paper"])

@@ -19,7 +19,7 @@ from consistentid.errors import CheckpointError, InputError
 from consistentid.faces.parsing import FaceParser, label_order
 from consistentid.faces.parts import LABELS
 from consistentid.presets.loading import load_analyzer
-from consistentid.presets.preset import load_preset
+from consistentid.presets.read import load_preset
 
 CELEBA = [
     "skin", "l_brow", "r_brow", "l_eye", "r_eye", "eye_g", "l_ear", "r_ear", "ear_r",

@@ -38,7 +38,8 @@ from consistentid.errors import (
 from consistentid.files.weights import fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.presets.loading import network_name
-from consistentid.presets.preset import SAMPLERS, Network
+from consistentid.presets.network import Network
+from consistentid.presets.settings import SAMPLERS
 
 PROMPT = "a woman in a red hat"
 

@@ -23,7 +23,7 @@ from consistentid.adapter.identity import Identity
 from consistentid.errors import ArgumentError, CancelledError, CheckpointError, ImageError, PipelineError
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request, Step
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 
 PROMPT = "a woman in a red hat"
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8))

@@ -9,7 +9,7 @@ import pytest
 
 from consistentid.presets import doctor
 from consistentid.presets.doctor import examine
-from consistentid.presets.preset import load_preset
+from consistentid.presets.read import load_preset
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from consistentid.cli import main
 from consistentid.files.output import read_record
-from consistentid.presets.preset import load_preset
+from consistentid.presets.read import load_preset
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = sorted((ROOT / "examples/portraits").glob("*.png"))

@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from consistentid.errors import CheckpointError, InputError
-from consistentid.presets.preset import Network, Settings, load_preset, preset_names
+from consistentid.presets.network import Network
+from consistentid.presets.read import load_preset, preset_names
+from consistentid.presets.settings import Settings
 
 MINIMAL: dict[str, object] = {role: f"./{role}" for role in ("base", "adapter", "image_encoder")}
 MINIMAL |= {"parser": {"kind": "segformer", "path": "./parser"}, "detector": {"kind": "labels"}}
@@ -177,7 +179,7 @@ def test_networks_are_found_in_the_hub_cache_without_a_network(tmp_path: Path) -
     code = f"""
 from pathlib import Path
 from consistentid.errors import CheckpointError
-from consistentid.presets.preset import Network
+from consistentid.presets.network import Network
 at = dict(repo="me/mine", revision="{"a" * 40}")
 snapshot = Path({str(snapshot)!r})
 assert Network(files=("unet/weights.bin", "single.bin"), **at).find() == snapshot

@@ -17,7 +17,8 @@ import ldm
 import tiny
 from consistentid.errors import CheckpointError
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.presets.preset import Network, load_preset
+from consistentid.presets.network import Network
+from consistentid.presets.read import load_preset
 from consistentid.presets.single_file import load_single_file
 
 Weights = dict[str, Tensor]

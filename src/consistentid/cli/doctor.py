@@ -26,7 +26,7 @@ def doctor(preset: str, as_json: bool) -> None:
     is, its revision and hash, and its licence. Exit code 1 if there are problems.
     """
     from consistentid.presets.doctor import examine
-    from consistentid.presets.preset import load_preset
+    from consistentid.presets.read import load_preset
 
     report = examine(load_preset(preset))
     if as_json:

@@ -91,7 +91,7 @@ def evaluate(
     """
     from consistentid.evaluation.protocol import load_protocol
     from consistentid.evaluation.variants import ablation, find
-    from consistentid.presets.preset import load_preset
+    from consistentid.presets.read import load_preset
 
     if pictures and not manifests:
         raise InputError("--pictures needs --manifest FILE, a CSV that says whose they are; see docs/evaluation.md")

@@ -164,7 +164,7 @@ def generate(
     """
     from consistentid.files.output import check_folder
     from consistentid.pipeline.request import Request
-    from consistentid.presets.preset import load_preset
+    from consistentid.presets.read import load_preset
 
     # All that can be refused without a network is refused first: loading them is slow.
     if captioner is not None and (face_text is not None or parts):

@@ -57,7 +57,7 @@ def identify(
     """
     from consistentid.files.images import contact_sheet, load_image
     from consistentid.files.output import check_folder, replacing
-    from consistentid.presets.preset import load_preset
+    from consistentid.presets.read import load_preset
 
     if out.suffix != ".safetensors":
         raise InputError(

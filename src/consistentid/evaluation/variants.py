@@ -13,7 +13,7 @@ import yaml
 
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 
 
 @dataclass(frozen=True)

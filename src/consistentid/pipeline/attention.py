@@ -17,7 +17,7 @@ from consistentid.errors import InputError
 from consistentid.files.images import contact_sheet
 from consistentid.pipeline.request import Request, Step
 from consistentid.pipeline.sampling import Sampler
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 
 _GLOW = (255, 40, 0)
 

@@ -38,7 +38,9 @@ from consistentid.presets.loading import (
     network_name,
     onnx_file,
 )
-from consistentid.presets.preset import Network, Preset, load_preset
+from consistentid.presets.network import Network
+from consistentid.presets.preset import Preset
+from consistentid.presets.read import load_preset
 
 
 class ConsistentIDPipeline:

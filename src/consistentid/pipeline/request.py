@@ -36,7 +36,7 @@ from consistentid.errors import ArgumentError
 from consistentid.faces.parts import PARTS
 from consistentid.files.images import Photo, read_photo
 from consistentid.pipeline.canvas import Canvas
-from consistentid.presets.preset import Settings, check_setting
+from consistentid.presets.settings import Settings, check_setting
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,7 +21,7 @@ from consistentid.adapter.prompt import FacialText
 from consistentid.errors import ArgumentError, CancelledError, InputError
 from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.request import Request, Row, Step
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 
 _REMEMBERED = 32  # identities and texts whose inputs are kept; each takes less than a megabyte
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from consistentid.errors import CheckpointError
 from consistentid.files.output import versions
-from consistentid.presets.preset import Network, Preset
+from consistentid.presets.network import Network
+from consistentid.presets.preset import Preset
 
 _WORKING = 1.25
 """Memory in use over that of the weights: activations and the library take some."""

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from consistentid.files.weights import content_digest
-from consistentid.presets.preset import Network, Preset
+from consistentid.presets.network import Network
+from consistentid.presets.preset import Preset
 
 _DRAWING = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "controlnet")
 

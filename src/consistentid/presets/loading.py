@@ -20,7 +20,10 @@ from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import check_complete, fingerprint
-from consistentid.presets.preset import SAMPLERS, UNREACHABLE, Network, Preset, Sampler, load_preset
+from consistentid.presets.network import UNREACHABLE, Network
+from consistentid.presets.preset import Preset
+from consistentid.presets.read import load_preset
+from consistentid.presets.settings import SAMPLERS, Sampler
 from consistentid.presets.single_file import load_single_file
 
 TEXT_PROJECTION = "text_projection.safetensors"

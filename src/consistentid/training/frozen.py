@@ -20,7 +20,8 @@ from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
 from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name, onnx_file
-from consistentid.presets.preset import Preset, load_preset
+from consistentid.presets.preset import Preset
+from consistentid.presets.read import load_preset
 from consistentid.training.cache import Cache, weights_digest
 from consistentid.training.config import TrainConfig
 from consistentid.training.sources import Picture

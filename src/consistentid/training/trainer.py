@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader
 from consistentid.drawn.pools import PoolSpec, open_pool
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.output import encode_png, replacing
-from consistentid.presets.preset import FILE_NAME, Preset
+from consistentid.presets.preset import Preset
+from consistentid.presets.read import FILE_NAME
 from consistentid.training import checkpoints, validation
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Example, Examples, Places

@@ -15,7 +15,7 @@ from consistentid.pipeline.attention import attention_sheet, word_attention
 from consistentid.pipeline.request import Request
 from consistentid.pipeline.sampling import Sampler
 from consistentid.presets.loading import load_analyzer
-from consistentid.presets.preset import Settings
+from consistentid.presets.settings import Settings
 from consistentid.training.config import Validation
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.model import AdapterOnBase

@@ -14,7 +14,7 @@ from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.caption import Caption
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.presets.preset import load_preset
+from consistentid.presets.read import load_preset
 
 
 @pytest.fixture(scope="module")

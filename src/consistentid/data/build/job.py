@@ -47,7 +47,9 @@ from consistentid.faces.caption import Caption, Captioner
 from consistentid.files.output import check_folder, claim, encode_json, replacing
 from consistentid.files.processes import end_with_parent
 from consistentid.files.weights import fingerprint
-from consistentid.presets.preset import Network, Preset, load_preset
+from consistentid.presets.network import Network
+from consistentid.presets.preset import Preset
+from consistentid.presets.read import load_preset
 
 REJECTED: Final = "rejected.jsonl"
 REPORT: Final = "report.json"
