@@ -19,9 +19,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from consistentid import ConsistentIDPipeline
-from consistentid.adapter.identify import outliers
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
-from consistentid.faces.analyzer import Face, FaceAnalyzer
+from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.face import Face
+from consistentid.faces.verification import outliers
 
 TRIALS = 400
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 import numpy as np
 
-from consistentid.faces.analyzer import Detection
 from consistentid.faces.detection import OnnxDetector
+from consistentid.faces.face import Detection
 from consistentid.faces.portrait import moved, square_round
 from consistentid.files.images import load_image
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         PromptTooLongError,
         SeveralFacesError,
     )
-    from consistentid.faces.analyzer import Face, FaceAnalyzer
+    from consistentid.faces.analyzer import FaceAnalyzer
+    from consistentid.faces.face import Face
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
     from consistentid.pipeline.portraits import Portraits
     from consistentid.pipeline.request import Request, Step
@@ -39,7 +40,7 @@ __version__ = "0.1.0"
 _HOME = {
     "ConsistentID": "adapter.adapter",
     "ConsistentIDPipeline": "pipeline.pipeline",
-    "Face": "faces.analyzer",
+    "Face": "faces.face",
     "FaceAnalyzer": "faces.analyzer",
     "FacialEncoder": "adapter.nn.facial_encoder",
     "Identity": "adapter.identity",

@@ -8,12 +8,13 @@ from hand_drawn import Told, colour_parser, face_labels, picture
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from consistentid.adapter.identify import IdentityEncoder, outliers
+from consistentid.adapter.identify import IdentityEncoder
 from consistentid.errors import FaceError, InputError, NoFaceError, SeveralFacesError
 from consistentid.faces.analyzer import FaceAnalyzer, surroundings
 from consistentid.faces.caption import Captioner
 from consistentid.faces.parts import PARTS, PartLayout, part_pictures
 from consistentid.faces.portrait import portrait
+from consistentid.faces.verification import outliers
 
 ONE = face_labels(256, 240, (120, 110, 120))
 PROVENANCE = {"recogniser": "r@1", "image_encoder": "i@2", "parser": "p@3"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from consistentid.faces.analyzer import Detection
+from consistentid.faces.face import Detection
 from consistentid.faces.parsing import FaceParser
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -72,6 +73,9 @@ class Told:
             )
             for x, y, s in self.faces
         ]
+
+    def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        return [self.detect(image) for image in images]
 
 
 class NearestColour(nn.Module):

@@ -1,13 +1,10 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from hand_drawn import Told, colour_parser, face_labels, landmarks_of, picture
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from consistentid.errors import InputError, NoFaceError, PhotographError, SeveralFacesError
-from consistentid.faces.alignment import TEMPLATE
-from consistentid.faces.analyzer import Detection, FaceAnalyzer, pick, quality
+from consistentid.errors import PhotographError
+from consistentid.faces.analyzer import FaceAnalyzer
 
 ONE = face_labels(256, 256, (120, 110, 120))
 TWO = face_labels(256, 256, (65, 100, 100), (188, 100, 110))
@@ -66,47 +63,3 @@ def test_the_guard_is_asked_before_anything_else(analyzer: FaceAnalyzer) -> None
     with pytest.raises(PhotographError):
         analyzer.analyze(Image.new("RGB", (128, 128)))
     assert analyzer.analyze(Image.new("RGB", (64, 64))) == []
-
-
-def test_pick_says_what_is_wrong_and_what_to_do(analyzer: FaceAnalyzer) -> None:
-    two = analyzer.analyze(picture(TWO))
-    with pytest.raises(NoFaceError, match=r"no face found in ada\.png; use a picture"):
-        pick([], "ada.png")
-    with pytest.raises(
-        SeveralFacesError, match=r"2 faces found in ada\.png; choose one by its index.*0: centre \(188,"
-    ):
-        pick(two, "ada.png")
-    with pytest.raises(InputError, match=r"no face 2 in ada\.png; its faces are numbered 0 to 1"):
-        pick(two, "ada.png", 2)
-    with pytest.raises(InputError, match="no face -1"):
-        pick(two, "ada.png", -1)
-    assert pick(two, "ada.png", 1) is two[1]
-    assert pick(two[:1], "ada.png") is two[0]
-
-
-def test_quality_falls_with_size_blur_and_turn() -> None:
-    points = landmarks_of(150, 150, 200)
-    face = Detection(np.array([70, 50, 230, 250], np.float32), points, 1.0)
-    image = picture(face_labels(300, 300, (150, 150, 200)))
-    best = quality(image, face)
-    assert best > 0.8
-    assert quality(image.filter(ImageFilter.GaussianBlur(8)), face) < 0.6 * best
-    small = image.resize((60, 60), Image.Resampling.BOX)
-    assert quality(small, Detection(face.box / 5, points / 5, 1.0)) < 0.6 * best
-    turned = points.copy()
-    turned[2, 0] += 30
-    assert quality(image, dataclasses.replace(face, landmarks=turned)) < 0.4 * best
-    assert quality(Image.new("RGB", (300, 300)), face) == pytest.approx(0.05, abs=0.01)
-
-
-def test_quality_of_an_upside_down_face_is_that_of_the_upright_one() -> None:
-    image = picture(face_labels(300, 300, (150, 150, 200)))
-    box = np.array([70, 50, 230, 250], np.float32)
-    points = landmarks_of(150, 150, 200)
-    flipped = quality(image.rotate(180), Detection(box, (300 - points).astype(np.float32), 1.0))
-    assert flipped == pytest.approx(quality(image, Detection(box, points, 1.0)), rel=0.05)
-
-
-def test_template_is_a_frontal_face() -> None:
-    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (112, 112, 3)).astype(np.uint8))
-    assert quality(image, Detection(np.array([0, 0, 112, 112], np.float32), TEMPLATE, 1.0)) > 0.95

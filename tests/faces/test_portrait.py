@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from consistentid.faces.analyzer import Detection, Face, FaceAnalyzer
+from consistentid.faces.analyzer import FaceAnalyzer
+from consistentid.faces.crop import cut
+from consistentid.faces.face import Detection, Face
 from consistentid.faces.parts import PARTS, part_pictures
-from consistentid.faces.portrait import cut, moved, portrait, square_round
+from consistentid.faces.portrait import moved, portrait, square_round
 from consistentid.files.images import load_image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from consistentid.errors import ArgumentError, InputError
 
 if TYPE_CHECKING:
     from consistentid.faces.caption import Captioner
+    from consistentid.faces.sight import Sight
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
     from consistentid.presets.preset import Preset
 
@@ -45,8 +46,18 @@ dtype_option = click.option(
     help="Number format  [default: the preset's]",
 )
 face_index_option = click.option(
-    "--face-index", type=click.IntRange(min=0), help="Which face, when a photo shows several; 0 is the largest."
+    "--face-index",
+    type=click.IntRange(min=0),
+    help="Which face, when photos show several; 0 is the largest. For one photo: PHOTO#1.",
 )
+skip_bad_option = click.option(
+    "--skip-bad", is_flag=True, help="Leave out photos without a usable face of the person, and name them."
+)
+show_option = click.option(
+    "--show", type=EXISTING, help="Also draw what was seen of the photos, and what the adapter sees, into this picture."
+)
+SHOWN = (".png", ".jpg", ".jpeg", ".webp")
+"""What the file of `--show` may end in."""
 captioner_option = click.option(
     "--captioner",
     metavar="ID",
@@ -59,6 +70,51 @@ low_memory_option = click.option(
     is_flag=True,
     help="Keep on the GPU only the network that computes, and decode pictures singly and in tiles: slower, smaller.",
 )
+
+
+def split_index(photo: Path, face_index: int | None) -> tuple[Path, int | None]:
+    """A photo and which face of it: ``photo.jpg#1`` says so itself, unless there is a file of that very name."""
+    name, mark, number = photo.name.rpartition("#")
+    if mark and name and number.isdecimal() and not photo.exists():
+        return photo.with_name(name), int(number)
+    return photo, face_index
+
+
+def check_show(show: Path | None, *, force: bool = False) -> None:
+    """Makes sure that the picture of `--show` can be written, before anything slow.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from consistentid.files.output import check_folder
+
+    if show is None:
+        return
+    if show.suffix.lower() not in SHOWN:
+        raise InputError(f"--show {show}: cannot be told to be a picture; end its name in {', '.join(SHOWN)}")
+    if show.is_dir():
+        raise InputError(f"{show}: is a folder; name a file in it")
+    if show.exists() and not force:
+        raise InputError(f"{show}: is there already; choose another name")
+    check_folder(show.parent)
+
+
+def write_show(show: Path, studio: ConsistentIDPipeline, sights: Sequence[Sight]) -> None:
+    """The picture of `--show`."""
+    from consistentid.adapter.identify import best_parts
+    from consistentid.faces.overlay import draw_sights
+    from consistentid.files.output import replacing
+
+    spec = studio.adapter.spec
+    with replacing(show) as temporary:
+        draw_sights(sights, best_parts(sights, spec.part_layout, spec.canvas_size)).save(temporary)
+
+
+def warn_of(sights: Sequence[Sight]) -> None:
+    """A note on stderr for each photo whose face is hard to see."""
+    for sight in sights:
+        if sight.face.warnings:
+            click.echo(f"note: {sight.name}: {', '.join(sight.face.warnings)}", err=True)
 
 
 def load_pipeline(

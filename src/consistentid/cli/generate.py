@@ -11,6 +11,7 @@ import click
 from consistentid.cli.common import (
     EXISTING,
     captioner_option,
+    check_show,
     debug_option,
     device_option,
     dtype_option,
@@ -23,6 +24,11 @@ from consistentid.cli.common import (
     preset_option,
     print_json,
     progress_bar,
+    show_option,
+    skip_bad_option,
+    split_index,
+    warn_of,
+    write_show,
 )
 from consistentid.errors import InputError
 
@@ -114,7 +120,9 @@ Examples:
 )
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
 @click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
+@show_option
 @face_index_option
+@skip_bad_option
 @captioner_option
 @preset_option
 @device_option
@@ -148,7 +156,9 @@ def generate(
     scheduler: str | None,
     out: Path,
     sheet: bool,
+    show: Path | None,
     face_index: int | None,
+    skip_bad: bool,
     captioner: str | None,
     preset: str,
     device: str | None,
@@ -201,13 +211,23 @@ def generate(
         request.settings(chosen.settings)
     if control and not chosen.controlnet:
         raise InputError("--control is a picture for a ControlNet, and none is chosen; name one with --control-model")
-    who, photos = _read_references(references)
-    if who and captioner is not None:
-        raise InputError(f"--captioner: {references[0]} holds no photo; give it to `consistentid identify` instead")
+    paths, indices = zip(*(split_index(path, face_index) for path in references), strict=True)
+    who, photos = _read_references(paths)
+    for name, value in (("--captioner", captioner), ("--show", show)):
+        if who and value is not None:
+            raise InputError(f"{name}: {references[0]} holds no photo; give it to `consistentid identify` instead")
     check_folder(out)
+    check_show(show)
 
     studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
-    identity = who or studio.identify(*references, face_index=face_index, captioner=load_captioner(captioner, studio))
+    if who:
+        identity = who
+    else:
+        sights = studio.look(*paths, face_index=indices, skip_bad=skip_bad)
+        warn_of(sights)
+        identity = studio.encode(sights, load_captioner(captioner, studio))
+        if show:
+            write_show(show, studio, sights)
     made = studio.generate(replace(request, identity=identity))
     pictures = {"image": image, "mask": mask, "control": control}
     models = {"base": base, "control_model": control_model, "loras": list(loras) or None}

@@ -9,6 +9,7 @@ import click
 from consistentid.cli.common import (
     EXISTING,
     captioner_option,
+    check_show,
     debug_option,
     device_option,
     face_index_option,
@@ -17,10 +18,13 @@ from consistentid.cli.common import (
     load_pipeline,
     preset_option,
     print_json,
+    show_option,
+    skip_bad_option,
+    split_index,
+    warn_of,
+    write_show,
 )
 from consistentid.errors import InputError
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @click.command(
@@ -28,13 +32,15 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
     epilog="""\b
 Examples:
   consistentid identify ada.png --out ada.safetensors
+  consistentid identify ada.jpg party.jpg#1 --out ada.safetensors --skip-bad
   consistentid identify ada1.jpg ada2.jpg --preset sd15 --out ada.safetensors --show seen.png""",
 )
 @click.argument("photos", metavar="PHOTO...", nargs=-1, required=True, type=EXISTING)
 @click.option("--out", required=True, type=EXISTING, help="The file to write: NAME.safetensors.")
-@click.option("--show", type=EXISTING, help="Also draw what was seen (box, landmarks, parts) into this picture.")
+@show_option
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @face_index_option
+@skip_bad_option
 @captioner_option
 @preset_option
 @device_option
@@ -46,6 +52,7 @@ def identify(
     show: Path | None,
     force: bool,
     face_index: int | None,
+    skip_bad: bool,
     captioner: str | None,
     preset: str,
     device: str | None,
@@ -55,7 +62,7 @@ def identify(
 
     Several photos of one person are combined. The file holds features, no photo, and fits the preset it was made with.
     """
-    from consistentid.files.images import contact_sheet, load_image
+    from consistentid.files.images import load_image
     from consistentid.files.output import check_folder, replacing
     from consistentid.presets.read import load_preset
 
@@ -63,26 +70,23 @@ def identify(
         raise InputError(
             f"--out {out}: an identity file ends in .safetensors; name it {out.with_suffix('.safetensors')}"
         )
-    if show and show.suffix.lower() not in _PICTURES:
-        raise InputError(f"--show {show}: cannot be told to be a picture; end its name in {', '.join(_PICTURES)}")
-    for path in filter(None, (out, show)):
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; name a file in it")
-        if path.exists() and not force:
-            raise InputError(f"{path}: is there already; choose another name or give --force to overwrite it")
-        check_folder(path.parent)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file in it")
+    if out.exists() and not force:
+        raise InputError(f"{out}: is there already; choose another name or give --force to overwrite it")
+    check_folder(out.parent)
+    check_show(show, force=force)
     chosen = load_preset(preset)
-    images = [load_image(path) for path in photos]
+    paths, indices = zip(*(split_index(photo, face_index) for photo in photos), strict=True)
+    for path in paths:
+        load_image(path)
 
     studio = load_pipeline(chosen, device, None)
-    identity = studio.identify(*photos, face_index=face_index, captioner=load_captioner(captioner, studio))
+    sights = studio.look(*paths, face_index=indices, skip_bad=skip_bad)
+    warn_of(sights)
+    identity = studio.encode(sights, load_captioner(captioner, studio))
     if show:
-        from consistentid.faces.overlay import draw_faces
-
-        drawn = [draw_faces(image, studio.analyzer.analyze(image)) for image in images]
-        seen = drawn[0] if len(drawn) == 1 else contact_sheet([], drawn, [path.name for path in photos], 512)
-        with replacing(show) as temporary:
-            seen.save(temporary)
+        write_show(show, studio, sights)
     with replacing(out) as temporary:
         identity.save(temporary)
     if as_json:
@@ -90,6 +94,17 @@ def identify(
             {
                 "file": str(out),
                 "preset": chosen.name,
+                "photos": [
+                    {
+                        "photo": sight.name,
+                        "faces": len(sight.faces),
+                        "face_index": sight.index,
+                        "face_size": round(sight.face.side),
+                        "quality": round(sight.face.quality, 3),
+                        "warnings": list(sight.face.warnings),
+                    }
+                    for sight in sights
+                ],
                 "parts": list(identity.visible_parts),
                 "face_text": identity.face_text,
                 "networks": dict(identity.provenance),
@@ -97,6 +112,8 @@ def identify(
             }
         )
     else:
+        for sight in sights:
+            click.echo(f"{sight.name}  face of {sight.face.side:.0f} pixels, quality {sight.face.quality:.2f}")
         click.echo(f"{out}  parts seen: {', '.join(identity.visible_parts) or 'none'}")
         if identity.face_text:
             click.echo(f"in words: {identity.face_text}")

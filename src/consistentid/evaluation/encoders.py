@@ -16,7 +16,8 @@ from torch import Tensor
 
 from consistentid.drawn.scene_reader import SceneReader
 from consistentid.errors import CheckpointError, InputError, first_line
-from consistentid.faces.analyzer import Face, FaceAnalyzer, Recogniser
+from consistentid.faces.analyzer import FaceAnalyzer, Recogniser
+from consistentid.faces.face import Face
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.files.weights import check_complete, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline

@@ -9,75 +9,24 @@ outer corner of the first pixel, so that its centre is (0.5, 0.5) and coordinate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.errors import InputError, NoFaceError, SeveralFacesError
-from consistentid.faces.alignment import SIZE, align
+from consistentid.faces.face import Detection, Face
 from consistentid.faces.islands import remove_islands
-
-_SHARP: Final = 0.05
-"""Standard deviation of the Laplacian of an aligned face, brightness in [0, 1], from which it is sharp."""
+from consistentid.faces.parts import part_areas
+from consistentid.faces.quality import assess
+from consistentid.faces.upright import detect_turned, settled, turned, turned_labels
 
 _SURROUNDINGS: Final = 2.0
 """Side of the crop on which a face is parsed, as a multiple of its box: about that of the pictures parsers learn on."""
 
 _WHOLE: Final = 0.75
 """Share of the picture's longer side from which that crop is the whole picture."""
-
-
-@dataclass(frozen=True, eq=False)
-class Detection:
-    """Where a face is.
-
-    Attributes:
-        box: (4,) float32 left, top, right, bottom of the face from brow to chin.
-        landmarks: (5, 2) float32 x, y of: the eye on the picture's left, the other eye, nose tip, the mouth corner on
-            the picture's left, the other corner.
-        score: the detector's confidence, 0 to 1.
-    """
-
-    box: NDArray[np.float32]
-    landmarks: NDArray[np.float32]
-    score: float
-
-    @property
-    def side(self) -> float:
-        """The box's longer side, pixels."""
-        return float(max(self.box[2:] - self.box[:2]))
-
-    @property
-    def area(self) -> float:
-        """Of the box, square pixels."""
-        return float(np.prod(self.box[2:] - self.box[:2]))
-
-    @property
-    def centre(self) -> tuple[float, float]:
-        """Of the box, x and y."""
-        return float(self.box[0] + self.box[2]) / 2, float(self.box[1] + self.box[3]) / 2
-
-
-@dataclass(frozen=True, eq=False)
-class Face(Detection):
-    """One face of a picture.
-
-    Attributes:
-        embedding: (512,) float32 of unit length: whose face it is.
-        parsing: (H, W) uint8 CelebAMask-HQ labels of this face, at the size of the whole picture.
-        quality: 0 to 1, how well the face can be seen: size, sharpness, frontality.
-    """
-
-    embedding: NDArray[np.float32]
-    parsing: NDArray[np.uint8]
-    quality: float
-
-
-Found = TypeVar("Found", bound=Detection)
 
 
 class Detector(Protocol):
@@ -150,29 +99,50 @@ class FaceAnalyzer:
         return [self.describe(image, found, detections) for found in detections]
 
     def detect(self, image: Image.Image) -> list[Detection]:
-        """Where the faces are, largest first: the cheap half of `analyze`, which raises the same."""
+        """Where the faces are, largest first: the cheap half of `analyze`, which raises the same.
+
+        Where there is none, the picture is looked at again on its sides and upside down.
+        """
         if self.guard is not None:
             self.guard(image)
-        return sorted(self.detector.detect(image), key=attrgetter("area"), reverse=True)
+        return self.detect_batch([image])[0]
+
+    def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
+        """The same for each of several pictures, which may be of different sizes; the guard is not asked."""
+        found = [
+            faces or detect_turned(image, self.detector)
+            for image, faces in zip(images, self.detector.detect_batch(images), strict=True)
+        ]
+        return [sorted(faces, key=attrgetter("area"), reverse=True) for faces in found]
 
     def describe(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> Face:
-        """All that is known of one face, given all that were detected: the other half of `analyze`."""
+        """All that is known of one face, given all that were detected: the other half of `analyze`.
+
+        A tilted or doubtful face is looked at once more, turned, so its landmarks may lie elsewhere than detected.
+        """
+        others = [other for other in detections if other is not face]
+        face = settled(image, face, self.detector)
+        seen = assess(image, face)
+        parsing = self._parse(image, face, [face, *others])
+        hidden = [part for part in ("eyes", "nose", "mouth") if part not in part_areas(parsing)]
         return Face(
             box=face.box,
             landmarks=face.landmarks,
             score=face.score,
             embedding=self.recogniser.embed(image, face.landmarks),
-            parsing=self._parse(image, face, detections),
-            quality=quality(image, face),
+            parsing=parsing,
+            quality=seen.value,
+            warnings=(*seen.warnings, *(f"{part} not seen" for part in hidden)),
         )
 
     def _parse(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> NDArray[np.uint8]:
-        """Labels of one face at the picture's size; a small face is parsed on a crop round it."""
+        """Labels of one face at the picture's size; a small face is parsed on a crop round it, and upright."""
         crop = surroundings(face, image.size)
         left, top, right, bottom = crop
         labels = np.zeros((image.height, image.width), np.uint8)
         region = labels[top:bottom, left:right]
-        region[:] = self.parser.parse(image.crop(crop))
+        quarters = face.quarters
+        region[:] = turned_labels(self.parser.parse(turned(image.crop(crop), quarters)), -quarters)
         remove_others(region, face, detections, crop)
         remove_islands(region, face.landmarks - np.array(crop[:2], np.float32))
         return labels
@@ -182,51 +152,6 @@ def embed_largest(image: Image.Image, detector: Detector, recogniser: Recogniser
     """(512,) embedding of unit length of a picture's largest face; None where there is no face."""
     faces = detector.detect(image)
     return recogniser.embed(image, max(faces, key=attrgetter("area")).landmarks) if faces else None
-
-
-def quality(image: Image.Image, face: Detection) -> float:
-    """How well a face can be seen, 0 to 1: the product of size, sharpness and frontality, at least 0.05 each.
-
-    Size is the box's longer side against 112 pixels, sharpness the mean contrast of neighbouring pixels in the aligned
-    face, frontality how near the nose is to the middle between the eyes.
-    """
-    size = face.side / SIZE
-    grey = np.asarray(align(image, face.landmarks).convert("L"), np.float32) / 255
-    edges = 4 * grey[1:-1, 1:-1] - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    sharpness = float(edges.std()) / _SHARP
-    left, right, nose = (complex(x, y) for x, y in face.landmarks[:3])
-    across = right - left
-    turn = abs(((nose - left) / across).real - 0.5) * 2 if across else 1.0
-    return float(np.prod([min(max(factor, 0.05), 1.0) for factor in (size, sharpness, 1 - turn)]))
-
-
-def pick(faces: Sequence[Found], photo: str, index: int | None = None) -> Found:
-    """The one face that is meant.
-
-    Args:
-        faces: of one picture, largest first.
-        photo: the picture's name, for messages.
-        index: which face; may be left out where there is one.
-
-    Raises:
-        NoFaceError: there is none.
-        SeveralFacesError: there are several and none was chosen.
-        InputError: there is no face of that index.
-    """
-    remedy = "use a picture in which the face is larger, sharper or turned to the front"
-    if not faces:
-        raise NoFaceError(f"no face found in {photo}; {remedy}")
-    if index is None and len(faces) > 1:
-        places = "; ".join(
-            f"{number}: centre ({x:.0f}, {y:.0f})" for number, (x, y) in enumerate(face.centre for face in faces)
-        )
-        raise SeveralFacesError(
-            f"{len(faces)} faces found in {photo}; "
-            f"choose one by its index, largest first ({places}), or crop the picture"
-        )
-    if not 0 <= (index or 0) < len(faces):
-        raise InputError(f"no face {index} in {photo}; its faces are numbered 0 to {len(faces) - 1}, largest first")
-    return faces[index or 0]
 
 
 def surroundings(face: Detection, size: tuple[int, int], times: float = _SURROUNDINGS) -> tuple[int, int, int, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.errors import CheckpointError, InputError
-from consistentid.faces.analyzer import Detection
+from consistentid.faces.face import Detection
 from consistentid.faces.onnx import open_session
 from consistentid.faces.recognition import OnnxRecogniser
 

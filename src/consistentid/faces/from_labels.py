@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.faces.alignment import TEMPLATE, similarity
-from consistentid.faces.analyzer import Detection, Parser
+from consistentid.faces.analyzer import Parser
+from consistentid.faces.face import Detection
 from consistentid.faces.parts import LABELS
 from consistentid.faces.regions import components
 

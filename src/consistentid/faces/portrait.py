@@ -11,13 +11,12 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.faces.analyzer import Detection, Face, distances
-
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom, pixels; the picture ends before right and bottom."""
+from consistentid.faces.analyzer import distances
+from consistentid.faces.crop import cut, cut_labels
+from consistentid.faces.face import Box, Detection, Face
+from consistentid.faces.upright import turned, turned_face, turned_labels
 
 Found = TypeVar("Found", bound=Detection)
 
@@ -55,24 +54,6 @@ def square_round(face: Detection, size: tuple[int, int]) -> Box:
     return left, top, left + side, top + side
 
 
-def cut(image: Image.Image, box: Box) -> Image.Image:
-    """That part of an RGB picture; where it reaches over the border the edges are drawn out.
-
-    Black bars instead would be an object to the networks.
-    """
-    left, top, right, bottom = box
-    inside = max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)
-    if inside == box:
-        return image.crop(box)
-    around = (inside[1] - top, bottom - inside[3]), (inside[0] - left, right - inside[2]), (0, 0)
-    return Image.fromarray(np.pad(np.asarray(image.crop(inside)), around, mode="edge"))
-
-
-def cut_labels(labels: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    """That part of a label map (H, W); beyond the border is background."""
-    return np.asarray(Image.fromarray(labels).crop(box))
-
-
 def moved(face: Found, box: Box, size: int | None = None) -> Found:
     """A face in the pixels of `box` of its picture, resized to so many pixels a side; `parsing` stays as it is."""
     corner = np.array(box[:2], np.float32)
@@ -80,15 +61,16 @@ def moved(face: Found, box: Box, size: int | None = None) -> Found:
     return replace(face, box=(face.box - np.tile(corner, 2)) * scale, landmarks=(face.landmarks - corner) * scale)
 
 
-def portrait(image: Image.Image, face: Face, faces: Sequence[Detection] = ()) -> tuple[Image.Image, Face]:
+def portrait(image: Image.Image, face: Face, others: Sequence[Detection] = ()) -> tuple[Image.Image, Face]:
     """A square portrait cut out of a picture, and the face in it.
 
-    A square picture of which three quarters would be cut stays whole: CLIP sees all of it.
+    A square picture of which three quarters would be cut stays whole: CLIP sees all of it. A portrait that lies on its
+    side or stands on its head is turned by quarters.
 
     Args:
         image: RGB picture.
         face: whose portrait.
-        faces: all that were detected, `face` among them or not: other people's heads are blackened.
+        others: faces of other people: their heads are blackened.
 
     Returns:
         RGB picture, square; the face, its parsing of that picture's size.
@@ -97,8 +79,10 @@ def portrait(image: Image.Image, face: Face, faces: Sequence[Detection] = ()) ->
     if image.width == image.height and box[2] - box[0] >= _WHOLE * image.width:
         box = 0, 0, *image.size
     shown = moved(replace(face, parsing=cut_labels(face.parsing, box)), box)
-    others = [moved(other, box) for other in faces if not np.array_equal(other.box, face.box)]
-    return _alone(cut(image, box), shown, others), shown
+    alone = _alone(cut(image, box), shown, [moved(other, box) for other in others])
+    quarters = face.quarters
+    upright = turned_face(shown, quarters, alone.size)
+    return turned(alone, quarters), replace(upright, parsing=turned_labels(shown.parsing, quarters))
 
 
 def _alone(image: Image.Image, face: Detection, others: Sequence[Detection]) -> Image.Image:

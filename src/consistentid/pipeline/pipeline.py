@@ -22,7 +22,8 @@ from consistentid.errors import ArgumentError, InputError, first_line
 from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
 from consistentid.faces.caption import Captioner
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.files.devices import moved, resolve_device, resolve_dtype
+from consistentid.faces.sight import Sight, look
+from consistentid.files.devices import fast_bfloat16, moved, resolve_device, resolve_dtype
 from consistentid.files.images import Photo, pixel_digest, read_photo
 from consistentid.files.output import versions
 from consistentid.pipeline.portraits import Portraits
@@ -73,6 +74,7 @@ class ConsistentIDPipeline:
         self.preset = preset
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype or preset.dtype, self.device)
+        self._auto_dtype = (dtype or preset.dtype) == "auto"
         self.low_memory, self.fold = low_memory, fold
         self._lock = threading.RLock()
 
@@ -174,7 +176,10 @@ class ConsistentIDPipeline:
         preset = self.preset
         analyzer = self.analyzer
         with loading("image_encoder", preset.image_encoder):
-            image_encoder, processor = load_image_encoder(preset.image_encoder, self.dtype)
+            # Nearly all of the time that a person takes on a CPU; its features are kept in half precision anyway.
+            faster = self._auto_dtype and fast_bfloat16(self.device)
+            dtype = torch.bfloat16 if faster else self.dtype
+            image_encoder, processor = load_image_encoder(preset.image_encoder, dtype)
         used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
@@ -202,33 +207,62 @@ class ConsistentIDPipeline:
         with loading("judge", network):
             return OnnxRecogniser(onnx_file(network))
 
-    def identify(self, *photos: Photo, face_index: int | None = None, captioner: Captioner | None = None) -> Identity:
-        """The person on one or more photos.
+    def identify(
+        self,
+        *photos: Photo,
+        face_index: int | Sequence[int | None] | None = None,
+        captioner: Captioner | None = None,
+        skip_bad: bool = False,
+    ) -> Identity:
+        """The person on one or more photos: `look`, then `encode`.
 
         Args:
             photos: paths, Pillow images, arrays, bytes or streams (see `Photo`), all of one person.
-            face_index: which face where a photo shows several; 0 is the largest.
+            face_index: which face where a photo shows several, for all or for each; 0 is the largest.
             captioner: a vision-language model that puts the face into words, which are then the facial sentence.
+            skip_bad: leave out photos without a usable face of the person, with a warning that names them.
 
         Raises:
             InputError: no photos, or one that cannot be read.
             NoFaceError, SeveralFacesError: a photo without a face, or with several and none chosen.
-            FaceError: a photo of another person than the others.
+            FaceError: a face that cannot be used, or a photo of another person than the others.
             PhotographError: a photograph where the preset knows drawings only.
         """
+        return self.encode(self.look(*photos, face_index=face_index, skip_bad=skip_bad), captioner)
+
+    def look(
+        self, *photos: Photo, face_index: int | Sequence[int | None] | None = None, skip_bad: bool = False
+    ) -> list[Sight]:
+        """What is seen of the person on each photo, by the face networks alone; arguments and errors as `identify`."""
         names = [str(x) if isinstance(x, str | PathLike) else f"picture {n}" for n, x in enumerate(photos, 1)]
         images = [read_photo(x, name) for x, name in zip(photos, names, strict=True)]
-        with self._lock, self._faces(self.encoder.image_encoder):
-            identity = self.encoder.encode(*images, names=names, face_index=face_index, captioner=captioner)
+        with self._lock, self._faces():
+            return look(
+                self.analyzer,
+                images,
+                names=names,
+                face_index=face_index,
+                same_person=self.preset.same_person,
+                skip_bad=skip_bad,
+            )
+
+    def encode(self, sights: Sequence[Sight], captioner: Captioner | None = None) -> Identity:
+        """The person of whom these are sights: only now the image encoder is loaded.
+
+        Raises:
+            CheckpointError: weights are missing, broken, or of another kind.
+        """
+        with self._lock, moved(self.device, self.encoder.image_encoder):
+            identity = self.encoder.combine(sights, captioner)
             if self.low_memory:
                 del self.encoder
         return identity
 
     @contextmanager
-    def _faces(self, *more: torch.nn.Module) -> Iterator[None]:
+    def _faces(self) -> Iterator[None]:
         """The face networks on the device, for as long as they are used."""
         parser: Any = self.analyzer.parser
-        with moved(self.device, parser.network, *more):
+        with moved(self.device, parser.network):
             yield
 
     def __call__(self, identity: Identity, prompt: str | Sequence[str], **arguments: Any) -> Portraits:

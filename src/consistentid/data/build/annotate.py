@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -17,11 +16,16 @@ from consistentid.adapter.prompt import completed
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.data.build.similar import perceptual_hash
 from consistentid.errors import ImageError, PhotographError
-from consistentid.faces.analyzer import Detection, FaceAnalyzer, quality, remove_others
+from consistentid.faces.analyzer import FaceAnalyzer, remove_others
 from consistentid.faces.caption import Caption, Captioner
+from consistentid.faces.choice import most_alike, rivals
+from consistentid.faces.crop import cut
+from consistentid.faces.face import Detection
 from consistentid.faces.islands import remove_islands
 from consistentid.faces.parts import part_areas
-from consistentid.faces.portrait import cut, moved, square_round
+from consistentid.faces.portrait import moved, square_round
+from consistentid.faces.quality import assess, quality
+from consistentid.faces.upright import settled, turned, turned_face
 from consistentid.files.images import load_image
 
 REASONS: Final = {
@@ -38,13 +42,8 @@ REASONS: Final = {
 PLAIN_CAPTION: Final = "a portrait of a person"
 """What stands where nobody has put the picture into words."""
 
-_RIVAL: Final = 0.5
-"""Area of another face, as a share of the largest, from which it is unclear who is meant."""
-
 _MIN_FACE: Final = 16
 """The face's box, before it is resized, has at least the picture's final side over this."""
-
-_MIN_QUALITY: Final = 0.01
 
 _PIXELS: Final = 48_000_000
 """Of full-size pictures in memory at a time: about 150 MB. Few large pictures are taken together, or many small."""
@@ -61,7 +60,7 @@ class Portrait:
         caption: in words.
         landmarks: (5, 2) float32, in pixels of `picture`.
         face_size: the longer side of the face's box in the raw picture, pixels.
-        quality: 0 to 1, see `consistentid.faces.analyzer.quality`.
+        quality: 0 to 1, see `consistentid.faces.quality`.
         parts: those that are visible, in order of `PARTS`.
         hash: see `perceptual_hash`.
     """
@@ -112,10 +111,14 @@ class Annotator:
         analyzer: finds, recognises and parses faces.
         size: side of the finished pictures, pixels.
         captioner: puts pictures into words; without one, pictures keep the words they came with, or get plain ones.
+        same_person: cosine of two embeddings from which they are taken for one person.
     """
 
-    def __init__(self, analyzer: FaceAnalyzer, size: int, captioner: Captioner | None = None) -> None:
+    def __init__(
+        self, analyzer: FaceAnalyzer, size: int, captioner: Captioner | None = None, same_person: float = 0.2
+    ) -> None:
         self.analyzer = analyzer
+        self.same_person = same_person
         self.size = size
         self.captioner = captioner
 
@@ -128,7 +131,7 @@ class Annotator:
         """
         outcomes: dict[int, Outcome] = {}
         for batch in self._batches(files, outcomes):
-            people = self._people(batch, outcomes)
+            people = self._people(batch, files, outcomes)
             if people:
                 outcomes.update(self._portraits(people, words))
         return [outcomes[row] for row in range(len(files))]
@@ -157,34 +160,59 @@ class Annotator:
         if batch:
             yield batch
 
-    def _people(self, batch: Sequence[tuple[int, Image.Image]], outcomes: dict[int, Outcome]) -> list[_Found]:
+    def _people(
+        self, batch: Sequence[tuple[int, Image.Image]], files: Sequence[Path], outcomes: dict[int, Outcome]
+    ) -> list[_Found]:
         """The pictures in which it is clear who is meant, and the face can be seen."""
         found = []
-        detections = self.analyzer.detector.detect_batch([image for _, image in batch])
-        for (row, image), faces in zip(batch, detections, strict=True):
-            one = _Found(row, image, sorted(faces, key=attrgetter("area"), reverse=True))
-            rejection = self._objection(one)
-            if rejection:
+        detections = self.analyzer.detect_batch([image for _, image in batch])
+        chosen = self._of_the_folder(batch, files, detections)
+        for (row, image), faces, place in zip(batch, detections, chosen, strict=True):
+            if rejection := _unclear(faces, place):
+                outcomes[row] = rejection
+                continue
+            face = settled(image, faces[place or 0], self.analyzer.detector)
+            one = _Found(row, image, [face, *(x for number, x in enumerate(faces) if number != (place or 0))])
+            if rejection := self._objection(one):
                 outcomes[row] = rejection
             else:
                 found.append(one)
         return found
 
+    def _of_the_folder(
+        self,
+        batch: Sequence[tuple[int, Image.Image]],
+        files: Sequence[Path],
+        detections: Sequence[Sequence[Detection]],
+    ) -> list[int | None]:
+        """Of pictures with several faces of like size the one that is on the other pictures of the folder, too."""
+        chosen: list[int | None] = [None] * len(batch)
+        near = [rivals(faces) if faces else [] for faces in detections]
+        folders: dict[Path, list[int]] = {}
+        for place, (row, _) in enumerate(batch):
+            if near[place]:
+                folders.setdefault(files[row].parent, []).append(place)
+        for places in folders.values():
+            if all(len(near[place]) == 1 for place in places):
+                continue
+            embeddings = [
+                self.analyzer.recogniser.embed_batch(
+                    [batch[place][1]] * len(near[place]), [face.landmarks for face in near[place]]
+                )
+                for place in places
+            ]
+            for place, index in zip(places, most_alike(embeddings, self.same_person), strict=True):
+                chosen[place] = index
+        return chosen
+
     def _objection(self, found: _Found) -> Rejection | None:
-        if not found.faces:
-            return Rejection("no face", "no face found; use a picture in which it is larger, sharper or to the front")
-        rivals = sum(face.area >= _RIVAL * found.face.area for face in found.faces)
-        if rivals > 1:
-            return Rejection("several people", f"{rivals} faces of like size; cut out the person who is meant")
         least = self.size / _MIN_FACE
         if (side := found.face.side) < least:
             return Rejection(
                 "small face", f"the face has {side:.0f} pixels, less than {least:.0f}; use a closer picture"
             )
-        if (worth := found.quality) < _MIN_QUALITY:
-            return Rejection(
-                "poor face", f"quality {worth:.3f} is less than {_MIN_QUALITY}; use a sharper, frontal one"
-            )
+        if refusal := assess(found.image, found.face).refusal:
+            return Rejection("poor face", f"{refusal}; use a sharper, frontal one")
         return None
 
     def _portraits(self, people: Sequence[_Found], words: Sequence[Caption | None]) -> dict[int, Outcome]:
@@ -194,14 +222,17 @@ class Annotator:
         )
         squares = [square_round(one.face, one.image.size) for one in people]
         pictures = [
-            cut(one.image, square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            turned(
+                cut(one.image, square).resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0),
+                one.face.quarters,
+            )
             for one, square in zip(people, squares, strict=True)
         ]
         outcomes: dict[int, Outcome] = {}
         ready = []
         labelled = zip(people, squares, pictures, embeddings, analyzer.parser.parse_batch(pictures), strict=True)
         for one, square, picture, embedding, labels in labelled:
-            faces = [moved(face, square, size) for face in one.faces]
+            faces = [turned_face(moved(face, square, size), one.face.quarters, (size, size)) for face in one.faces]
             remove_others(labels, faces[0], faces, (0, 0, size, size))
             remove_islands(labels, faces[0].landmarks)
             if visible := list(part_areas(labels)):
@@ -225,6 +256,14 @@ class Annotator:
                 hash=perceptual_hash(picture),
             )
         return outcomes
+
+
+def _unclear(faces: Sequence[Detection], place: int | None) -> Rejection | None:
+    if not faces:
+        return Rejection("no face", "no face found; use a picture in which it is larger, sharper or to the front")
+    if place is None and (many := len(rivals(faces))) > 1:
+        return Rejection("several people", f"{many} faces of like size; cut out the person who is meant")
+    return None
 
 
 def _in_words(caption: Caption | None, visible: Sequence[str]) -> Caption:

@@ -36,7 +36,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from consistentid.adapter.identify import outliers
 from consistentid.data.build.annotate import REASONS, Annotator, Portrait, Rejection
 from consistentid.data.build.similar import near_duplicates
 from consistentid.data.build.summary import Built, histograms, summary_page
@@ -44,6 +43,7 @@ from consistentid.data.dataset import read_embedding
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, RECORDS, Record, read_records, write_records
 from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
+from consistentid.faces.verification import outliers
 from consistentid.files.output import check_folder, claim, encode_json, replacing
 from consistentid.files.processes import end_with_parent
 from consistentid.files.weights import fingerprint
@@ -236,7 +236,7 @@ class Worker:
         self.job = job
         pipeline = ConsistentIDPipeline.from_preset(job.preset, device=job.device)
         captioner = Captioner.from_pretrained(job.captioner, device=pipeline.device) if job.captioner else None
-        self.annotate = Annotator(pipeline.analyzer, job.size, captioner)
+        self.annotate = Annotator(pipeline.analyzer, job.size, captioner, pipeline.preset.same_person)
 
     def __call__(self, shard: Shard) -> int:
         """Do a shard; return how many pictures it has."""
