@@ -466,11 +466,11 @@ def test_the_face_networks_are_on_the_device_only_while_they_look(
         monkeypatch.setattr(network, "to", lambda device, name=name: moves.append((name, str(device))))
     studio.device = torch.device("meta")  # any but the one they live on
     who = studio.identify(tiny.portrait())
-    there, back = [("parser", "meta"), ("encoder", "meta")], [("parser", "cpu"), ("encoder", "cpu")]
-    assert moves == there + back
+    looking, encoding = ([(name, "meta"), (name, "cpu")] for name in ("parser", "encoder"))
+    assert moves == looking + encoding, "CLIP only when the face is known to be one"
     moves.clear()
     studio.score([tiny.portrait()], who)
-    assert moves == [there[0], back[0]]
+    assert moves == looking
 
 
 def test_inputs_are_made_once_until_a_network_changes(preset: Path, who: Identity) -> None:
