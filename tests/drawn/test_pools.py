@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,3 +107,27 @@ def test_tables_of_the_pool_are_those_it_was_drawn_from(tmp_path: Path) -> None:
     for ours, theirs in zip(pool.tables(rows), SPEC.tables(rows), strict=True):
         for f in fields(ours):
             np.testing.assert_array_equal(getattr(ours, f.name), getattr(theirs, f.name), f.name)
+
+
+def test_pictures_of_another_way_of_drawing_are_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_true(open_pool(SPEC, tmp_path))
+    monkeypatch.setattr(pools, "drawing_digest", lambda: "01234567")
+    open_pool(SPEC, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.undo()
+    before = pools.drawing_digest()
+    assert pools.drawing_digest() == before
+    pools.drawing_digest.cache_clear()
+    assert pools.drawing_digest() == before  # it follows from the drawing alone
+    pools.drawing_digest.cache_clear()
+    monkeypatch.setattr(pools, "draw", lambda people, scenes, size: draw(people[::-1], scenes, size))
+    assert pools.drawing_digest() != before
+    monkeypatch.undo()
+    pools.drawing_digest.cache_clear()
+
+
+def test_a_pool_is_sent_to_a_worker_as_its_folder(tmp_path: Path) -> None:
+    pool = open_pool(SPEC, tmp_path)
+    sent = pickle.dumps(pool)
+    assert len(sent) < 2000
+    assert_true(pickle.loads(sent))

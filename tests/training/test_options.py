@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_type_hints
 
 import micro
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,6 +21,7 @@ from torch import Tensor
 
 import tiny
 from consistentid.errors import InputError
+from consistentid.files.config import build
 from consistentid.training import checkpoints
 from consistentid.training.config import Checkpoints, Log, TrainConfig, Validation
 from consistentid.training.recipe import load_recipe
@@ -256,24 +259,98 @@ def wrong(tmp_path: Path) -> Iterator[Any]:
     [
         ("adapter.lerning=1", "unknown options lerning; known are schedule, size, preset"),
         ("adapter.schedule.stps=1", "adapter.schedule has unknown options stps; known are steps, batch"),
-        ("adapter.schedule.lr=fast", "schedule.lr is 'fast'; give a number"),
-        ("adapter.schedule.steps=0", "steps is 0; give more than 0"),
-        ("adapter.people=many", "adapter.people is 'many'; give an integer"),
-        ("adapter.trained=[lora, vae]", "trained has vae; choose among image_projection"),
+        ("adapter.schedule.lr=fast", "adapter.schedule.lr='fast' is not allowed; give a number"),
+        ("adapter.schedule.steps=0", "adapter.schedule.steps=0 is not allowed; give an integer of at least 1"),
+        ("adapter.people=many", "adapter.people='many' is not allowed; give an integer"),
+        ("adapter.trained=[lora, vae]", "adapter.trained.1='vae' is not allowed; give one of image_projection"),
         ("adapter.trained=[]", "trained is empty"),
-        ("adapter.cache=[faces]", "cache has faces; choose among latents, text, references"),
-        ("adapter.condition_dropout=1.5", "condition_dropout is 1.5; a probability is from 0 to 1"),
+        ("adapter.cache=[faces]", "adapter.cache.0='faces' is not allowed; give one of latents, text, references"),
+        ("adapter.condition_dropout=1.5", "adapter.condition_dropout=1.5 is not allowed; give a number from 0 to 1"),
         ("adapter.base_share=0.5", "base_share needs unet among the trained"),
         ("adapter.validation.every=5", "validation needs references"),
-        ("adapter.optimiser=sgd", "optimiser has sgd; choose among adamw"),
+        ("adapter.optimiser=sgd", "adapter.optimiser='sgd' is not allowed; give one of adamw"),
+        ("adapter.identity_weight=.nan", "adapter.identity_weight=nan is not allowed"),
+        ("adapter.spec.id_depth=.inf", "adapter.spec.id_depth=inf is not allowed"),
+        ("adapter.checkpoints.every=0", "adapter.checkpoints.every=0 is not allowed; give an integer of at least 1"),
+        ("adapter.checkpoints.keep=0", "adapter.checkpoints.keep=0 is not allowed; give an integer of at least 1"),
+        ("schedule.lr=1e-5", "unknown sections schedule; known are size"),
+        ("adaptor.people=3", "unknown sections adaptor; known are size"),
+        ("unet.schedule.lr=1e-5", "nothing reads 'unet' here; read are size, pictures, adapter"),
+        ("pictures.train.peple=3", "pictures.train has unknown options peple; known are people"),
+        ("pictures.tain.people=3", "pictures has unknown options tain; known are train, validation, test"),
+        ("adapter.spec.tokns=4", "spec has unknown options tokns; known are"),
         ("adapter", "is not of the form section.option=value"),
-        ("adapter.people=[", "its value is not YAML"),
+        ("adapter.people=[", "cannot be read as YAML"),
     ],
 )
 def test_wrong_options_are_told_of(wrong: Any, change: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         wrong(change)
     assert message in str(caught.value)
+
+
+def numbers(kind: type, where: str = "adapter") -> Iterator[str]:
+    """Every option of a dataclass that is a number."""
+    for name, hint in get_type_hints(kind).items():
+        if is_dataclass(hint):
+            yield from numbers(hint, f"{where}.{name}")
+        elif hint in (int, float):
+            yield f"{where}.{name}"
+
+
+def test_no_option_takes_a_number_that_is_none() -> None:
+    options = list(numbers(TrainConfig))
+    assert {"adapter.schedule.clip", "adapter.face_weight", "adapter.validation.guidance_scale"} < set(options)
+    for option in options:
+        for value in (math.nan, math.inf, -math.inf, -1, True, "1", np.float32("nan")):
+            section = {"size": 32, **micro.content()["adapter"]}
+            *path, name = option.split(".")[1:]
+            inner = section
+            for step in path:
+                inner[step] = inner = dict(inner.get(step, {}))
+            inner[name] = value
+            with pytest.raises(InputError, match=rf"{name}=.* is not allowed; give a"):
+                build(TrainConfig, section, "recipe", "adapter")
+
+
+def test_every_path_of_a_recipe_is_relative_to_the_file_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, below = tmp_path / "elsewhere", tmp_path / "recipes/below"
+    for folder in (elsewhere, below):
+        folder.mkdir(parents=True)
+    for name in ("who.png", "judge.onnx", "own.yaml", "base", "init.bin"):
+        (tmp_path / name).touch()
+        (tmp_path / "recipes" / name).touch()
+    places = {
+        "preset": "own.yaml", "init": "init.bin", "networks": {"base": "base", "adapter": "owner/name"},
+        "identity_recognisers": ["judge.onnx"],
+        "validation": {"every": 1, "references": ["who.png", "../who.png"]},
+    }  # fmt: skip
+    micro.recipe(tmp_path / "recipes", **places)
+    (below / "other.yaml").write_text("extends: ../micro.yaml\nadapter: {init: ../../init.bin}\n")
+    monkeypatch.chdir(elsewhere)
+    (elsewhere / "mine").touch()
+    change = ("adapter.networks.base=mine",)
+    config = TrainConfig.from_yaml(Path("../recipes/below/other.yaml"), change)
+    recipes = tmp_path / "recipes"
+    assert config.preset == str(recipes / "own.yaml")
+    assert config.identity_recognisers == (recipes / "judge.onnx",)
+    assert config.validation.references == (recipes / "who.png", tmp_path / "who.png")
+    assert config.init == str(tmp_path / "init.bin")  # of the file that names it
+    assert config.networks == {"base": str(elsewhere / "mine"), "adapter": "owner/name"}
+    for name in ("drawn", "sd15"):  # a preset's name stays one, whatever lies beside the recipe
+        (recipes / name).mkdir()
+        assert TrainConfig.from_yaml(micro.recipe(recipes, preset=name)).preset == name
+    (recipes / "preset").touch()
+    assert TrainConfig.from_yaml(micro.recipe(recipes, init="preset")).init == "preset"
+
+
+def test_recipes_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml")
+    with pytest.raises(InputError, match="extends it in turn"):
+        TrainConfig.from_yaml(tmp_path / "a.yaml")
 
 
 def test_a_recipe_extends_another(tmp_path: Path) -> None:
@@ -284,6 +361,15 @@ def test_a_recipe_extends_another(tmp_path: Path) -> None:
     config = TrainConfig.from_yaml(other, ("adapter.views=9", "adapter.checkpoints.keep=1"))
     assert config.schedule == Schedule(steps=4, batch=4, lr=1e-4, warmup=1, seed=5)
     assert (config.views, config.checkpoints.keep, config.size) == (9, 1, 32)
+
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_read_and_its_files_are_there(path: Path) -> None:
+    config = TrainConfig.from_yaml(path)
+    assert all(file.exists() for file in (*config.validation.references, *config.identity_recognisers))
 
 
 @pytest.mark.parametrize("name", ["drawn", "sd15", "sdxl"])

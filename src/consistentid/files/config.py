@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -61,7 +62,12 @@ class OneOf:
 
 @dataclass(frozen=True)
 class PathOrName:
-    """A text that is a path, made complete, if there is such a file beside the one that says it; else a name."""
+    """A text that is a path, made complete, if there is such a file beside the one that says it; else a name.
+
+    `names` are never paths, whatever lies there.
+    """
+
+    names: tuple[str, ...] = ()
 
 
 class Text(str):
@@ -173,7 +179,7 @@ def check(instance: Any) -> None:
     """
     for field in fields(instance):
         value = getattr(instance, field.name)
-        right = _converted(_hints(type(instance))[field.name], value, _Place("", field.name, InputError))
+        right = _converted(_hints(type(instance))[field.name], value, _Place("", field.name, InputError))  # type: ignore[arg-type]  # a class is
         if right is not value:
             object.__setattr__(instance, field.name, right)
 
@@ -216,7 +222,7 @@ def _built(kind: type[T], values: Any, place: _Place) -> T:
     needed = [n for n, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
         raise place.error(f"{place} lacks {', '.join(missing)}; known are {', '.join(known)}")
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # a class is
     given = {str(name): _converted(hints[name], value, place.at(name)) for name, value in values.items()}
     try:
         return kind(**given)
@@ -224,6 +230,7 @@ def _built(kind: type[T], values: Any, place: _Place) -> T:
         raise place.error(f"{place}: {problem}") from None
 
 
+@cache  # they are texts that have to be evaluated
 def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
@@ -238,7 +245,7 @@ def _converted(hint: Any, value: Any, place: _Place, rules: tuple[Any, ...] = ()
             return None
         return _converted(next(x for x in inner if x is not types.NoneType), value, place, rules)
     if hint is Any or hint is object:
-        return plain(value)
+        return _finite(plain(value), place)
     if origin is typing.Literal:
         if not any(value == x and type(value) in (type(x), Text) for x in inner):
             raise place.refused(value, f"one of {', '.join(map(str, inner))}")
@@ -267,6 +274,16 @@ def _converted(hint: Any, value: Any, place: _Place, rules: tuple[Any, ...] = ()
     raise place.refused(value, names.get(origin or hint, "a mapping"))
 
 
+def _finite(value: Any, place: _Place) -> Any:
+    """A plain value that is not looked into otherwise, all of whose numbers are some."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise place.refused(value, "a number that is finite")
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in inside:
+        _finite(item, place.at(name))
+    return value
+
+
 def _number(kind: type, value: Any, place: _Place, rules: tuple[Any, ...]) -> Any:
     allowed: type = numbers.Integral if kind is int else numbers.Real
     between = next((rule for rule in rules if isinstance(rule, Between)), Between())
@@ -285,7 +302,7 @@ def _text(value: str, place: _Place, rules: tuple[Any, ...]) -> str:
             raise place.refused(value, f"one of {', '.join(rule.values)}")
         if isinstance(rule, PathOrName):
             file = getattr(value, "folder", Path.cwd()) / Path(value).expanduser()
-            if value.startswith((".", "~")) or file.exists():
+            if value not in rule.names and (value.startswith((".", "~")) or file.exists()):
                 return str(file.resolve())
     return str(value)
 

@@ -118,6 +118,15 @@ def load(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
     return state, about
 
 
+def seconds(run: Path) -> float:
+    """What the steps of a run's last checkpoint took; 0 without one."""
+    found = newest(run)
+    if found is None:
+        return 0.0
+    about: dict[str, Any] = json.loads((found / ABOUT).read_text(encoding="utf-8"))
+    return float(about.get("seconds", 0.0))
+
+
 def publish(run: Path, folder: Path) -> None:
     """Make a checkpoint's adapter that of the run's folder, without taking up space twice where links are possible.
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from consistentid.adapter.spec import AdapterSpec
+from consistentid.drawn.pools import PoolSpec
 from consistentid.errors import InputError
+from consistentid.files.config import Between, OneOf, PathOrName, build, check
 from consistentid.pipeline.request import Request
-from consistentid.training.recipe import build, load_recipe
-from consistentid.training.schedule import Schedule
+from consistentid.presets.read import preset_names
+from consistentid.training.precision import PRECISIONS
+from consistentid.training.recipe import ADAPTER, load_recipe
+from consistentid.training.schedule import Schedule, Share
 
 GROUPS = ("image_projection", "facial_encoder", "ip_layers", "lora", "unet")
 """What can be trained: the adapter's four groups of parameters, and the base's UNet along with them."""
 
 CACHEABLE = ("latents", "text", "references")
+PRESETS_OWN = "preset"
+"""The initial weights of this name are the adapter of the recipe's preset."""
+
 OPTIMISERS = ("adamw", "adamw8bit")
-PRECISIONS = ("float32", "bfloat16")
+
+Count = Annotated[int, Between(1)]
+Amount = Annotated[float, Between(0)]
 
 
 @dataclass(frozen=True)
@@ -28,8 +39,11 @@ class Checkpoints:
         keep: how many of the newest stay.
     """
 
-    every: int = 500
-    keep: int = 2
+    every: Count = 500
+    keep: Count = 2
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -41,8 +55,11 @@ class Log:
         tensorboard: write them for TensorBoard too.
     """
 
-    every: int = 20
+    every: Count = 20
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -56,14 +73,15 @@ class Validation:
         steps, guidance_scale, seed: of the sampling.
     """
 
-    every: int = 0
-    references: tuple[str, ...] = ()
+    every: Annotated[int, Between(0)] = 0
+    references: tuple[Path, ...] = ()
     prompts: tuple[str, ...] = ("a portrait of a person",)
-    steps: int = 20
-    guidance_scale: float = 4.0
-    seed: int = 0
+    steps: Annotated[int, Between(1, 500)] = 20
+    guidance_scale: Annotated[float, Between(0, 100)] = 4.0
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
+        check(self)
         if self.every and not (self.references and self.prompts):
             raise InputError("validation needs references and prompts; name some, or set every to 0")
         if self.every:  # refused now, not after hours of training
@@ -73,6 +91,21 @@ class Validation:
                 num_inference_steps=self.steps,
                 guidance_scale=self.guidance_scale,
             )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    train: dict[str, Any] | None = None
+    validation: dict[str, Any] | None = None
+    test: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What stands beside the sections of a recipe."""
+
+    size: int
+    pictures: _Pictures = field(default_factory=_Pictures)
 
 
 @dataclass(frozen=True)
@@ -113,7 +146,8 @@ class TrainConfig:
 
         optimiser: one of `OPTIMISERS`.
         accumulate: parts that a process computes its share of the batch in.
-        precision: one of `PRECISIONS`; trained weights are float32 in either.
+        precision: one of `PRECISIONS`: "auto" takes bfloat16 where this machine is quicker at it, which is measured at
+            the start. Trained weights are float32 in either.
         gradient_checkpointing: less memory for the UNet, more computing.
         cache: which outputs of frozen networks are kept on disk, of `CACHEABLE`; the others are computed every time.
         workers: processes that read pictures ahead; 0 for none.
@@ -122,58 +156,49 @@ class TrainConfig:
     """
 
     schedule: Schedule
-    size: int
-    preset: str = "drawn"
-    networks: dict[str, Any] = field(default_factory=dict)
+    size: Annotated[int, Between(16, 8192)]
+    preset: Annotated[str, PathOrName(names=tuple(preset_names()))] = "drawn"
+    networks: dict[str, Annotated[str, PathOrName()]] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
-    init: str | None = None
-    trained: tuple[str, ...] = GROUPS[:4]
+    init: Annotated[str, PathOrName(names=(PRESETS_OWN,))] | None = None
+    trained: tuple[Annotated[str, OneOf(GROUPS)], ...] = GROUPS[:4]
 
-    people: int = 0
-    views: int = 2
-    same_picture: float = 0.1
-    fixed_sentence: float = 0.5
-    text_only: float = 0.1
-    condition_dropout: float = 0.1
-    base_share: float = 0.0
-    id_scale: float = 1.0
+    people: Annotated[int, Between(0)] = 0
+    views: Count = 2
+    same_picture: Share = 0.1
+    fixed_sentence: Share = 0.5
+    text_only: Share = 0.1
+    condition_dropout: Share = 0.1
+    base_share: Share = 0.0
+    id_scale: Annotated[float, Between(0, 10)] = 1.0
 
-    background_masking: float = 0.5
-    face_weight: float = 0.0
-    localisation_weight: float = 0.01
+    background_masking: Share = 0.5
+    face_weight: Amount = 0.0
+    localisation_weight: Amount = 0.01
     localisation_blocks: tuple[str, ...] | None = None
-    identity_weight: float = 0.0
-    identity_recognisers: tuple[str, ...] = ()
-    timestep_power: float = 1.0
-    min_snr: float = 0.0
+    identity_weight: Amount = 0.0
+    identity_recognisers: tuple[Path, ...] = ()
+    timestep_power: Annotated[float, Between(0, open=True)] = 1.0
+    min_snr: Amount = 0.0
 
-    optimiser: str = "adamw"
-    accumulate: int = 1
-    precision: str = "float32"
+    optimiser: Annotated[str, OneOf(OPTIMISERS)] = "adamw"
+    accumulate: Count = 1
+    precision: Annotated[str, OneOf(PRECISIONS)] = "float32"
     gradient_checkpointing: bool = False
-    cache: tuple[str, ...] = ("latents", "references")
-    workers: int = 0
+    cache: tuple[Annotated[str, OneOf(CACHEABLE)], ...] = ("latents", "references")
+    workers: Annotated[int, Between(0, 1024)] = 0
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     log: Log = field(default_factory=Log)
     validation: Validation = field(default_factory=Validation)
     pictures: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        shares = ("same_picture", "fixed_sentence", "text_only", "condition_dropout", "base_share")
-        for name in (*shares, "background_masking"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} is {getattr(self, name)}; a probability is from 0 to 1")
-        for name in ("face_weight", "localisation_weight", "identity_weight", "min_snr", "people", "workers"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give 0 or more")
-        for name in ("size", "views", "accumulate", "timestep_power"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give more than 0")
-        choices = {"trained": GROUPS, "cache": CACHEABLE, "optimiser": OPTIMISERS, "precision": PRECISIONS}
-        for name, known in choices.items():
-            given = getattr(self, name)
-            if wrong := [x for x in ([given] if isinstance(given, str) else given) if x not in known]:
-                raise InputError(f"{name} has {', '.join(wrong)}; choose among {', '.join(known)}")
+        check(self)
+        known = [x.name for x in fields(AdapterSpec)]
+        if unknown := sorted(set(self.spec) - set(known)):
+            raise InputError(f"spec has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
+        if self.pictures is not None:  # told of now, though they may not be needed
+            build(PoolSpec, {"size": self.size, **self.pictures}, "", "pictures.train")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):
@@ -192,15 +217,16 @@ class TrainConfig:
         Raises:
             InputError: not a recipe, an unknown option, or a value that is not allowed.
         """
-        content = load_recipe(path, changes)
-        if "adapter" not in content:
-            raise InputError(f"{path} has no section 'adapter'; it has {', '.join(content)}")
-        values = {"size": content.get("size"), "pictures": (content.get("pictures") or {}).get("train")}
-        config = build(cls, {**values, **(content["adapter"] or {})}, f"{path}: adapter")
-        folder = path.parent
-        references = tuple(str(folder / name) for name in config.validation.references)
-        return replace(config, validation=replace(config.validation, references=references))
+        content = load_recipe(path, changes, reads=("size", "pictures", ADAPTER))
+        if ADAPTER not in content:
+            raise InputError(f"{path} has no section {ADAPTER!r}; it has {', '.join(content)}")
+        common = build(_Common, {name: content[name] for name in ("size", "pictures") if name in content}, str(path))
+        section = content[ADAPTER] or {}
+        if isinstance(section, dict):
+            section = {"size": common.size, "pictures": common.pictures.train, **section}
+        return build(cls, section, str(path), ADAPTER)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as a recipe's section ``adapter`` would hold them."""
-        return asdict(self)
+        """Values of JSON, as a recipe's section ``adapter`` would hold them."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return values

@@ -22,9 +22,10 @@ from consistentid.files.weights import fingerprint
 from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name, onnx_file
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
-from consistentid.training.cache import Cache, weights_digest
+from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.sources import Picture
+from consistentid.training.state import weights_digest
 
 
 class FrozenNetworks:

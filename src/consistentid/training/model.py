@@ -16,14 +16,11 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
-from consistentid.training.config import TrainConfig
+from consistentid.training.config import PRESETS_OWN, TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.identity import IdentityLoss
 from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss
-
-PRESETS_OWN = "preset"
-"""The initial weights of this name are the adapter of the recipe's preset."""
 
 
 class AdapterOnBase(nn.Module):

@@ -6,11 +6,15 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consistentid.errors import InputError
+from consistentid.files.config import Between, check
+
+Share = Annotated[float, Between(0, 1)]
+"""A share or a probability."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,18 @@ class Schedule:
         final_lr: share of the learning rate that is left at the end.
     """
 
-    steps: int
-    batch: int
-    lr: float
-    warmup: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.0
-    seed: int = 0
-    final_lr: float = 0.02
+    steps: Annotated[int, Between(1)]
+    batch: Annotated[int, Between(1)]
+    lr: Annotated[float, Between(0, open=True)]
+    warmup: Annotated[int, Between(0)] = 100
+    weight_decay: Annotated[float, Between(0)] = 0.01
+    clip: Annotated[float, Between(0, open=True)] = 1.0
+    ema: Annotated[float, Between(0, 0.999999)] = 0.0
+    seed: Annotated[int, Between(0, 2**32)] = 0
+    final_lr: Share = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "lr", "clip"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give more than 0")
+        check(self)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then cosine."""

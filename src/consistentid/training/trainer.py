@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from consistentid.drawn.pools import PoolSpec, open_pool
 from consistentid.errors import InputError, TrainingError
+from consistentid.files.config import build
 from consistentid.files.output import encode_png, replacing
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import FILE_NAME
@@ -37,7 +38,6 @@ from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.model import AdapterOnBase
-from consistentid.training.recipe import build
 from consistentid.training.sources import DatasetSource, DrawnSource, Source
 
 SKIPS: int = 3
@@ -60,7 +60,7 @@ def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
         return DatasetSource(data, config.people)
     if config.pictures is None:
         raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")
-    spec = build(PoolSpec, {"size": config.size, **config.pictures}, "pictures.train")
+    spec = build(PoolSpec, {"size": config.size, **config.pictures}, "the recipe", "pictures.train")
     return DrawnSource(open_pool(spec, cache), config.people)
 
 

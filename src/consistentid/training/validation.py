@@ -36,7 +36,7 @@ def identities(options: Validation, frozen: FrozenNetworks, model: AdapterOnBase
         canvas_size=spec.canvas_size,
         provenance=frozen.provenance,
     )
-    return [encoder.encode(load_image(path), names=[path]) for path in options.references]
+    return [encoder.encode(load_image(path), names=[str(path)]) for path in options.references]
 
 
 @torch.no_grad()

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from click.testing import CliRunner
+from accelerate.state import AcceleratorState
+from click.testing import CliRunner, Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextModelWithProjection,
@@ -25,19 +27,19 @@ from transformers import (
 
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.drawn.scene_reader import FACTORS, SceneReader
-from consistentid.errors import CheckpointError
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
-from consistentid.training.drawn.__main__ import NETWORKS, main
+from consistentid.training.drawn.__main__ import main
+from consistentid.training.drawn.loop import LOG, REPORT, stage_folder
+from consistentid.training.drawn.recipe import OPTIONS, Recipe
+from consistentid.training.drawn.stages import BY_NAME, STAGES, Stage
+from consistentid.training.recipe import ADAPTER, COMMON, NETWORKS, SECTIONS
+from consistentid.training.stopping import Stopped
 
 MICRO = Path(__file__).with_name("micro.yaml")
 FULL = Path(__file__).parents[3] / "recipes" / "drawn.yaml"
-ORDER = (
-    "pictures", "autoencoder", "clip", "recogniser", "teacher", "judge", "scene_reader", "parser", "decoder", "unet"
-)  # fmt: skip
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning"),
@@ -51,19 +53,37 @@ def merged(full: Any, micro: Any, where: str = "") -> Any:
     return {**full, **{key: merged(full.get(key, {}), value, key) for key, value in micro.items()}}
 
 
-def command(network: str, out: Path) -> None:
-    recipe = out / "recipe.yaml"
+def command(stage: str, out: Path, *options: str) -> Result:
+    recipe = out.parent / f"{out.name}.yaml"
     recipe.write_text(yaml.safe_dump(merged(yaml.safe_load(FULL.read_text()), yaml.safe_load(MICRO.read_text()))))
-    result = CliRunner().invoke(main, [str(recipe), network, "--out", str(out)], standalone_mode=False)
-    if result.exception:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    result = CliRunner().invoke(main, [str(recipe), stage, "--out", str(out), "--device", "cpu", *options])
+    if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
+    return result
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All in one line, stopped in the middle, and once more."""
     out = tmp_path_factory.mktemp("stack")
-    for network in ORDER:
-        command(network, out)
+    run = Stage.run
+
+    def stopped(stage: Stage, recipe: Recipe, folder: Path, device: torch.device) -> None:
+        if stage.name == "parser":
+            raise Stopped("parser stopped after step 1; the same line goes on from there")
+        run(stage, recipe, folder, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "run", stopped)
+        result = command("all", out)
+    assert result.exit_code == 130
+    assert "parser stopped after step 1" in result.stderr
+    assert [line for line in result.stdout.splitlines() if ": done in" in line][-1].startswith("scene_reader: done in")
+    result = command("all", out)
+    assert result.exit_code == 0, result.output
+    assert "scene_reader: was done in" in result.stdout
+    assert "parser: done in" in result.stdout
     return out
 
 
@@ -76,13 +96,21 @@ def portrait() -> tuple[Image.Image, np.ndarray]:
 
 
 def figures(out: Path, network: str) -> dict[str, float]:
-    report: dict[str, float] = json.loads((out / f"{network}.report.json").read_text())
+    report: dict[str, float] = json.loads((stage_folder(out, network) / REPORT).read_text())
     assert all(np.isfinite(value) for value in report.values())
     return report
 
 
 def test_all_networks_are_there() -> None:
-    assert set(NETWORKS) == {*ORDER, "package"}
+    content = yaml.safe_load(FULL.read_text())
+    assert set(content) - set(COMMON) == {*NETWORKS, ADAPTER} == set(SECTIONS) - set(COMMON)
+    assert {*NETWORKS, ADAPTER, "pictures", "package"} == set(BY_NAME)
+    assert set(OPTIONS) <= set(NETWORKS)
+
+
+def test_each_stage_comes_after_those_that_it_needs() -> None:
+    for place, stage in enumerate(STAGES):
+        assert set(stage.needs) <= {other.name for other in STAGES[:place]}
 
 
 def test_autoencoder(trained: Path, portrait) -> None:
@@ -165,41 +193,89 @@ def test_base(trained: Path) -> None:
 
 
 def test_everything_is_stored_in_half_precision(trained: Path) -> None:
-    from safetensors.torch import load_file
-
-    files = sorted(trained.rglob("*.safetensors"))
-    assert len(files) == 7  # vae, text and image encoder, parser, and in base the UNet, autoencoder and text encoder
+    names = ("vae", "text_encoder", "image_encoder", "parser", "base", "drawn")
+    files = [path for name in names for path in (trained / name).rglob("*.safetensors")]
+    assert len(files) == 14  # the UNet among them, and all that is packed
     for path in files:
         assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {torch.float16}, path
 
 
 def test_again_trains_nothing(trained: Path) -> None:
-    names = ("clip", "parser", "unet")
-    logs = {name: (trained / f"{name}.jsonl").read_text() for name in names}
-    for name in names:
-        command(name, trained)
-        assert (trained / f"{name}.jsonl").read_text() == logs[name]
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    for line in ("all", "unet"):
+        result = command(line, trained)
+        assert "unet: was done in" in result.stdout
+    after = {path: path.stat().st_mtime_ns for path in trained.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == set()
+
+
+def test_what_is_gone_is_made_again_and_nothing_else(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/parser")
+    assert "parser: done in" in command("parser", tmp_path / "out").stdout
+    logs = [(stage_folder(out, "parser") / LOG).read_text() for out in (trained, tmp_path / "out")]
+    assert logs[0] == logs[1]
+    one, two = (load_file(folder / "parser/model.safetensors") for folder in (trained, tmp_path / "out"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_another_recipe_does_not_go_on_in_the_folder(trained: Path) -> None:
+    result = command("parser", trained, "--set", "parser.schedule.lr=1e-4")
+    assert result.exit_code == 2
+    assert "holds another parser, with parser.schedule.lr 0.002 instead of 0.0001" in result.stderr
+    result = command("unet", trained, "--set", "clip.options.vocabulary=700")
+    assert result.exit_code == 2
+    assert "holds another unet, with its clip" in result.stderr
+
+
+def test_options_that_nobody_knows_are_refused(trained: Path, tmp_path: Path) -> None:
+    for change, message in (
+        ("clip.network.text.hiden_size=8", "clip: network.text has unknown hiden_size; CLIPTextConfig knows"),
+        ("parser.network.deepths=[1]", "parser: network has unknown deepths; SegformerConfig knows"),
+        ("judge.network.hiden_sizes=[1]", "the network of kind convnextv2 has unknown hiden_sizes"),
+        ("judge.network.kind=convnextv9", "a network of kind 'convnextv9' is unknown"),
+        ("unet.options.scheduler.beta=1", "unet: options.scheduler has unknown beta; DDPMScheduler knows"),
+        ("unet.network.layers=1", "unet: network has unknown layers; UNet2DConditionModel knows"),
+        ("autoencoder.network.layers=1", "autoencoder: network has unknown layers; PatchAutoencoderKL knows"),
+        ("decoder.options.nois=1", "decoder.options has unknown options nois; known are noise"),
+        ("parser.options.noise=1", "parser has options, and none are known"),
+        ("parser.shedule.lr=1", "parser has unknown options shedule; known are network, schedule, options"),
+        ("pictures.train.peple=1", "pictures.train has unknown options peple; known are people"),
+        ("pictures.train.size=64", "pictures.train has size, which stands elsewhere"),
+        ("schedule.lr=1", "unknown sections schedule; known are size, precision"),
+        ("precision=half", "precision='half' is not allowed; give one of auto, float32, bfloat16"),
+        ("unet.schedule.clip=.nan", "unet.schedule.clip=nan is not allowed"),
+    ):
+        out = tmp_path / change
+        for name in ("cache", "vae", "tokenizer", "text_encoder"):
+            out.mkdir(exist_ok=True)
+            (out / name).symlink_to(trained / name)
+        section = change.split(".")[0]
+        result = command(section if section in BY_NAME and section != "pictures" else "parser", out, "--set", change)
+        assert result.exit_code == 2, (change, result.output)
+        assert message in result.stderr
 
 
 def test_package(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no adapter yet; train them first"):
-        command("package", trained)
-    shutil.copytree(trained, tmp_path / "out")
-    (tmp_path / "out/adapter").mkdir()
-    (tmp_path / "out/adapter/config.json").write_text('{"tokens": 4}')
-    (tmp_path / "out/adapter/model.safetensors").write_bytes(b"")
-    (tmp_path / "out/adapter/checkpoint-3").mkdir()
-    command("package", tmp_path / "out")
-    drawn = tmp_path / "out/drawn"
+    drawn = trained / "drawn"
     assert {p.name for p in drawn.iterdir()} == {
         "base", "image_encoder", "parser", "adapter", "recogniser.onnx", "judge.onnx", "scene_reader.onnx",
         "reports.json", "recipe.yaml"
     }  # fmt: skip
-    assert set(json.loads((drawn / "reports.json").read_text())) == {
-        "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "unet"
-    }  # fmt: skip
-    assert (drawn / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
+    reports = json.loads((drawn / "reports.json").read_text())
+    assert set(reports) == {stage.name for stage in STAGES if stage.name != "package"}
+    assert all(0 < report["seconds"] < 600 and report["processes"] == 1 for report in reports.values())
+    assert reports["clip"]["text_to_image_top1_of_256"] >= 0
+    assert (drawn / "recipe.yaml").read_text() == (trained.parent / f"{trained.name}.yaml").read_text()
     config = json.loads((drawn / "adapter/config.json").read_text())
-    assert config["tokens"] == 4
+    assert config["facial_dim"] == 32
     assert set(config["networks"]) == {"recogniser", "image_encoder", "parser"}
     assert StableDiffusionPipeline.from_pretrained(drawn / "base").vae.config.latent_channels == 4
+    shutil.copytree(trained, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/adapter")
+    result = command("package", tmp_path / "out")
+    assert result.exit_code == 0  # it is done, whatever became of what it was made from
+    shutil.rmtree(tmp_path / "out/drawn")
+    result = command("package", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "has no adapter yet; train them first" in result.stderr

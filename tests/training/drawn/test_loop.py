@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+import os
+import signal
 import time
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import counting
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
-from consistentid.training.drawn.loop import train
+from consistentid.errors import InputError, TrainingError
+from consistentid.training import precision
+from consistentid.training.drawn import loop
+from consistentid.training.drawn.loop import LOG, REPORT, STATE, Opponent, gathered, stage_folder, train
+from consistentid.training.precision import resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, batched, shuffled
+from consistentid.training.state import read_about, read_tensors
 
 CPU = torch.device("cpu")
+
+
+def state_file(out: Path, name: str) -> Path:
+    return stage_folder(out, name) / STATE
 
 
 def weights(network: nn.Module) -> dict[str, Tensor]:
@@ -75,58 +88,262 @@ def test_the_rate_warms_up_and_falls_like_a_cosine() -> None:
 # Stopping
 
 
+PRECISIONS = ("float32", "bfloat16")
+
+
 @pytest.fixture(scope="module")
-def in_one_go(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    return weights(counting.run(tmp_path_factory.mktemp("whole"), counting.model()))
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """The weights of a run that nothing stopped, by precision; and of its critic."""
+    found = {}
+    for name in PRECISIONS:
+        network, against = counting.model(), counting.critic()
+        counting.run(tmp_path_factory.mktemp("whole"), network, precision=name, against=against)
+        found[name] = both(network, against)
+    return found
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, in_one_go: dict[str, Tensor]) -> None:
-    state = tmp_path / "sums.state.pt"
-    child = subprocess.Popen([sys.executable, counting.__file__, str(tmp_path)], stdout=subprocess.DEVNULL)
+@pytest.fixture
+def in_one_go(whole: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return whole["float32"]
+
+
+def both(network: nn.Module, against: nn.Module) -> dict[str, Tensor]:
+    return weights(network) | {f"critic.{name}": x for name, x in weights(against).items()}
+
+
+def resumed(out: Path, precision: str = "float32") -> tuple[dict[str, Tensor], int]:
+    """The weights after going on, and the steps that were left."""
+    seen: list[np.ndarray] = []
+    network, against = counting.model(), counting.critic()
+    counting.run(out, network, seen=seen, precision=precision, against=against)
+    return both(network, against), len(seen)
+
+
+def step_of(path: Path) -> int:
+    return int(read_about(path)["step"]) if path.exists() else 0
+
+
+def interrupted(out: Path, number: int, world: int = 1, after: int = 7) -> tuple[list[int | None], int]:
+    """A run that gets a signal in its middle: the exit codes of its processes, and the step of its checkpoint."""
+    state = state_file(out, "sums")
+    children = counting.processes(out, world)
     try:
         deadline = time.monotonic() + 300
-        while not state.exists() or torch.load(state, weights_only=True)["step"] < 7:
-            assert child.poll() is None, "the run ended by itself"
+        while step_of(state) < after:
+            assert all(child.is_alive() for child in children), "the run ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:
-        child.kill()
-        child.wait()
-    step = torch.load(state, weights_only=True)["step"]
+        for child in children:
+            os.kill(child.pid or 0, number)
+        for child in children:
+            child.join()
+    return [child.exitcode for child in children], step_of(state)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, in_one_go: dict[str, Tensor]) -> None:
+    _, step = interrupted(tmp_path, signal.SIGKILL)
     assert 7 <= step < counting.SCHEDULE.steps
-    seen: list[np.ndarray] = []
-    resumed = counting.run(tmp_path, counting.model(), seen=seen)
-    assert len(seen) == counting.SCHEDULE.steps - step
-    assert_same(weights(resumed), in_one_go)
+    found, left = resumed(tmp_path)
+    assert left == counting.SCHEDULE.steps - step
+    assert_same(found, in_one_go)
+    seconds = [json.loads(line)["seconds"] for line in (stage_folder(tmp_path, "sums") / LOG).read_text().splitlines()]
+    assert seconds[-1] >= 7 * 0.05  # what was before the kill counts
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
-    tmp_path: Path, in_one_go: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_told_to_stop_saves_its_last_step(
+    tmp_path: Path, in_one_go: dict[str, Tensor], number: int
 ) -> None:
-    save, saved = torch.save, []
+    codes, step = interrupted(tmp_path, number)
+    assert codes == [counting.STOPPED]
+    found, left = resumed(tmp_path)
+    assert left == counting.SCHEDULE.steps - step
+    assert_same(found, in_one_go)
 
-    def torn(state: dict[str, object], path: Path) -> None:
-        saved.append(state["step"])
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
+    tmp_path: Path, whole: dict[str, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    write, saved = loop.write_tensors, []
+
+    def torn(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        saved.append(about["step"])
         if len(saved) == 20:
             path.write_bytes(b"half a check")
             raise KeyboardInterrupt
-        save(state, path)
+        write(path, tensors, about)
 
-    monkeypatch.setattr(torch, "save", torn)
+    monkeypatch.setattr(loop, "write_tensors", torn)
     with pytest.raises(KeyboardInterrupt):
-        counting.run(tmp_path, counting.model())
+        counting.run(tmp_path, counting.model(), precision=precision)
     monkeypatch.undo()
-    seen: list[np.ndarray] = []
-    resumed = counting.run(tmp_path, counting.model(), seen=seen)
-    assert len(seen) == counting.SCHEDULE.steps - 19
-    assert_same(weights(resumed), in_one_go)
+    found, left = resumed(tmp_path, precision)
+    assert left == counting.SCHEDULE.steps - 19
+    assert_same(found, whole[precision])
+
+
+def test_a_checkpoint_of_which_a_power_cut_left_zeros_is_not_gone_on_from(tmp_path: Path) -> None:
+    counting.run(tmp_path, counting.model())
+    path = state_file(tmp_path, "sums")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 3 // 4] + bytes(len(data) - len(data) * 3 // 4))
+    with pytest.raises(TrainingError, match=r"sums/state\.safetensors: is damaged .*delete it to begin"):
+        counting.run(tmp_path, counting.model())
+
+
+def test_the_checkpoint_of_another_network_is_not_gone_on_from(tmp_path: Path) -> None:
+    counting.run(tmp_path, counting.model())
+    wider = nn.Sequential(nn.Linear(3, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 1))
+    with pytest.raises(TrainingError, match=r"has another 0\.bias than this network; delete it"):
+        counting.run(tmp_path, wider)
 
 
 def test_a_finished_run_is_not_trained_further(tmp_path: Path, in_one_go: dict[str, Tensor]) -> None:
     counting.run(tmp_path, counting.model())
-    seen: list[np.ndarray] = []
-    assert_same(weights(counting.run(tmp_path, counting.model(), seen=seen)), in_one_go)
-    assert seen == []
+    found, left = resumed(tmp_path)
+    assert left == 0
+    assert_same(found, in_one_go)
+
+
+# Two networks
+
+
+def test_each_network_learns_by_its_own_losses_alone(tmp_path: Path) -> None:
+    """Of a game in which what helps one hurts the other, each moves its own way only."""
+    us, them = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    for network in (us, them):
+        nn.init.ones_(network.weight)
+
+    def product() -> Tensor:
+        return (us.weight * them.weight).sum()
+
+    def ours(*_: object) -> dict[str, Tensor]:
+        assert us.weight.requires_grad
+        assert not them.weight.requires_grad
+        return {"loss": product()}
+
+    def theirs(*_: object) -> dict[str, Tensor]:
+        assert not us.weight.requires_grad
+        return {"loss": -product()}
+
+    own = Schedule(steps=9, batch=1, lr=0.01, warmup=0, weight_decay=0.0, final_lr=1.0)
+    schedule = Schedule(steps=10, batch=1, lr=0.1, warmup=0, weight_decay=0.0, final_lr=1.0)
+    train(
+        "game", us, ours, schedule, 4, tmp_path, device=CPU, opponents=[Opponent("them", them, theirs, own)],
+        precision="float32",
+    )  # fmt: skip
+    assert us.weight.item() < 0.5
+    assert 1.02 < them.weight.item() < 1.2  # its rate is a tenth
+    assert us.weight.requires_grad
+    assert them.weight.requires_grad
+    [row] = [json.loads(line) for line in (stage_folder(tmp_path, "game") / LOG).read_text().splitlines()]
+    assert row["them/loss"] == pytest.approx(-row["loss"], abs=0.2)
+
+
+# Several processes
+
+
+def test_two_processes_share_each_step_and_go_on_bit_by_bit(tmp_path: Path, in_one_go: dict[str, Tensor]) -> None:
+    def finish(out: Path) -> dict[str, Tensor]:
+        children = counting.processes(out, 2, pause=0.0)
+        for child in children:
+            child.join()
+        assert [child.exitcode for child in children] == [0, 0]
+        return read_tensors(state_file(out, "sums"))
+
+    once = finish(tmp_path / "whole")
+    assert read_about(state_file(tmp_path / "whole", "sums"))["processes"] == 2
+    assert all(torch.isfinite(x).all() for x in once.values())
+    codes, step = interrupted(tmp_path / "stopped", signal.SIGTERM, world=2, after=5)
+    assert codes == [counting.STOPPED] * 2  # both after the same step
+    assert step < counting.SCHEDULE.steps
+    assert_same(finish(tmp_path / "stopped"), once)
+    _, step = interrupted(tmp_path / "killed", signal.SIGKILL, world=2, after=5)
+    assert step < counting.SCHEDULE.steps
+    assert_same(finish(tmp_path / "killed"), once)
+
+
+def _half(rank: int, out: Path, step: Any) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29537"}
+    PartialState._reset_state()
+    torch.set_num_threads(1)
+    step(out)
+    os._exit(0)
+
+
+def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
+    """Also where a loss compares each sample with all others of the batch."""
+    data = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+
+    def step(out: Path) -> None:
+        torch.manual_seed(0)
+        network = nn.Linear(3, 2)
+
+        def loss(rows: np.ndarray, _: torch.Generator) -> dict[str, Tensor]:
+            found = gathered(network(data[torch.from_numpy(rows)]))
+            others = gathered(torch.from_numpy(rows)).float()
+            similarity = found @ found.T
+            return {"loss": (similarity - (others[:, None] - others).abs()).square().mean()}
+
+        schedule = Schedule(steps=2, batch=8, lr=0.1, warmup=0)
+        train("alike", network, loss, schedule, 8, out, device=CPU, precision="float32")
+
+    step(tmp_path / "one")
+    children = [get_context("fork").Process(target=_half, args=(rank, tmp_path / "two", step)) for rank in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    one, two = (read_tensors(state_file(tmp_path / name, "alike")) for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PartialState", lambda **_: SimpleNamespace(num_processes=3))
+    with pytest.raises(InputError, match="sums: a batch of 4 cannot be shared by 3 processes; make it a multiple of 3"):
+        counting.run(tmp_path, counting.model())
+
+
+# Precision
+
+
+def test_automatic_precision_measures_and_an_interrupted_run_keeps_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for speedup, before, chosen in (
+        (3.0, None, "bfloat16"), (0.01, None, "float32"), (1.1, None, "float32"),
+        (1.1, "bfloat16", "bfloat16"), (0.01, "bfloat16", "float32"), (3.0, "float32", "float32"),
+    ):  # fmt: skip
+        monkeypatch.setattr(precision, "bfloat16_speedup", lambda _, speedup=speedup: speedup)
+        told: list[str] = []
+        assert resolve_precision("auto", CPU, before=before, say=told.append) == chosen
+        assert chosen in told[0]
+        assert f"{speedup:.2g} times" in told[0]
+    monkeypatch.undo()
+    assert 1e-3 < precision.bfloat16_speedup(CPU) < 1e3
+    counting.run(tmp_path, counting.model(), precision="auto")
+    assert read_about(state_file(tmp_path, "sums"))["precision"] in PRECISIONS
+
+
+def test_bfloat16_is_for_computing_alone(tmp_path: Path, whole: dict[str, dict[str, Tensor]]) -> None:
+    network = nn.Conv2d(4, 4, 3)
+    seen = []
+
+    def loss(*_: object) -> dict[str, Tensor]:
+        out = network(torch.ones(1, 4, 8, 8))
+        seen.append((out.dtype, network.weight.dtype, network.weight.is_contiguous(memory_format=torch.channels_last)))
+        return {"loss": out.float().square().mean()}
+
+    schedule = Schedule(steps=1, batch=1, lr=0.1, warmup=0)
+    train("conv", network, loss, schedule, 4, tmp_path, device=CPU, precision="bfloat16")
+    assert seen == [(torch.bfloat16, torch.float32, True)]
+    assert network.weight.is_contiguous()  # as files want it
+    assert not torch.equal(whole["float32"]["0.weight"], whole["bfloat16"]["0.weight"])
 
 
 # Learning
@@ -142,15 +359,25 @@ def test_it_learns_and_keeps_a_log_and_a_report(tmp_path: Path) -> None:
 
     schedule = Schedule(steps=250, batch=8, lr=0.1, warmup=10, weight_decay=0.0)
     slope = {"slope": network.weight.detach()}
-    train("line", network, loss, schedule, 16, tmp_path, device=CPU, report=lambda: {"slope": float(slope["slope"])})
+    train(
+        "line",
+        network,
+        loss,
+        schedule,
+        16,
+        tmp_path,
+        device=CPU,
+        precision="float32",
+        report=lambda: {"slope": float(slope["slope"])},
+    )
     assert network.weight.item() == pytest.approx(3, abs=0.02)
     assert network.bias.item() == pytest.approx(-1, abs=0.02)
     assert not network.training
-    log = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (stage_folder(tmp_path, "line") / LOG).read_text().splitlines()]
     assert [row["step"] for row in log] == [100, 200, 250]
     assert log[0]["loss"] > log[1]["loss"] > log[2]["loss"]
     assert log[1]["double"] == pytest.approx(2 * log[1]["loss"], abs=2e-5)
-    assert json.loads((tmp_path / "line.report.json").read_text())["slope"] == pytest.approx(3, abs=0.02)
+    assert json.loads((stage_folder(tmp_path, "line") / REPORT).read_text())["slope"] == pytest.approx(3, abs=0.02)
 
 
 def test_averaged_weights_lag_behind_the_last_ones(tmp_path: Path) -> None:
@@ -159,11 +386,21 @@ def test_averaged_weights_lag_behind_the_last_ones(tmp_path: Path) -> None:
         nn.init.zeros_(network.weight)
         schedule = Schedule(steps=40, batch=1, lr=0.1, warmup=1, weight_decay=0.0, ema=ema, final_lr=1.0)
         loss = lambda *_: {"loss": -network.weight.sum()}  # noqa: E731  # a constant pull upwards
-        train("pull", network, loss, schedule, 4, tmp_path / str(ema), device=CPU)
+        train("pull", network, loss, schedule, 4, tmp_path / str(ema), device=CPU, precision="float32")
         return network.weight.item()
 
     assert trained(0.0) == pytest.approx(4.0, rel=1e-3)
     assert 0 < trained(0.9) < 3.8
+
+
+def test_it_stops_when_no_loss_is_finite(tmp_path: Path) -> None:
+    network = nn.Linear(1, 1, bias=False)
+    before = network.weight.item()
+    loss = lambda *_: {"loss": network.weight.sum() * math.nan}  # noqa: E731
+    schedule = Schedule(steps=100, batch=1, lr=0.1)
+    with pytest.raises(TrainingError, match=r"the loss of pull is not finite .*at step 3, and 3 steps in a row"):
+        train("pull", network, loss, schedule, 4, tmp_path, device=CPU, precision="float32")
+    assert network.weight.item() == before
 
 
 def test_a_step_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
@@ -175,5 +412,6 @@ def test_a_step_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
         return {"loss": -network.weight.sum() * (math.nan if next(steps) == 5 else 1.0)}
 
     schedule = Schedule(steps=10, batch=1, lr=0.1, warmup=1, weight_decay=0.0, final_lr=1.0)
-    train("pull", network, loss, schedule, 4, tmp_path, device=CPU)
+    train("pull", network, loss, schedule, 4, tmp_path, device=CPU, precision="float32")
     assert network.weight.item() == pytest.approx(0.9, rel=1e-3)
+    assert math.isfinite(json.loads((stage_folder(tmp_path, "pull") / LOG).read_text())["loss"])

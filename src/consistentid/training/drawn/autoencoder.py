@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from consistentid.drawn.pools import Pool, pixels
-from consistentid.files.output import replacing
+from consistentid.files.writing import replacing_folder
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
+from consistentid.training.drawn.latents import open_latents
 from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
@@ -63,14 +63,16 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Fit and save ``out/vae``: the best linear code of patches, found in closed form; `train_decoder` goes on."""
     section = recipe.section("autoencoder")
     torch.manual_seed(section.options["seed"])
-    vae = PatchAutoencoderKL(sample_size=recipe.content["size"], **section.network).to(device)
+    network = arguments(PatchAutoencoderKL, section.network, f"{section.where}: network")
+    vae = PatchAutoencoderKL(sample_size=recipe.size, **network).to(device)
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     every = max(1, len(pool) // section.options["pictures"])
     vae.start_from_principal_components(pixels(pool.images[::every], device))
     vae.eval()
     figures = reconstruction_report(vae, held_out, device)
     vae.register_to_config(scaling_factor=round(1 / figures["latent_std"], 4))
-    vae.half().save_pretrained(out / "vae")
+    with replacing_folder(out / "vae") as folder:
+        vae.half().save_pretrained(folder)
     print(json.dumps({"network": "autoencoder", "held_out": figures}))
 
 
@@ -81,7 +83,7 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
-    latents = open_latents(pool, vae, out / "latents-train.npy", device)
+    latents = open_latents(pool, vae, out, device)
     decoder = nn.ModuleList([vae.post_quant_conv, vae.decoder])
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
@@ -90,25 +92,13 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
         z = torch.from_numpy(latents[rows]).float().to(device)
         # Generated latents are never quite those of a picture.
         z = z + section.options["noise"] * torch.randn(z.shape, generator=generator, device=device)
-        y = vae.decode(z / vae.config.scaling_factor).sample
+        y = vae.decode(z / vae.config.scaling_factor).sample.float()
         return {"loss": reconstruction_loss(y, x, weight), "l1": (y - x).abs().mean()}
 
     def report() -> dict[str, float]:
         return reconstruction_report(vae, held_out, device)
 
-    train("decoder", decoder, loss, section.schedule, len(pool), out, device=device, report=report)
-    vae.half().save_pretrained(out / "vae")
-
-
-@torch.no_grad()
-def open_latents(pool: Pool, vae: PatchAutoencoderKL, path: Path, device: torch.device) -> NDArray[np.float16]:
-    """Scaled latents (N, C, h, w) of the whole pool, computed once and kept at ``path``."""
-    if not path.exists():
-        parts = []
-        for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
-            z = vae.encode(pixels(pool.images[part], device), return_dict=False)[0].mean * vae.config.scaling_factor
-            parts.append(z.half().cpu().numpy())
-        with replacing(path) as whole:
-            np.save(whole, np.concatenate(parts))
-    latents: NDArray[np.float16] = np.load(path, mmap_mode="r")
-    return latents
+    schedule, precision = section.schedule, recipe.precision
+    if train("decoder", decoder, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+        with replacing_folder(out / "vae") as folder:
+            vae.half().save_pretrained(folder)

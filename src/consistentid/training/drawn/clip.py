@@ -6,10 +6,12 @@ will see them, with a phrase each ("narrow blue eyes"), so that the image encode
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -25,9 +27,11 @@ from transformers import (
 from consistentid.drawn.pools import Pool, captions, pixels
 from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.faces.parts import PARTS, part_pictures
-from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.recipe import Recipe
+from consistentid.files.writing import replacing_folder
+from consistentid.training.drawn.loop import Losses, gathered, train
+from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.drawn.text import CONTEXT, open_tokenizer, tokenize
+from consistentid.training.precision import exactly
 from consistentid.training.schedule import batched
 
 NORMAL = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # pixels in [-1, 1]
@@ -43,11 +47,11 @@ class ClipPair(nn.Module):
 
     def embed_text(self, tokens: Tensor) -> Tensor:
         """Unit vectors (B, D) of texts (B, T)."""
-        return F.normalize(self.text(input_ids=tokens).text_embeds, dim=-1)
+        return F.normalize(self.text(input_ids=tokens).text_embeds.float(), dim=-1)
 
     def embed_images(self, pictures: Tensor) -> Tensor:
         """Unit vectors (B, D) of pictures (B, 3, H, W)."""
-        return F.normalize(self.vision(pixel_values=pictures).image_embeds, dim=-1)
+        return F.normalize(self.vision(pixel_values=pictures).image_embeds.float(), dim=-1)
 
 
 def part_crops(pool: Pool, rows: NDArray[np.int64], size: int) -> list[dict[str, NDArray[np.uint8]]]:
@@ -73,11 +77,14 @@ def _parts_batch(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[NDArra
 
 
 def contrast(text: Tensor, image: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
-    """Symmetric cross-entropy in which equal texts are all right answers."""
-    index = torch.tensor([texts.index(t) for t in texts], device=text.device)
+    """Symmetric cross-entropy, over the samples of all processes, in which equal texts are all right answers."""
+    names = [int.from_bytes(sha256(t.encode()).digest()[:8], "big", signed=True) for t in texts]
+    index = gathered(torch.tensor(names, device=text.device))
+    text, image = gathered(text), gathered(image)
     target = (index[:, None] == index[None, :]).float()
     target = target / target.sum(-1, keepdim=True)
-    logits = scale * text @ image.T
+    with exactly(text.device):
+        logits = scale * text @ image.T
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
@@ -85,17 +92,20 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/tokenizer``, ``out/text_encoder`` and ``out/image_encoder``; reports retrieval accuracy."""
     section = recipe.section("clip")
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
-    tokenizer = open_tokenizer(pool, section.options["vocabulary"], out / "tokenizer")
+    with PartialState().main_process_first():
+        tokenizer = open_tokenizer(pool, section.options["vocabulary"], out / "tokenizer")
     torch.manual_seed(section.schedule.seed)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    text_config = CLIPTextConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **ends, **section.network["text"]
-    )
-    vision_config = CLIPVisionConfig(image_size=recipe.content["size"], **section.network["vision"])
+    sizes = {
+        part: arguments(kind, section.network.get(part, {}), f"{section.where}: network.{part}")
+        for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig))
+    }
+    text_config = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, **ends, **sizes["text"])
+    vision_config = CLIPVisionConfig(image_size=recipe.size, **sizes["vision"])
     pair = ClipPair(CLIPTextModelWithProjection(text_config), CLIPVisionModelWithProjection(vision_config)).to(device)
 
     def tokens(texts: list[str]) -> Tensor:
@@ -133,10 +143,14 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
             "text_to_image_top5_of_256": float((ranks <= 5).float().mean()),
         }
 
-    train("clip", pair, loss, section.schedule, len(pool), out, device=device, report=report)
-    pair.text.half().save_pretrained(out / "text_encoder")
-    pair.vision.half().save_pretrained(out / "image_encoder")
-    edge = {"height": recipe.content["size"], "width": recipe.content["size"]}
-    CLIPImageProcessorPil(size={"shortest_edge": recipe.content["size"]}, crop_size=edge, **NORMAL).save_pretrained(
-        out / "image_encoder"
-    )
+    schedule, precision = section.schedule, recipe.precision
+    if train("clip", pair, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+        with replacing_folder(out / "text_encoder") as folder:
+            pair.text.half().save_pretrained(folder)
+        size = recipe.size
+        processor = CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **NORMAL
+        )
+        with replacing_folder(out / "image_encoder") as folder:
+            pair.vision.half().save_pretrained(folder)
+            processor.save_pretrained(folder)

@@ -1,97 +1,369 @@
-"""The training loop that all networks of the stack share: schedule, EMA, checkpoints, resuming."""
+"""The training loop that all networks of the drawn preset share: schedule, precision, EMA, checkpoints, processes.
+
+```python
+def losses(rows, generator):               # of this process's samples of a step; all randomness from the generator
+    return {"loss": ..., "l1": ...}        # "loss" is what the model lowers, the others are told of
+
+if train("decoder", model, losses, schedule, len(pool), out, device=device, report=report):
+    model.save_pretrained(out / "vae")     # in one process only: the others get False
+```
+
+A second network with aims of its own, such as a discriminator, comes along as an `Opponent`.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
+from accelerate import PartialState
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from consistentid.files.output import replacing
+from consistentid.errors import InputError, TrainingError
+from consistentid.files.writing import replacing, write_whole
+from consistentid.training.precision import computing, laid_out, resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, shuffled
+from consistentid.training.state import (
+    DamagedError,
+    optimiser_state,
+    read_about,
+    read_tensors,
+    restore_optimiser,
+    write_tensors,
+)
+from consistentid.training.stopping import SKIPS, Stopped, stop_asked
 
 Losses = dict[str, Tensor]
+Loss = Callable[[NDArray[np.int64], torch.Generator], Losses]
+
+STATE = "state.safetensors"
+LOG = "log.jsonl"
+REPORT = "report.json"
+
+LOG_EVERY = 100  # steps
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """A network that learns beside the model, by losses and an optimiser of its own: a discriminator.
+
+    Attributes:
+        name: tells its losses and weights from the model's.
+        model: what learns; its weights are fixed while the model's losses are computed, and the other way round.
+        losses: as the model's; called after the model's step with the same rows, and the generator goes on. What the
+            model's losses have drawn for it (detached pictures) it finds where they put it.
+        schedule: its rates, clipping and averages; steps, batch and seed are the model's.
+    """
+
+    name: str
+    model: nn.Module
+    losses: Loss
+    schedule: Schedule
 
 
 def train(
     name: str,
     model: nn.Module,
-    loss: Callable[[NDArray[np.int64], torch.Generator], Losses],
+    loss: Loss,
     schedule: Schedule,
     count: int,
     out: Path,
     *,
     device: torch.device,
     report: Callable[[], dict[str, float]] | None = None,
+    opponents: Sequence[Opponent] = (),
+    precision: str = "auto",
     checkpoint_seconds: float = 60.0,
-) -> None:
+) -> bool:
     """Train ``model`` in place until ``schedule.steps``; on return it holds the averaged weights where EMA is on.
 
     ``loss(rows, generator)`` gives named losses, of which ``loss`` is minimised. All randomness of a step comes from
     its generator, seeded by the step, so a run that was interrupted equals one that was not.
+
+    Under `torchrun` each process has its share of every step's rows, and gradients, batch statistics and losses are
+    averaged: all hold the same weights at any time. Losses that compare the samples of a batch compare those of all
+    processes where they ask `gathered` for them.
+
+    Args:
+        name: of the folder ``out/stages/NAME`` that holds checkpoint, log and report.
+        count: samples of an epoch.
+        report: figures of the trained model, written to the report.
+        opponents: networks that learn along.
+        precision: of `consistentid.training.precision.PRECISIONS`; networks are called under autocast.
+
+    Returns:
+        Whether this process is the one that writes files.
+
+    Raises:
+        TrainingError: the checkpoint is damaged or another network's; no finite loss several steps in a row.
+        InputError: a batch that the processes cannot share; a file cannot be written.
+        Stopped: it was told to (SIGINT, SIGTERM), and has saved; the same line goes on from there.
     """
-    state_path, log_path = out / f"{name}.state.pt", out / f"{name}.jsonl"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
-    )
-    ema = EMAModel(model.parameters(), decay=schedule.ema, use_ema_warmup=True, power=0.75) if schedule.ema else None
-    start = 0
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema:
-            ema.load_state_dict(state["ema"])
-        start = state["step"]
+    processes = PartialState(cpu=device.type == "cpu")
+    if schedule.batch % processes.num_processes:
+        raise InputError(
+            f"{name}: a batch of {schedule.batch} cannot be shared by {processes.num_processes} processes; make it a"
+            f" multiple of {processes.num_processes}"
+        )
+    folder = stage_folder(out, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / STATE
+    tensors, about = _found(path)
+    precision = resolve_precision(precision, device, before=about.get("precision"))
+    learning = [_Learning("model", model, loss, schedule, precision)]
+    learning += [_Learning(x.name, x.model, x.losses, x.schedule, precision) for x in opponents]
+    _begin_alike(learning, processes)
+    for each in learning:
+        each.restore(tensors, about, path)
+    start, before = about.get("step", 0), about.get("seconds", 0.0)
+    began = saved = time.monotonic()
+    log = _Log(name, folder / LOG, about.get("smooth", {}), start, processes.is_main_process)
 
     def save(step: int) -> None:
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-        if ema:
-            state["ema"] = ema.state_dict()
-        with replacing(state_path) as path:
-            torch.save(state, path)
+        if not processes.is_main_process:
+            return
+        told = {"step": step, "seconds": round(before + time.monotonic() - began, 1), "precision": precision}
+        told |= {"processes": processes.num_processes, "smooth": log.smooth}
+        told |= {"averaged": {each.name: each.averaged for each in learning}}
+        with replacing(path, durable=True) as temporary:
+            write_tensors(temporary, {k: x for each in learning for k, x in each.state().items()}, told)
 
-    out.mkdir(parents=True, exist_ok=True)
-    model.train()
-    saved = began = time.monotonic()
-    smooth: dict[str, float] = {}
     order = shuffled(count, schedule.seed)
-    for step in range(start, schedule.steps):
-        generator = torch.Generator(device).manual_seed(schedule.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(step)
-        losses = loss(batch_indices(order, schedule.batch, step), generator)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses["loss"])
-        norm = nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-        if torch.isfinite(norm):
-            optimizer.step()
-            if ema:
-                ema.step(model.parameters())
-        for key, value in losses.items():
-            smooth[key] = 0.98 * smooth.get(key, value.item()) + 0.02 * value.item()
-        if (step + 1) % 100 == 0 or step + 1 == schedule.steps:
-            row = {"step": step + 1, "seconds": round(time.monotonic() - began, 1)}
-            row |= {k: round(v, 5) for k, v in smooth.items()}
-            print(json.dumps({"network": name} | row), flush=True)
-            with log_path.open("a") as log:
-                log.write(json.dumps(row) + "\n")
-        if time.monotonic() - saved > checkpoint_seconds:
-            save(step + 1)
-            saved = time.monotonic()
-    if start < schedule.steps:
-        save(schedule.steps)
-    if ema:
-        ema.copy_to(model.parameters())
-    model.eval()
-    if report:
+    rank, world = processes.process_index, processes.num_processes
+    skipped = 0
+    with stop_asked() as stop:
+        for step in range(start, schedule.steps):
+            generator = torch.Generator(device).manual_seed((schedule.seed * 1_000_003 + step) * world + rank)
+            rows = batch_indices(order, schedule.batch, step)[rank::world]
+            losses: dict[str, float] = {}
+            stopping, blamed = stop.is_set(), ""
+            for each in learning:
+                _only(each, learning)
+                found, stopping = each.step(step, rows, generator, processes, stopping)
+                losses |= found
+                if not all(map(math.isfinite, found.values())):
+                    blamed = f"the loss of {name} is not finite ({_named(found)})"
+            skipped = skipped + 1 if blamed else 0
+            if skipped >= SKIPS:
+                raise TrainingError(
+                    f"{blamed} at step {step + 1}, and {SKIPS} steps in a row were skipped; take a lower learning rate"
+                    f" and go on from {path}, which is older, or delete it to begin anew"
+                )
+            done = step + 1
+            log.add(losses, done, before + time.monotonic() - began, last=done == schedule.steps)
+            if stopping or done == schedule.steps or time.monotonic() - saved > checkpoint_seconds:
+                save(done)
+                saved = time.monotonic()
+            if stopping and done < schedule.steps:
+                raise Stopped(f"{name} stopped after step {done}; the same line goes on from there")
+    for each in learning:
+        each.finish()
+    if report and processes.is_main_process:
         figures = {k: round(v, 4) for k, v in report().items()}
         print(json.dumps({"network": name, "held_out": figures}), flush=True)
-        with replacing(out / f"{name}.report.json") as path:
-            path.write_text(json.dumps(figures, indent=1))
+        write_whole(folder / REPORT, json.dumps(figures, indent=1) + "\n")
+    processes.wait_for_everyone()
+    return bool(processes.is_main_process)
+
+
+def stage_folder(out: Path, name: str) -> Path:
+    """Where a training in a run's folder keeps what it goes on from, and what it tells."""
+    return out / "stages" / name
+
+
+def gathered(x: Tensor) -> Tensor:
+    """The samples (N B, ...) of all N processes, this one's (B, ...) among them; gradients flow back to each."""
+    if PartialState().num_processes == 1:
+        return x
+    whole: Tensor = _Gathered.apply(x)  # type: ignore[no-untyped-call]
+    return whole
+
+
+class _Gathered(torch.autograd.Function):
+    """Each process computes the same loss of all samples; `_Learning._average` divides by their number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous()
+        torch.distributed.all_reduce(total)
+        return total[torch.distributed.get_rank() * ctx.count :][: ctx.count]
+
+
+class _Learning:
+    """A network in training: its optimiser, its average, and what of it is kept."""
+
+    def __init__(self, name: str, model: nn.Module, losses: Loss, schedule: Schedule, precision: str) -> None:
+        self.name, self.losses, self.schedule, self.precision = name, losses, schedule, precision
+        self.model = laid_out(model, precision).train()
+        self.named = {key: x for key, x in model.named_parameters() if x.requires_grad}
+        self.parameters = list(self.named.values())
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+        )
+        decay = schedule.ema
+        self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75) if decay else None
+
+    @property
+    def averaged(self) -> int:
+        """Steps that its average has seen."""
+        return self.ema.optimization_step if self.ema else 0
+
+    def step(
+        self, step: int, rows: NDArray[np.int64], generator: torch.Generator, processes: PartialState, stopping: bool
+    ) -> tuple[dict[str, float], bool]:
+        """One step of the optimiser; its losses, and whether any process was told to stop. Both are all processes'."""
+        device = next(self.model.parameters()).device
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.schedule.rate(step)
+        self.optimiser.zero_grad(set_to_none=True)
+        with computing(self.precision, device):
+            losses = self.losses(rows, generator)
+        torch.autograd.backward(losses["loss"])
+        names = list(losses)
+        told = torch.stack([*(losses[x].detach().float() for x in names), torch.tensor(float(stopping), device=device)])
+        if processes.num_processes > 1:
+            self._average(told)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.schedule.clip)
+        values = told.tolist()
+        if torch.isfinite(norm):
+            self.optimiser.step()
+            if self.ema:
+                self.ema.step(self.parameters)
+        else:
+            values[names.index("loss")] = math.nan  # of a gradient that is not finite, too
+        prefix = "" if self.name == "model" else f"{self.name}/"
+        return {prefix + key: value for key, value in zip(names, values[:-1], strict=True)}, values[-1] > 0
+
+    def _average(self, told: Tensor) -> None:
+        """Gradients, batch statistics and what is told, averaged over all processes in one go."""
+        grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in self.parameters]
+        used = torch.tensor([float(x.grad is not None) for x in self.parameters], device=told.device)
+        statistics = [x for x in self.model.buffers() if x.is_floating_point()]
+        tensors = [*grads, used, *statistics, told]
+        flat = torch.cat([x.detach().float().reshape(-1) for x in tensors])
+        torch.distributed.all_reduce(flat)
+        flat /= torch.distributed.get_world_size()
+        for x, mean in zip(tensors, torch.split(flat, [x.numel() for x in tensors]), strict=True):
+            x.copy_(mean.view(x.shape))
+        for x, grad, share in zip(self.parameters, grads, used.tolist(), strict=True):
+            x.grad = grad if share else None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that going on takes, by name."""
+        state = {f"weights/{key}": x for key, x in self.model.state_dict().items()}
+        if self.ema:
+            state |= {f"average/{key}": x for key, x in zip(self.named, self.ema.shadow_params, strict=True)}
+        state |= {f"optimiser/{key}": x for key, x in optimiser_state(self.optimiser, self.named).items()}
+        return {f"{self.name}/{key}": x for key, x in state.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], path: Path) -> None:
+        """Go on from what `state` gave, if there is any.
+
+        Raises:
+            TrainingError: it is another network's.
+        """
+        if not tensors:
+            return
+        found: dict[str, dict[str, Tensor]] = {"weights": {}, "average": {}, "optimiser": {}}
+        for key, x in tensors.items():
+            owner, kind, name = key.split("/", 2)
+            if owner == self.name:
+                found[kind][name] = x
+        own = self.model.state_dict()
+        kept = found["weights"]
+        wrong = {key for key in own.keys() | kept.keys() if _shape(own, key) != _shape(kept, key)}
+        if wrong or bool(self.ema) != bool(found["average"]):
+            what = f"another {min(wrong)}" if wrong else "averages" if found["average"] else "no averages"
+            raise TrainingError(f"{path}: has {what} than this network; delete it to begin anew, or give another --out")
+        for key, x in own.items():
+            x.copy_(kept[key])
+        if self.ema:
+            for key, x in zip(self.named, self.ema.shadow_params, strict=True):
+                x.copy_(found["average"][key])
+            self.ema.optimization_step = about["averaged"][self.name]
+        restore_optimiser(self.optimiser, self.named, found["optimiser"])
+
+    def finish(self) -> None:
+        """Put the averaged weights in place, where there are some."""
+        for x in self.parameters:
+            x.requires_grad_(True)
+        if self.ema:
+            self.ema.copy_to(self.parameters)
+        laid_out(self.model, "float32").eval()  # as files want it
+
+
+class _Log:
+    """The losses, smoothed, on the console and in a file of JSON lines."""
+
+    def __init__(self, name: str, path: Path, smooth: Mapping[str, float], step: int, writes: bool) -> None:
+        self.name, self.path, self.writes = name, path, writes
+        self.smooth = dict(smooth)
+        if writes and self.path.exists():  # what was logged after the checkpoint is done again
+            rows = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in rows if json.loads(line)["step"] <= step]
+            write_whole(self.path, "".join(f"{line}\n" for line in kept))
+
+    def add(self, losses: Mapping[str, float], step: int, seconds: float, *, last: bool) -> None:
+        """The losses of a step; of a skipped one, none."""
+        if all(map(math.isfinite, losses.values())):
+            for key, value in losses.items():
+                self.smooth[key] = 0.98 * self.smooth.get(key, value) + 0.02 * value
+        if self.writes and (step % LOG_EVERY == 0 or last):
+            row = {"step": step, "seconds": round(seconds, 1), **{k: round(v, 5) for k, v in self.smooth.items()}}
+            print(json.dumps({"network": self.name} | row), flush=True)
+            with self.path.open("a") as log:
+                log.write(json.dumps(row) + "\n")
+
+
+def _found(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        return read_tensors(path), read_about(path)
+    except FileNotFoundError:
+        return {}, {}
+    except DamagedError as error:
+        raise TrainingError(f"{path}: is damaged ({error}); delete it to begin this network anew") from None
+
+
+def _begin_alike(learning: Sequence[_Learning], processes: PartialState) -> None:
+    """The weights of the first process in all."""
+    if processes.num_processes == 1:
+        return
+    tensors = [x.detach() for each in learning for x in each.model.state_dict().values()]
+    flat = torch.cat([x.float().reshape(-1) for x in tensors])
+    torch.distributed.broadcast(flat, 0)
+    for x, first in zip(tensors, torch.split(flat, [x.numel() for x in tensors]), strict=True):
+        x.copy_(first.view(x.shape))
+
+
+def _only(one: _Learning, learning: Sequence[_Learning]) -> None:
+    """Gradients for this network alone: the others are what it looks through."""
+    if len(learning) > 1:
+        for each in learning:
+            for x in each.parameters:
+                x.requires_grad_(each is one)
+
+
+def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
+    return tuple(state[key].shape) if key in state else None
+
+
+def _named(losses: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:.4g}" for key, value in losses.items())

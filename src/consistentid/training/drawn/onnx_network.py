@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import CONFIG_MAPPING, AutoModel
 
-from consistentid.files.output import replacing
+from consistentid.errors import InputError
+from consistentid.files.writing import replacing
+from consistentid.training.drawn.recipe import arguments
 
 
 class Network(nn.Module):
@@ -26,7 +28,12 @@ class Network(nn.Module):
     def __init__(self, size: int, outputs: int, kind: str, **config: Any) -> None:
         super().__init__()
         self.size = size
-        self.backbone = AutoModel.from_config(AutoConfig.for_model(kind, **config))
+        if kind not in CONFIG_MAPPING:
+            raise InputError(
+                f"a network of kind {kind!r} is unknown; give a model type of transformers, such as resnet"
+            )
+        known = CONFIG_MAPPING[kind]
+        self.backbone = AutoModel.from_config(known(**arguments(known, config, f"the network of kind {kind}")))
         with torch.no_grad():
             features = self.backbone(torch.zeros(1, 3, size, size)).last_hidden_state
         self.norm = nn.BatchNorm1d(features.shape[1])

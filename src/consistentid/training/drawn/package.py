@@ -7,15 +7,20 @@ import shutil
 from pathlib import Path
 
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from consistentid.adapter.store import CONFIG_NAME, WEIGHTS_NAME
 from consistentid.errors import CheckpointError
+from consistentid.files.config import plain
 from consistentid.files.weights import fingerprint
+from consistentid.files.writing import replacing_folder
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.presets.loading import TEXT_PROJECTION
+from consistentid.training.drawn.loop import REPORT, stage_folder
 from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.stages import times
 
 LIMIT = 32_000_000  # bytes of everything that ships
 _ONNX = ("recogniser.onnx", "judge.onnx", "scene_reader.onnx")
@@ -27,43 +32,49 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     Raises:
         CheckpointError: something is missing, or all together is too large to ship.
     """
-    folder = out / "drawn"
-    partial = folder.with_name("drawn.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     needed = ["base", "vae", "text_encoder", "image_encoder", "parser", *_ONNX, "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
+    with replacing_folder(out / "drawn") as folder:
+        _put_together(recipe, out, folder)
+        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        if size > LIMIT:
+            raise CheckpointError(
+                f"{out / 'drawn'} has {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that may ship"
+            )
+    print(f"{out / 'drawn'}: {size / 1e6:.1f} MB")
+
+
+def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
     # The adapter's training may have trained the base along.
     base = next(path for path in (out / "adapter" / "base", out / "base") if path.exists())
     pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float16)
     pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
-    pipe.save_pretrained(partial / "base")
-    for file in partial.rglob("*.json"):  # where it was trained is nobody's business
+    pipe.save_pretrained(folder / "base")
+    for file in folder.rglob("*.json"):  # where it was trained is nobody's business
         content = json.loads(file.read_text())
         if content.pop("_name_or_path", None):
             file.write_text(json.dumps(content, indent=2) + "\n")
     # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
     projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
-    save_file(projection, partial / "base/text_encoder" / TEXT_PROJECTION)
+    save_file(projection, folder / "base/text_encoder" / TEXT_PROJECTION)
     for name in ("image_encoder", "parser"):
-        shutil.copytree(out / name, partial / name, ignore=shutil.ignore_patterns("*.partial"))
-    (partial / "adapter").mkdir()
+        shutil.copytree(out / name, folder / name)
+    (folder / "adapter").mkdir()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
-        shutil.copy(out / "adapter" / name, partial / "adapter")
+        shutil.copy(out / "adapter" / name, folder / "adapter")
     for name in _ONNX:
-        shutil.copy(out / name, partial / name)
-    config = json.loads((partial / "adapter" / CONFIG_NAME).read_text())
+        shutil.copy(out / name, folder / name)
+    config = json.loads((folder / "adapter" / CONFIG_NAME).read_text())
     shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser"}
-    config["networks"] = {role: fingerprint(partial / name) for role, name in shipped.items()}
-    (partial / "adapter" / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
-    reports = {
-        p.name.removesuffix(".report.json"): json.loads(p.read_text()) for p in sorted(out.glob("*.report.json"))
-    }
-    (partial / "reports.json").write_text(json.dumps(reports, indent=1) + "\n")
-    shutil.copy(recipe.path, partial / "recipe.yaml")
-    size = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
-    if size > LIMIT:
-        raise CheckpointError(f"{partial} has {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that may ship")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    print(f"{folder}: {size / 1e6:.1f} MB")
+    config["networks"] = {role: fingerprint(folder / name) for role, name in shipped.items()}
+    (folder / "adapter" / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    reports = times(out)
+    for name in reports:
+        report = stage_folder(out, name) / REPORT
+        if report.exists():
+            reports[name] = json.loads(report.read_text()) | reports[name]
+    (folder / "reports.json").write_text(json.dumps(reports, indent=1) + "\n")
+    shutil.copy(recipe.path, folder / "recipe.yaml")
+    if recipe.changes:
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.content), sort_keys=False))

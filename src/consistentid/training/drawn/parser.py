@@ -13,9 +13,10 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 
 from consistentid.drawn.pools import pixels
 from consistentid.faces.parts import LABELS
+from consistentid.files.writing import replacing_folder
 from consistentid.training.drawn.clip import NORMAL
 from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror
@@ -57,20 +58,21 @@ def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 
 def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/parser``; reports the mean intersection over union and that of every class."""
-    section, size = recipe.section("parser"), recipe.content["size"]
+    section, size = recipe.section("parser"), recipe.size
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(section.schedule.seed)
     names = dict(enumerate(LABELS))
     config = SegformerConfig(
-        num_labels=len(LABELS), id2label=names, label2id={n: i for i, n in names.items()}, **section.network
-    )
+        num_labels=len(LABELS), id2label=names, label2id={n: i for i, n in names.items()},
+        **arguments(SegformerConfig, section.network, f"{section.where}: network"),
+    )  # fmt: skip
     parser = SegformerForSemanticSegmentation(config).to(device)
     # Rare classes are small parts of the face; the square root keeps large ones from drowning them.
     counts = np.bincount(np.asarray(pool.labels[::64]).ravel(), minlength=len(LABELS))
     weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** 0.4, dtype=torch.float32, device=device)
 
     def logits(x: Tensor) -> Tensor:
-        return F.interpolate(parser(pixel_values=x).logits, x.shape[-2:], mode="bilinear")
+        return F.interpolate(parser(pixel_values=x).logits.float(), x.shape[-2:], mode="bilinear")
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         x = pixels(pool.images[np.sort(rows)], device)
@@ -92,6 +94,8 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
         iou = both / either.clamp(min=1)
         return {"mean_iou": float(iou.mean())} | {f"iou_{n}": float(v) for n, v in zip(LABELS, iou, strict=True)}
 
-    train("parser", parser, loss, section.schedule, len(pool), out, device=device, report=report)
-    parser.half().save_pretrained(out / "parser")
-    SegformerImageProcessorPil(size={"height": size, "width": size}, **NORMAL).save_pretrained(out / "parser")
+    schedule, precision = section.schedule, recipe.precision
+    if train("parser", parser, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+        with replacing_folder(out / "parser") as folder:
+            parser.half().save_pretrained(folder)
+            SegformerImageProcessorPil(size={"height": size, "width": size}, **NORMAL).save_pretrained(folder)

@@ -2,40 +2,123 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from accelerate import PartialState
 
 from consistentid.drawn.pools import Pool, PoolSpec, open_pool
 from consistentid.errors import InputError
-from consistentid.training.recipe import build, load_recipe
-from consistentid.training.schedule import Schedule
+from consistentid.files.config import Between, OneOf, build
+from consistentid.training.precision import PRECISIONS
+from consistentid.training.recipe import COMMON, load_recipe
+from consistentid.training.schedule import Schedule, Share
+
+Count = Annotated[int, Between(1)]
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions:
+    """``pictures`` that the code is fitted to, ``seed`` of the decoder's first weights."""
+
+    pictures: Count
+    seed: Annotated[int, Between(0)]
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Standard deviation of the ``noise`` on latents of unit variance."""
+
+    noise: Annotated[float, Between(0, 10)]
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    """Size of the ``vocabulary``, which has every byte twice."""
+
+    vocabulary: Annotated[int, Between(600)]
+
+
+@dataclass(frozen=True)
+class RecogniserOptions:
+    """``views`` of each person in a batch; ``margin`` and ``scale`` of the ArcFace loss."""
+
+    views: Annotated[int, Between(2)]
+    margin: Annotated[float, Between(0, 1.5)]
+    scale: Annotated[float, Between(0, open=True)]
+
+
+@dataclass(frozen=True)
+class UNetOptions:
+    """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``."""
+
+    text_dropout: Share
+    scheduler: dict[str, Any]
+    timestep_power: Annotated[float, Between(0, open=True)] = 1.0
+
+
+OPTIONS: Mapping[str, type] = {
+    "autoencoder": AutoencoderOptions,
+    "decoder": DecoderOptions,
+    "clip": ClipOptions,
+    "recogniser": RecogniserOptions,
+    "teacher": RecogniserOptions,
+    "judge": RecogniserOptions,
+    "unet": UNetOptions,
+}
+"""Section -> what its ``options`` are; sections that are not here have none."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """What a recipe says of one network."""
+    """What a recipe says of one network.
+
+    Attributes:
+        network: the arguments of its class or config, see `arguments`.
+        options: of its training, see `OPTIONS`.
+    """
 
     where: str  # for errors
-    values: dict[str, Any]
-
-    @property
-    def network(self) -> dict[str, Any]:
-        """The arguments of its class or config."""
-        return dict(self.values.get("network", {}))
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Options of its training."""
-        return dict(self.values.get("options", {}))
+    network: dict[str, Any]
+    options: dict[str, Any]
+    _schedule: Schedule | None
 
     @property
     def schedule(self) -> Schedule:
         """How long and how fast it learns."""
-        if "schedule" not in self.values:
-            raise InputError(f"{self.where}, has no schedule; give it at least steps, batch and lr")
-        return build(Schedule, self.values["schedule"], f"{self.where}: schedule")
+        if self._schedule is None:
+            raise InputError(f"{self.where} has no schedule; give it at least steps, batch and lr")
+        return self._schedule
+
+
+@dataclass(frozen=True)
+class _Section:
+    network: dict[str, Any] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def arguments(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Values for a class, whose every name it knows: configurations of transformers take any without a word.
+
+    Raises:
+        InputError: it does not.
+    """
+    known = [x for x in inspect.signature(kind).parameters if x not in ("args", "kwargs", "self")]
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(f"{where} has unknown {', '.join(unknown)}; {kind.__name__} knows {', '.join(known)}")
+    return dict(values)
+
+
+@dataclass(frozen=True)
+class _Common:
+    size: Annotated[int, Between(16, 2048)]
+    precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
+    pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,19 +128,55 @@ class Recipe:
     path: Path
     cache: Path
     workers: int = 1
+    changes: tuple[str, ...] = ()
 
     @cached_property
     def content(self) -> dict[str, Any]:
         """The parsed file."""
-        return load_recipe(self.path)
+        return load_recipe(self.path, self.changes)
+
+    @cached_property
+    def _common(self) -> _Common:
+        return build(_Common, {name: x for name, x in self.content.items() if name in COMMON}, str(self.path))
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures, pixels."""
+        return self._common.size
+
+    @property
+    def precision(self) -> str:
+        """See `consistentid.training.precision.resolve_precision`."""
+        return self._common.precision
 
     def section(self, name: str) -> Section:
-        """The section of a network."""
+        """The section of a network.
+
+        Raises:
+            InputError: there is none, or a part or an option of it is unknown, missing or wrong.
+        """
         if name not in self.content:
             raise InputError(f"{self.path} has no section {name!r}; it has {', '.join(self.content)}")
-        return Section(f"{self.path}, section {name!r}", self.content[name])
+        found = build(_Section, self.content[name] or {}, str(self.path), name)
+        kind = OPTIONS.get(name)
+        if kind is None and found.options:
+            raise InputError(f"{self.path}: {name} has options, and none are known; leave them out")
+        options = asdict(build(kind, found.options, str(self.path), f"{name}.options")) if kind else {}
+        return Section(f"{self.path}: {name}", found.network, options, found.schedule)
+
+    @property
+    def splits(self) -> list[str]:
+        """Those that have pictures."""
+        return list(self._common.pictures)
 
     def pool(self, split: str) -> Pool:
-        """The pictures of a split."""
-        spec = PoolSpec(split=split, size=self.content["size"], **self.content["pictures"][split])
-        return open_pool(spec, self.cache, self.workers)
+        """The pictures of a split, which the first process draws if they are not there yet."""
+        pictures = self._common.pictures
+        if split not in pictures:
+            raise InputError(f"{self.path}: pictures has no {split}; give people and scenes, as in recipes/drawn.yaml")
+        if fixed := {"split", "size"} & set(pictures[split]):
+            raise InputError(f"{self.path}: pictures.{split} has {min(fixed)}, which stands elsewhere; leave it out")
+        values = {"split": split, "size": self.size, **pictures[split]}
+        spec = build(PoolSpec, values, str(self.path), f"pictures.{split}")
+        with PartialState().main_process_first():
+            return open_pool(spec, self.cache, self.workers)

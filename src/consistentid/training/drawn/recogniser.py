@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from consistentid.drawn.pools import Pool, pixels
 from consistentid.faces.alignment import SIZE, align
 from consistentid.faces.verification import accepted, impostor_threshold
-from consistentid.training.drawn.loop import Losses, train
+from consistentid.training.drawn.loop import Losses, gathered, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.precision import exactly
 from consistentid.training.schedule import Schedule, batched
 
 DIMENSIONS = 512
@@ -47,8 +48,9 @@ def margin_loss(embeddings: Tensor, people: Tensor, margin: float, scale: float)
 
     embeddings: (B, 512); people: (B,) whose picture it is, every person at least twice.
     """
-    unit = F.normalize(embeddings, dim=-1)
-    cosine = unit @ unit.T
+    with exactly(embeddings.device):
+        unit = F.normalize(embeddings.float(), dim=-1)
+        cosine = unit @ unit.T
     same = people[:, None] == people[None, :]
     eye = torch.eye(len(people), dtype=torch.bool, device=people.device)
     harder = torch.cos(torch.acos(cosine.clamp(-0.9999, 0.9999)) + margin)
@@ -71,7 +73,8 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
         rows = np.concatenate([p * scenes + rng.permutation(scenes)[:views] for p in people])
         faces = pixels(aligned(pool, rows, rng), device)
         whose = torch.from_numpy(rows // scenes).to(device)
-        return {"loss": margin_loss(network(faces), whose, section.options["margin"], section.options["scale"])}
+        found, whose = gathered(network(faces)), gathered(whose)
+        return {"loss": margin_loss(found, whose, section.options["margin"], section.options["scale"])}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
@@ -89,8 +92,9 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
             "threshold": at_1,
         }
 
-    train(name, network, loss, schedule, pool.spec.people, out, device=device, report=report)
-    export(network.cpu(), out / f"{name}.onnx", "embedding")
+    people, precision = pool.spec.people, recipe.precision
+    if train(name, network, loss, schedule, people, out, device=device, report=report, precision=precision):
+        export(network.cpu(), out / f"{name}.onnx", "embedding")
 
 
 def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:

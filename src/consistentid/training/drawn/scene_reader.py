@@ -39,7 +39,7 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         rng = np.random.default_rng(generator.initial_seed())
         pictures = [flawed(Image.fromarray(pool.images[row]), rng) for row in rows]
-        found = network(pixels(np.stack([np.asarray(x) for x in pictures]), device))
+        found = network(pixels(np.stack([np.asarray(x) for x in pictures]), device)).float()
         return {"loss": factor_loss(found, _truth(pool, rows, device))}
 
     @torch.no_grad()
@@ -53,8 +53,9 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
             right[factor] = float((x.argmax(1) == wanted)[seen].float().mean())
         return right
 
-    train("scene_reader", network, loss, schedule, len(pool), out, device=device, report=report)
-    export(network.cpu(), out / "scene_reader.onnx", "logits")
+    count, precision = len(pool), recipe.precision
+    if train("scene_reader", network, loss, schedule, count, out, device=device, report=report, precision=precision):
+        export(network.cpu(), out / "scene_reader.onnx", "logits")
 
 
 def _truth(pool: Pool, rows: NDArray[np.int64], device: torch.device) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from consistentid.drawn.pools import Pool, captions
+from consistentid.files.writing import replacing_folder
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 CONTEXT = 77
@@ -29,7 +30,8 @@ def open_tokenizer(pool: Pool, vocabulary: int, folder: Path) -> CLIPTokenizer:
         merges = [tuple(m) for m in json.loads(learnt.backend_tokenizer.to_str())["model"]["merges"]]
         words = dict.fromkeys([*base, *("".join(m) for m in merges), *SPECIAL])
         vocab = {w: i for i, w in enumerate(words)}
-        CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT).save_pretrained(folder)
+        with replacing_folder(folder) as whole:
+            CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT).save_pretrained(whole)
     return CLIPTokenizer.from_pretrained(folder)
 
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from consistentid.drawn.pools import captions
+from consistentid.files.writing import replacing_folder
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
-from consistentid.training.drawn.autoencoder import open_latents
+from consistentid.training.drawn.latents import open_latents
 from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.drawn.text import tokenize
 from consistentid.training.schedule import batched
 
@@ -27,15 +28,17 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     vae = PatchAutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
     text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").float().to(device).eval()
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    latents = open_latents(pool, vae, out / "latents-train.npy", device)
-    held_latents = open_latents(held_out, vae, out / "latents-validation.npy", device)
+    latents = open_latents(pool, vae, out, device)
+    held_latents = open_latents(held_out, vae, out, device)
     torch.manual_seed(section.schedule.seed)
     unet = UNet2DConditionModel(
         in_channels=latents.shape[1], out_channels=latents.shape[1], sample_size=latents.shape[-1],
-        cross_attention_dim=text_encoder.config.hidden_size, **section.network,
+        cross_attention_dim=text_encoder.config.hidden_size,
+        **arguments(UNet2DConditionModel, section.network, f"{section.where}: network"),
     ).to(device)  # fmt: skip
-    noise_schedule = DDPMScheduler(**section.options["scheduler"])
-    dropped, power = section.options["text_dropout"], section.options.get("timestep_power", 1.0)
+    scheduler = arguments(DDPMScheduler, section.options["scheduler"], f"{section.where}: options.scheduler")
+    noise_schedule = DDPMScheduler(**scheduler)
+    dropped, power = section.options["text_dropout"], section.options["timestep_power"]
 
     def noise_loss(z: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
         with torch.no_grad():
@@ -43,7 +46,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         noise = torch.randn(z.shape, generator=generator, device=device)
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
-        return F.mse_loss(unet(noisy, t, context).sample, noise_schedule.get_velocity(z, noise, t))
+        return F.mse_loss(unet(noisy, t, context).sample.float(), noise_schedule.get_velocity(z, noise, t))
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         z = torch.from_numpy(latents[rows]).float().to(device)
@@ -65,8 +68,9 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
             losses.append(float(noise_loss(z, texts, generator)))
         return {"held_out_loss": float(np.mean(losses))}
 
-    train("unet", unet, loss, section.schedule, len(pool), out, device=device, report=report)
-    save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+    schedule, precision = section.schedule, recipe.precision
+    if train("unet", unet, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+        save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
 
 
 def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> torch.Tensor:
@@ -95,4 +99,5 @@ def save_base(
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.to(torch.float16)
-    pipe.save_pretrained(folder)
+    with replacing_folder(folder) as whole:
+        pipe.save_pretrained(whole)

@@ -1,0 +1,39 @@
+"""The adapter on the networks of the same run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import yaml
+
+from consistentid.training.config import TrainConfig
+from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.stopping import Stopped
+from consistentid.training.trainer import Trainer
+
+
+def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
+    """Train ``out/adapter`` as `consistentid train` does, with the networks that lie in ``out``.
+
+    Raises:
+        Stopped: it was told to stop, and has saved.
+    """
+    networks = {
+        "base": out / "base",
+        "image_encoder": out / "image_encoder",
+        "recogniser": out / "recogniser.onnx",
+        "parser": out / "parser",
+    }
+    changes = [f"adapter.networks.{role}={_quoted(path)}" for role, path in networks.items()]
+    changes.append(f"adapter.identity_recognisers=[{_quoted(out / 'teacher.onnx')}]")
+    adapters = tuple(x for x in recipe.changes if x.split(".")[0] in ("adapter", "size", "pictures"))
+    config = TrainConfig.from_yaml(recipe.path, (*adapters, *changes))
+    chosen = "cpu" if device.type == "cpu" else None
+    trainer = Trainer(config, out / "adapter", cache=recipe.cache, device=chosen)
+    if not trainer.train():
+        raise Stopped(f"adapter stopped after step {trainer.step}; the same line goes on from there")
+
+
+def _quoted(path: Path) -> str:
+    return yaml.safe_dump(str(path.absolute()), default_style='"', width=10**6).strip()

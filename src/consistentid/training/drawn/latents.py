@@ -1,0 +1,37 @@
+"""The latents of a pool's pictures, computed once for each autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from consistentid.drawn.pools import Pool, pixels
+from consistentid.files.writing import replacing
+from consistentid.training.schedule import batched
+from consistentid.training.state import weights_digest
+
+
+@torch.no_grad()
+def open_latents(pool: Pool, vae: Any, out: Path, device: torch.device) -> NDArray[np.float16]:
+    """Scaled latents (N, C, h, w) of the whole pool, kept in ``out`` under the names of pool and encoder.
+
+    A decoder that has learnt on leaves them valid; with another encoder, or other pictures, they are computed anew.
+    """
+    encoder = weights_digest(vae.encoder, vae.quant_conv)
+    path = out / f"latents-{pool.name}-{encoder}-{vae.config.scaling_factor:g}.npy"
+    with PartialState().main_process_first():
+        if not path.exists():
+            parts = []
+            for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):
+                z = vae.encode(pixels(pool.images[part], device), return_dict=False)[0].mean * vae.config.scaling_factor
+                parts.append(z.half().cpu().numpy())
+            with replacing(path) as whole:
+                np.save(whole, np.concatenate(parts))
+    latents: NDArray[np.float16] = np.load(path, mmap_mode="r")
+    return latents
