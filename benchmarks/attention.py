@@ -3,10 +3,12 @@
     python benchmarks/attention.py                            # 512x768, guidance on
     python benchmarks/attention.py --width 256 --height 384 --repeats 3
     python benchmarks/attention.py --variant ours --variant "ours, folded"    # beside the plain UNet only
+    python benchmarks/attention.py --variant "ours, folded" --variant "ours, folded, 2 people"
     python benchmarks/attention.py --device cuda --dtype float16 --pictures   # also whole pictures and peak memory
 
-Variants: the plain UNet; with the adapter attached; with the adapter attached and its LoRA folded in; and the method as
-the reference implementation computes it, LoRA products in every layer and attention as explicit matrices, or with
+Variants: the plain UNet; with the adapter attached; with the adapter attached and its LoRA folded in; the latter with
+two and with three people in regions beside one another, instead of one person without; and the method as the reference
+implementation computes it, LoRA products in every layer and attention as explicit matrices, or with
 PyTorch's fused attention kernel. All take turns within one run, so that what else the machine does touches all alike;
 on a CPU the process's own time is counted, so that it hardly matters. Prints JSON: median seconds, ratios to the plain
 UNet of the medians and of the fastest steps, and how far ours and the reference's outputs differ.
@@ -30,12 +32,15 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from consistentid import ConsistentID, Identity
 from consistentid.adapter.injection import attention_layers
+from consistentid.adapter.long_text import LongText
+from consistentid.adapter.regions import Regions
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.faces.parts import PARTS
 
 Step = Callable[[], Tensor]
 Turn = tuple[Callable[[], contextlib.AbstractContextManager[None]], Step]
-VARIANTS = ("plain", "ours", "ours, folded", "reference", "reference, fused kernel")
+PEOPLE = {"ours, folded, 2 people": 2, "ours, folded, 3 people": 3}
+VARIANTS = ("plain", "ours", "ours, folded", *PEOPLE, "reference", "reference, fused kernel")
 PROMPT = "a person in a red hat on a beach"
 
 
@@ -114,7 +119,7 @@ def prepared(variant: str, pipe: Any, cid: ConsistentID) -> Iterator[None]:
         pipe.unet.set_attn_processor(plain)
 
 
-def one_step(pipe: Any, variant: str, width: int, height: int) -> Step:
+def one_step(pipe: Any, variant: str, cid: ConsistentID, width: int, height: int) -> Step:
     """A UNet evaluation under guidance, which makes a batch of two."""
     random = torch.Generator().manual_seed(0)
     draw = partial(torch.randn, generator=random)
@@ -123,11 +128,28 @@ def one_step(pipe: Any, variant: str, width: int, height: int) -> Step:
         for x in (draw(2, 4, height // 8, width // 8), draw(2, 77, 768), draw(2, 4, 768))
     )
     options: dict[str, Any] = {}
-    if variant.startswith("ours"):
+    layout: LongText | None = None
+    if count := PEOPLE.get(variant):
+        layout = cid.reader.add(LongText(77, 4, Regions.read(side_by_side(count)), torch.ones(2, count)))
+        spans, theirs = (draw(2, number, length, 768).to(latents) for number, length in ((count + 1, 77), (count, 4)))
+        text = layout.join(spans, theirs)
+        options["added_cond_kwargs"] = {"image_embeds": [tokens[:, None]]}
+    elif variant.startswith("ours"):
         options["added_cond_kwargs"] = {"image_embeds": [tokens[:, None]]}
     elif variant.startswith("reference"):
         text = torch.cat([text, tokens], dim=1)
-    return lambda: pipe.unet(latents, 500, text, **options).sample
+
+    def step() -> Tensor:
+        _ = layout  # known for as long as somebody keeps it
+        sample: Tensor = pipe.unet(latents, 500, text, **options).sample
+        return sample
+
+    return step
+
+
+def side_by_side(count: int) -> list[tuple[float, float, float, float]]:
+    """Regions of people beside one another."""
+    return [((i + 0.05) / count, 0.1, (i + 0.95) / count, 1.0) for i in range(count)]
 
 
 def whole_pictures(pipe: Any, variant: str, cid: ConsistentID, size: tuple[int, int], batch: int, steps: int) -> Step:
@@ -136,8 +158,9 @@ def whole_pictures(pipe: Any, variant: str, cid: ConsistentID, size: tuple[int, 
     if variant == "plain":
         return lambda: pipe(PROMPT, guidance_scale=5.0, output_type="pt", **common).images
     if variant.startswith("ours"):
-        who = somebody()
-        return lambda: pipe(**cid.inputs(who, PROMPT), output_type="pt", **common).images
+        count = PEOPLE.get(variant, 1)
+        who, regions = [somebody()] * count, side_by_side(count) if variant in PEOPLE else None
+        return lambda: pipe(**cid.inputs(who, PROMPT, regions=regions), output_type="pt", **common).images
     tokens = torch.randn(1, 4, 768, generator=torch.Generator().manual_seed(0)).to(pipe.unet.device, pipe.unet.dtype)
 
     def reference() -> Tensor:
@@ -216,7 +239,7 @@ def main(
         pipe = bare_pipeline("sd15", filled(lambda: unet("sd15"), kind, place))
     cid = adapter(pipe, kind)
     names = ("plain", *variants)
-    turns = {name: (partial(prepared, name, pipe, cid), one_step(pipe, name, width, height)) for name in names}
+    turns = {name: (partial(prepared, name, pipe, cid), one_step(pipe, name, cid, width, height)) for name in names}
 
     one, outputs = take_turns(turns, repeats, place)
     distance = {}

@@ -1,4 +1,4 @@
-"""The recipes of `docs/pipelines.md`, run as they stand there, on tiny networks."""
+"""The recipes of `docs/`, run as they stand there, on tiny networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import tiny
 from consistentid.adapter import store
 from consistentid.adapter.adapter import ConsistentID
 
-PAGE = Path(__file__).parents[1] / "docs" / "pipelines.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "pipelines.md"
 FENCE = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -66,18 +67,31 @@ def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     }  # fmt: skip
 
 
+def run(page: Path, stand_ins: dict[str, Any], skip: int = 0) -> dict[str, Any]:
+    """All names after the recipes of a page, the first of which may be left out."""
+    text, names = page.read_text(), dict(stand_ins)
+    for recipe in list(FENCE.finditer(text))[skip:]:
+        line = text[: recipe.start(1)].count("\n")
+        exec(compile("\n" * line + recipe[1], page, "exec"), names)  # so that errors name the page's lines
+    return names
+
+
+@pytest.mark.slow
+def test_recipes_for_several_people(stand_ins: dict[str, Any]) -> None:
+    names = run(DOCS / "several-people.md", stand_ins)
+    assert Path("friends.png").exists()
+    assert Path("repaired.png").exists()
+    assert len(names["images"]) == 2
+
+
 @pytest.mark.slow
 def test_recipes(stand_ins: dict[str, Any]) -> None:
-    text = PAGE.read_text()
-    first, *recipes = FENCE.finditer(text)
+    first, *recipes = FENCE.finditer(PAGE.read_text())
     named: dict[str, Any] = {}
     exec(first[1], named)
     assert set(stand_ins) == {name for name in named if not name.startswith("__")}
     assert len(recipes) > 10
-    names = dict(stand_ins)
-    for recipe in recipes:
-        line = text[: recipe.start(1)].count("\n")
-        exec(compile("\n" * line + recipe[1], PAGE, "exec"), names)  # so that errors name the page's lines
+    names = run(PAGE, stand_ins, skip=1)
     assert Path("forest.png").exists()
     assert names["fast"].preset.settings.guidance_scale == 1
     assert len(names["frames"]) == 16

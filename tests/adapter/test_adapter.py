@@ -478,7 +478,6 @@ def test_own_modules_compute_where_the_pipeline_does_and_go_home(
     ("damage", "message"),
     [
         (lambda pipe: pipe.enable_attention_slicing(1), "ID layers are gone"),
-        (lambda pipe: pipe.unet.set_default_attn_processor(), "ID layers are gone"),
         (lambda pipe: pipe.unload_ip_adapter(), "ID layers are gone"),
         (lambda pipe: pipe.unload_lora_weights(), "LoRA was unloaded"),
         (lambda pipe: pipe.disable_lora(), r"pipe\.enable_lora\(\)"),
@@ -547,8 +546,8 @@ def test_several_people_bring_their_tokens(pipe: Any, cid: ConsistentID, person:
     assert tokens.shape == (2, 2, 4, 48)
     torch.testing.assert_close(tokens[1, 1], cid.inputs(person(2), PROMPT)["ip_adapter_image_embeds"][0][1, 0])
     run(pipe, inputs)
-    with pytest.raises(InputError, match="2 prompts with 2 identities"):
-        cid.inputs([person(1), person(2)], [PROMPT, "a red hat"])
+    with pytest.raises(InputError, match="3 prompts with 2 identities"):
+        cid.inputs([person(1), person(2)], [PROMPT, "a red hat", "a forest"])
     with pytest.raises(InputError, match="parts describes one person"):
         cid.inputs([person(1), person(2)], PROMPT, parts={"eyes": "green"})
 
@@ -602,12 +601,12 @@ def test_parts_and_face_text_reach_the_encoder(pipe: Any, cid: ConsistentID, per
 
 
 def test_the_merge_changes_only_words_of_parts(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
-    plain, fused = cid.inputs(person(), PROMPT)["callback_on_step_end"].swaps["prompt_embeds"]
+    plain, fused = cid.inputs(person(), PROMPT)["callback_on_step_end"].swaps[0].text
     text = composed(pipe, PROMPT, facial_sentence(SMALL, PARTS))
     assert (plain != fused).any(-1)[0].nonzero()[:, 0].tolist() == list(text.positions)
     other = person()
     swapped = other.with_parts(eyes=person(5))
-    fused_2 = cid.inputs(swapped, PROMPT)["callback_on_step_end"].swaps["prompt_embeds"][1]
+    fused_2 = cid.inputs(swapped, PROMPT)["callback_on_step_end"].swaps[0].text[1]
     eyes = text.positions[text.words.index("eyes")]
     assert (fused_2 != fused).any(-1)[0].nonzero()[:, 0].tolist() == [eyes]
 

@@ -81,7 +81,7 @@ def test_runs(attached: dict[str, ConsistentID], golden_identity: Any, variant: 
     if run["detail"] and variant == "microxl":
         pooled = torch.cat([inputs["negative_pooled_prompt_embeds"], inputs["pooled_prompt_embeds"]])
         torch.testing.assert_close(pooled, expected["text_embeds_phase1"], atol=1e-5, rtol=0)
-        after = inputs["callback_on_step_end"].swaps["add_text_embeds"][1]
+        after = inputs["callback_on_step_end"].swaps[0].pooled[1]
         torch.testing.assert_close(after, expected["text_embeds_phase2"][1:], atol=1e-5, rtol=0)
 
 

@@ -5,62 +5,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-from diffusers import ControlNetModel, DDIMScheduler, LCMScheduler, MotionAdapter, UNet2DConditionModel
-from PIL import Image
 
 from consistentid.adapter.adapter import ConsistentID
+from kinds import KINDS, latents, make
 
-SIZE = 64
 STEPS, MERGED = 3, 2
 """Of three steps the last sees the fused text."""
 
 GUIDED = ("negative", "positive")
-PICTURE = Image.effect_noise((SIZE, SIZE), 80).convert("RGB")
-MASK = Image.new("L", (SIZE, SIZE), 255)
-SECTION = {"image": PICTURE, "strength": 1.0}
-KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "txt2img": ("StableDiffusionPipeline", "StableDiffusionXLPipeline", {}),
-    "img2img": ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLImg2ImgPipeline", SECTION),
-    "inpaint": ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline", SECTION | {"mask_image": MASK}),
-    "controlnet": ("StableDiffusionControlNetPipeline", "StableDiffusionXLControlNetPipeline", {"image": PICTURE}),
-    "controlnet_inpaint": (
-        "StableDiffusionControlNetInpaintPipeline",
-        "StableDiffusionXLControlNetInpaintPipeline",
-        SECTION | {"mask_image": MASK, "control_image": PICTURE},
-    ),
-    "pag": ("StableDiffusionPAGPipeline", "StableDiffusionXLPAGPipeline", {"pag_scale": 2.0}),
-    "lcm": ("LatentConsistencyModelPipeline", "StableDiffusionXLPipeline", {}),
-    "animatediff": ("AnimateDiffPipeline", "AnimateDiffSDXLPipeline", {"num_frames": 2}),
-}
 CASES = [(kind, family, guided) for kind in KINDS for family in (0, 1) for guided in (True, False)]
 CASES = [case for case in CASES if case[0] != "lcm" or not case[2]]
-
-
-def make(kind: str, family: int, pipe: Any) -> Any:
-    """The pipeline of a kind on the parts of a text-to-image pipeline."""
-    name = KINDS[kind][family]
-    cls, parts = getattr(diffusers, name), pipe.components
-    if kind.startswith("controlnet"):
-        torch.manual_seed(0)
-        parts |= {"controlnet": ControlNetModel.from_unet(pipe.unet)}
-    if kind == "animatediff":
-        torch.manual_seed(0)
-        channels = pipe.unet.config.block_out_channels
-        motion = MotionAdapter(channels, motion_layers_per_block=2, motion_num_attention_heads=4)
-        parts |= {"motion_adapter": motion}
-    if name == "LatentConsistencyModelPipeline":
-        unet = UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=32)
-        unet.load_state_dict(pipe.unet.state_dict(), strict=False)
-        parts |= {"unet": unet}
-    parts = {name: part for name, part in parts.items() if name in cls.__init__.__annotations__ or part is not None}
-    result = cls(**parts, **({"requires_safety_checker": False} if "safety_checker" in parts else {}))
-    scheduler = LCMScheduler if kind == "lcm" else DDIMScheduler
-    result.scheduler = scheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    result.set_progress_bar_config(disable=True)
-    return result
 
 
 @contextmanager
@@ -94,13 +50,6 @@ def numbered(name: str, rows: torch.Tensor) -> dict[str, torch.Tensor]:
 def expected_rows(branches: Sequence[str], prompts: int, images: int, frames: int) -> list[str]:
     one = [str(index) for index in range(prompts) for _ in range(images)]
     return [f"{branch}{number}" for branch in branches for number in one for _ in range(frames)]
-
-
-def latents(pipe: Any, call: dict[str, Any], **more: Any) -> torch.Tensor:
-    output = pipe(
-        **call, **more, generator=torch.Generator().manual_seed(1), output_type="latent", height=SIZE, width=SIZE
-    )
-    return output.frames if hasattr(output, "frames") else output.images
 
 
 @pytest.mark.parametrize(("kind", "family", "guided"), CASES)
@@ -138,9 +87,10 @@ def test_rows(
     known: dict[str, dict[str, torch.Tensor]] = {"text": {}, "tokens": {}, "pooled": {}}
     if guided:
         known["text"] |= numbered("negative", inputs["negative_prompt_embeds"])
-    for name, key in (("text", "prompt_embeds"), ("pooled", "add_text_embeds")):
-        if key in swaps:
-            known[name] |= numbered("positive", swaps[key][0]) | numbered("fused", swaps[key][1])
+    for swap in swaps:
+        for name, change in (("text", swap.text), ("pooled", swap.pooled)):
+            if change is not None:
+                known[name] |= numbered("positive", change[0]) | numbered("fused", change[1])
     if guided and family == 1:
         known["pooled"] |= numbered("negative", inputs["negative_pooled_prompt_embeds"][:1])
     tokens = inputs["ip_adapter_image_embeds"][0]

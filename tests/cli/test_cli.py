@@ -94,6 +94,79 @@ def test_generate_writes_marked_pictures_and_tells_their_likeness(preset: Path, 
     assert sorted(path.name for path in set(out.iterdir()) - set(before)) == ["portrait-7-2.png", "results-2.json"]
 
 
+def test_several_people_each_in_their_place(preset: Path, photo: Path, tmp_path: Path) -> None:
+    tiny.portrait(9).save(tmp_path / "tom.png")
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(tmp_path / "right.png")
+    people = ["--person", f"{photo}@0,0,0.5,1", "--person", f"{tmp_path / 'tom.png'}@{tmp_path / 'right.png'}"]
+    words = ["--person-prompt", "a woman", "--person-prompt", "a man", "--part", "2:eyes=green eyes"]
+    done = run(
+        "generate", *people, *words, "--prompt", "two friends", "--num", 1, "--seed", 3, "--preset", preset,
+        "--out", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert results["person_prompts"] == ["a woman", "a man"]
+    assert results["parts"] == [{}, {"eyes": "green eyes"}]
+    (ada, tom) = results["pictures"][0]["people"]
+    assert ada["region"] == [0, 0, 0.5, 1]
+    assert isinstance(tom["region"], str)
+    assert {"likeness"} <= set(ada)
+
+
+def test_repair_leaves_all_but_the_face_as_it_was(preset: Path, photo: Path, tmp_path: Path) -> None:
+    tiny.draw((34, 50))[0].save(tmp_path / "party.png")
+    tiny.portrait(9).save(tmp_path / "tom.png")
+    line = ["repair", tmp_path / "party.png", "--person", tmp_path / "tom.png", "--preset", preset, "--seed", 3]
+    idle = run(*line, "--out", tmp_path / "idle")
+    assert idle.exit_code == 0, idle.output
+    assert "no face is small enough to be drawn anew" in idle.output
+    done = run(*line, "--below", 1, "--out", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    (picture,) = json.loads(done.stdout)["pictures"]
+    (repaired,) = picture["repairs"]
+    before, after = (np.asarray(Image.open(x).convert("RGB")) for x in (tmp_path / "party.png", picture["file"]))
+    left, top, right, bottom = repaired["box"]
+    reach = 2 * (bottom - top)
+    changed = (before != after).any(-1).nonzero()
+    assert bool(len(changed[0])) == repaired["kept"]
+    assert all(top - reach <= y <= bottom + reach for y in changed[0])
+    assert all(left - reach <= x <= right + reach for x in changed[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "x"], "give either REFERENCE photos of one person, or --person"),
+        (
+            ["{photo}", "--person", "{photo}", "--prompt", "x"],
+            "give either REFERENCE photos of one person, or --person",
+        ),
+        (["--person", "{photo}@0,0,0.5", "--prompt", "x"], "is not of the form FILE@LEFT,TOP,RIGHT,BOTTOM"),
+        (["--person", "{photo}@0,0,2,1", "--prompt", "x"], "--person[0]=(0, 0, 2, 1) lies outside the picture"),
+        (
+            ["--person", "{photo}@0,0,1,1", "--person", "{photo}", "--prompt", "x"],
+            "has no place and another --person has",
+        ),
+        (["--person", "{photo}@nowhere.png", "--prompt", "x"], "nowhere.png"),
+        (
+            ["--person", "{photo}", "--person-prompt", "a", "--person-prompt", "b", "--prompt", "x"],
+            "2 --person-prompt for 1",
+        ),
+        (["--person", "{photo}@0,0,1,1", "--person", "{photo}@0,0,1,1", "--prompt", "x"], "overlapped entirely"),
+        (["{photo}", "--prompt", "x", "--repair-below", "0.5"], "--repair-below says which faces --repair draws anew"),
+    ],
+)
+def test_bad_people(preset: Path, photo: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    line = [argument.replace("{photo}", str(photo)) for argument in arguments]
+    done = run("generate", *line, "--preset", preset, "--out", tmp_path / "out")
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_saved_identity_takes_the_place_of_photos(preset: Path, photo: Path, tmp_path: Path) -> None:
     who, seen = tmp_path / "who.safetensors", tmp_path / "seen.png"
     saved = run("identify", photo, "--out", who, "--show", seen, "--preset", preset, "--json")

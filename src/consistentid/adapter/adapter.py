@@ -18,10 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from consistentid.adapter import encoding, injection, store
-from consistentid.adapter.merge import Callback, DelayedMerge
+from consistentid.adapter.long_text import LongText, Reader, Span, SpanTexts, check_width
+from consistentid.adapter.merge import Callback, DelayedMerge, Swap
 from consistentid.adapter.nn.facial_encoder import FacialEncoder
 from consistentid.adapter.nn.image_projection import ImageProjection
-from consistentid.adapter.prompt import FacialText, check_length, completed, compose, facial_sentence
+from consistentid.adapter.people import Person, gather
+from consistentid.adapter.prompt import FacialText, check_length
+from consistentid.adapter.regions import Region, Regions
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import IncompatibleIdentityError, InputError, PipelineError
 from consistentid.faces.parts import PARTS
@@ -46,6 +49,7 @@ class ConsistentID:
         spec: sizes and habits of the weights.
         image_projection: makes the ID tokens.
         facial_encoder: fuses the pictures of facial parts into the words that name them.
+        reader: says at each step of the attached UNet what is in the rows of a text of several people.
     """
 
     def __init__(self, spec: AdapterSpec) -> None:
@@ -66,6 +70,7 @@ class ConsistentID:
         self._processors: list[Any] = []
         self._folded = False
         self._fused_loras: list[list[str]] = []
+        self.reader = Reader()
         self._undo = ExitStack()
 
     @classmethod
@@ -189,7 +194,9 @@ class ConsistentID:
             parameter.data = parameter.data.to(device, dtype)
         self.to(device)
         with ExitStack() as undo:
-            injection.add_id_layers(unet, layers, parameters, self.spec.tokens, undo)
+            injection.add_id_layers(unet, layers, parameters, self.spec.tokens, self.reader, undo)
+            if getattr(pipe, "controlnet", None) is not None:
+                injection.add_reader(pipe.controlnet, self.reader, undo)
             if fold:
                 injection.fold_lora(layers, parameters, undo)
             elif self.spec.lora_rank:
@@ -292,24 +299,41 @@ class ConsistentID:
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
         *,
-        face_text: str | None = None,
-        parts: Mapping[str, str] | None = None,
-        merge_at: float = 0.6,
+        regions: Regions | Sequence[Region | None] | None = None,
+        person_prompts: str | Sequence[str] | None = None,
+        person_scales: float | Sequence[float] | None = None,
+        face_text: str | Sequence[str | None] | None = None,
+        parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
+        merge_at: float | Sequence[float] = 0.6,
+        base_ratio: float = 0.0,
+        regions_end: float = 1.0,
         guidance_scale: float = 5.0,
         callback: Callback | None = None,
     ) -> dict[str, Any]:
         """Keyword arguments for the attached pipeline's call: `pipe(**cid.inputs(who, "a man in a forest"))`.
 
+        What is given of a person (words, strength, merge) goes for every person, or is a list with one for each.
+
         Args:
-            identity: the person, or the people who are to be in every picture.
+            identity: the person; or with `regions` all who are in every picture, each in their region; or as many as
+                prompts, each in the picture of their prompt. Several people with one prompt and without regions are
+                only told apart by their ID tokens, which blends them.
             prompt: one prompt or several, each fitting the text encoder.
             negative_prompt: one, or as many as prompts.
+            regions: where each person is, in their order: boxes (left, top, right, bottom) in fractions of the picture,
+                or masks of the picture's shape, black outside. There the picture follows the prompt with this person's
+                words and face, elsewhere the prompt alone.
+            person_prompts: words about one person alone, such as "a woman in a red dress", read behind the prompt.
+            person_scales: strength of one person's ID tokens, a factor on `scale`.
             face_text: facial sentence; by default the identity's own, completed, or else a fixed one about the visible
                 parts. Words of it that name a part
                 (face, eyes, ears, nose, mouth) carry that part's look. What does not fit behind the prompt is cut
                 with a `UserWarning`.
             parts: descriptions of single parts for the fixed sentence, such as ``{"eyes": "green eyes"}``.
             merge_at: fraction of the steps after which the facial text is fused: 0 = from the start, 1 = never.
+            base_ratio: share of the prompt alone within the regions, 0 to below 1.
+            regions_end: fraction of the steps after which every position follows the prompt alone; the ID tokens
+                stay in their regions.
             guidance_scale: as in the pipeline's call, returned with the rest so that both agree whether guidance is on.
             callback: your own `callback_on_step_end`, called after ours with "latents", or with the tensors its
                 `tensor_inputs` name.
@@ -325,47 +349,56 @@ class ConsistentID:
             InputError: an argument is out of range, or they do not go together.
         """
         pipe = self.check_attached()
-        people = list(identity) if isinstance(identity, Sequence) else [identity]
+        identities = _people(identity)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
         negatives = _negatives(negative_prompt, len(prompts))
-        _check_arguments(people, prompts, face_text, parts, merge_at, guidance_scale)
-        for person in people:
-            self._check_identity(person)
+        people = gather(
+            identities,
+            person_prompts=person_prompts,
+            face_text=face_text,
+            parts=parts,
+            merge_at=merge_at,
+            person_scales=person_scales,
+        )
+        apart = regions is not None or len(people) == len(prompts) > 1
+        _check_arguments(people, prompts, apart, base_ratio, regions_end, guidance_scale)
+        where = None if regions is None else Regions.read(regions, len(people))
+        for one in identities:
+            self._check_identity(one)
         guided = encoding.is_guided(pipe, guidance_scale)
-        texts = self.facial_texts(people, prompts, face_text=face_text, parts=parts)
         count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
         for text in (negatives or []) if guided else []:
             check_length(text, count, limit, "negative_prompt")
-        for composed in texts:
-            _warn_if_cut(composed, limit)
+        spans = self._spans(pipe, prompts, people, in_regions=where is not None, apart=apart)
+        for row in spans:
+            for span in row:
+                _warn_if_cut(span.text, limit)
 
-        with torch.no_grad():
-            plain = encoding.encode(pipe, [x.plain for x in texts], negatives=negatives, guided=guided)
-            full = plain
-            if any(x.full != x.plain or x.marked != x.full for x in texts):
-                full = encoding.encode(pipe, [x.full for x in texts], seconds=[x.marked for x in texts])
-            person, negative = people[0], plain.negative
-            # the pipeline may have been moved since attach(), or keep its networks on the CPU while they are idle
-            with moved(pipe._execution_device, self.image_projection, self.facial_encoder):
-                fused = self._fuse_features(full.text, person.part_features, texts)
-                if negative is not None and self.spec.fuse_negative:
-                    blank = person.blank_features.expand_as(person.part_features)
-                    negative = self._fuse_features(negative, blank, texts)
-                tokens = self._people_tokens(people, guided).to(full.text)
-
-        rows = {
-            "prompt_embeds": (plain.text, fused, negative),
-            "add_text_embeds": (plain.pooled, full.pooled, plain.negative_pooled),
-        }
-        step = DelayedMerge.of(rows, merge_at, callback)
+        texts, tokens = self._write(pipe, spans, identities, negatives, guided, regions_end)
+        layout = None
+        if apart:
+            check_width(texts.before.shape[-1], len(prompts))
+            scales = torch.tensor([person.scale for person in people])
+            scales = scales.expand(len(prompts), -1) if where else scales[:, None]
+            layout = self.reader.add(LongText(texts.before.shape[2], self.spec.tokens, where, scales, base_ratio))
+        # the same people in every row, or one in each
+        held = [x.expand(len(prompts), *x.shape) if where else x[:, None] for x in tokens]
+        placeless = layout.placeless if layout else 0
+        points = texts.points
+        rows = [_joined(texts.at(point), held[-1], layout) for point in (0.0, *points)]
+        pooled = [texts.pooled_at(point, placeless) for point in (0.0, *points)]
+        negative = None if texts.negative is None else _joined(texts.negative, held[0], layout)
+        swaps = [Swap(point, (rows[i], rows[i + 1]), _pair(pooled[i], pooled[i + 1])) for i, point in enumerate(points)]
+        step = DelayedMerge.of(swaps, negative, callback, layout)
         embeds = {
-            "prompt_embeds": plain.text if merge_at > 0 else fused,
+            "prompt_embeds": rows[0],
             "negative_prompt_embeds": negative,
-            "pooled_prompt_embeds": plain.pooled if merge_at > 0 else full.pooled,
-            "negative_pooled_prompt_embeds": plain.negative_pooled,
+            "pooled_prompt_embeds": pooled[0],
+            "negative_pooled_prompt_embeds": texts.negative_pooled,
         }
         return {name: value for name, value in embeds.items() if value is not None} | {
-            "ip_adapter_image_embeds": [tokens],
+            # of a long text, which holds them itself, only what the pipeline needs to see that there are some
+            "ip_adapter_image_embeds": [tokens[:, :1] if layout else tokens],
             "callback_on_step_end": step,
             "callback_on_step_end_tensor_inputs": step.tensor_inputs,
             "guidance_scale": guidance_scale,
@@ -376,8 +409,9 @@ class ConsistentID:
         identity: Identity | Sequence[Identity],
         prompts: Sequence[str],
         *,
-        face_text: str | None = None,
-        parts: Mapping[str, str] | None = None,
+        person_prompts: str | Sequence[str] | None = None,
+        face_text: str | Sequence[str | None] | None = None,
+        parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
     ) -> list[FacialText]:
         """What the text encoders read of each prompt, and which words of it are fused; `inputs` says what is what.
 
@@ -386,16 +420,16 @@ class ConsistentID:
             PromptTooLongError, InputError: see `inputs`.
         """
         pipe = self.check_attached()
-        people = list(identity) if isinstance(identity, Sequence) else [identity]
-        # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
-        visible = people[0].visible_parts if len(people) == 1 else ()
-        sentence = face_text
-        if sentence is None and visible and people[0].face_text and not parts:
-            sentence = completed(people[0].face_text, visible, self.spec)
-        elif sentence is None:
-            sentence = facial_sentence(self.spec, visible, parts)
-        count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
-        return [compose(prompt, sentence, visible, self.spec, count, limit) for prompt in prompts]
+        people = gather(_people(identity), person_prompts=person_prompts, face_text=face_text, parts=parts)
+        return [row[0].text for row in self._spans(pipe, prompts, people, in_regions=False, apart=False)]
+
+    def add_controlnet(self, controlnet: Any) -> None:
+        """Lets a ControlNet that the attached pipeline does not have read the texts of several people; see `attach`.
+
+        Its text has no place in the picture, so it gets the prompt alone.
+        """
+        self.check_attached()
+        injection.add_reader(controlnet, self.reader, self._undo)
 
     def check_attached(self) -> Any:
         """The attached pipeline, if it still has the adapter.
@@ -431,9 +465,68 @@ class ConsistentID:
                 f" {self.spec.id_dim} and {self.spec.clip_dim}; identify the photo again with this adapter's networks"
             )
 
-    def _fuse_features(self, text: Tensor, part_features: Tensor, texts: Sequence[FacialText]) -> Tensor:
-        features = part_features.expand(len(texts), *part_features.shape)
-        return self.fuse(text, *self.arrange(texts, features, text.shape[1]))
+    def _spans(
+        self, pipe: Any, prompts: Sequence[str], people: Sequence[Person], *, in_regions: bool, apart: bool
+    ) -> list[list[Span]]:
+        """What is read for each prompt: with regions the prompt and then each person's text, else one text."""
+        count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
+        if in_regions:
+            for prompt in prompts:
+                check_length(prompt, count, limit)
+            return [
+                [Span(FacialText.of(prompt)), *(Span(x.text(prompt, self.spec, count, limit), x) for x in people)]
+                for prompt in prompts
+            ]
+        if apart:
+            return [
+                [Span(x.text(prompt, self.spec, count, limit), x)] for prompt, x in zip(prompts, people, strict=True)
+            ]
+        # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
+        visible = people[0].identity.visible_parts if len(people) == 1 else ()
+        return [[Span(people[0].text(prompt, self.spec, count, limit, visible), people[0])] for prompt in prompts]
+
+    @torch.no_grad()
+    def _write(
+        self,
+        pipe: Any,
+        spans: Sequence[Sequence[Span]],
+        identities: Sequence[Identity],
+        negatives: Sequence[str] | None,
+        guided: bool,
+        regions_end: float,
+    ) -> tuple[SpanTexts, Tensor]:
+        """The embeddings of all spans, and the ID tokens of all people as `_people_tokens` gives them."""
+        size = len(spans), len(spans[0])
+        flat = [span for row in spans for span in row]
+        texts = [span.text for span in flat]
+        if negatives is not None:
+            negatives = [negative for negative in negatives for _ in range(size[1])]
+        plain = encoding.encode(pipe, [x.plain for x in texts], negatives=negatives, guided=guided)
+        full = plain
+        if any(x.full != x.plain or x.marked != x.full for x in texts):
+            full = encoding.encode(pipe, [x.full for x in texts], seconds=[x.marked for x in texts])
+        negative = plain.negative
+        # a span of nobody has no words to fuse
+        features = [(span.person.identity if span.person else identities[0]).part_features for span in flat]
+        # the pipeline may have been moved since attach(), or keep its networks on the CPU while they are idle
+        with moved(pipe._execution_device, self.image_projection, self.facial_encoder):
+            fused = self.fuse(full.text, *self.arrange(texts, torch.stack(features), full.text.shape[1]))
+            if negative is not None and self.spec.fuse_negative:
+                blank = identities[0].blank_features.expand(len(flat), *identities[0].part_features.shape)
+                negative = self.fuse(negative, *self.arrange(texts, blank, negative.shape[1]))
+            tokens = self._people_tokens(identities, guided).to(full.text)
+        written = SpanTexts(
+            before=_in_rows(plain.text, size),
+            after=_in_rows(fused, size),
+            negative=None if negative is None else _in_rows(negative, size),
+            pooled=None
+            if plain.pooled is None or full.pooled is None
+            else (_in_rows(plain.pooled, size), _in_rows(full.pooled, size)),
+            negative_pooled=None if plain.negative_pooled is None else _in_rows(plain.negative_pooled, size)[:, 0],
+            merge_at=[[span.person.merge_at if span.person else 1.0 for span in row] for row in spans],
+            regions_end=regions_end,
+        )
+        return written, tokens
 
     def _people_tokens(self, people: Sequence[Identity], guided: bool) -> Tensor:
         """ID tokens (1, P, tokens, D) of P people; under guidance (2, ...), the unconditional ones first.
@@ -448,6 +541,10 @@ class ConsistentID:
         return torch.stack([self.id_tokens(torch.zeros_like(embedding), blank), tokens])
 
 
+def _people(identity: Identity | Sequence[Identity]) -> list[Identity]:
+    return list(identity) if isinstance(identity, Sequence) else [identity]
+
+
 def _negatives(negative_prompt: str | Sequence[str] | None, prompts: int) -> list[str] | None:
     if negative_prompt is None:
         return None
@@ -457,27 +554,47 @@ def _negatives(negative_prompt: str | Sequence[str] | None, prompts: int) -> lis
     return negatives
 
 
+def _joined(spans: Tensor, tokens: Tensor, layout: LongText | None) -> Tensor:
+    """Rows of text of spans (B, S, T, D): long ones, or ordinary ones of a single span."""
+    return layout.join(spans, tokens) if layout else spans[:, 0]
+
+
+def _in_rows(flat: Tensor, size: tuple[int, int]) -> Tensor:
+    return flat.reshape(*size, *flat.shape[1:])
+
+
+def _pair(before: Tensor | None, after: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    return None if before is None or after is None else (before, after)
+
+
 def _check_arguments(
-    people: Sequence[Identity],
+    people: Sequence[Person],
     prompts: Sequence[str],
-    face_text: str | None,
-    parts: Mapping[str, str] | None,
-    merge_at: float,
+    apart: bool,
+    base_ratio: float,
+    regions_end: float,
     guidance_scale: float,
 ) -> None:
     if not people or not prompts:
         raise InputError("give at least one identity and one prompt")
-    if len(people) > 1 and len(prompts) > 1:
+    if not apart and len(people) > 1:
+        if len(prompts) > 1:
+            raise InputError(
+                f"{len(prompts)} prompts with {len(people)} identities: give regions, so that all of them are in every"
+                " picture, or as many prompts as identities, each for the picture of one"
+            )
+        if any(person.parts for person in people):
+            raise InputError("parts describes one person; with several identities give regions, too, or leave it out")
+        if len({(person.prompt, person.face_text, person.merge_at) for person in people}) > 1:
+            raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
+    if not apart and any(person.scale != 1 for person in people):
+        raise InputError("person_scales needs regions; without them the strength of all is ConsistentID.scale")
+    if not 0 <= base_ratio < 1:
         raise InputError(
-            f"{len(prompts)} prompts with {len(people)} identities: all identities of a call are in every picture;"
-            " call once for each identity, or give one prompt"
+            f"base_ratio must be from 0 (regions follow their person's text alone) to below 1, got {base_ratio}"
         )
-    if len(people) > 1 and parts:
-        raise InputError("parts describes one person; with several identities leave it out")
-    if face_text is not None and parts:
-        raise InputError("give either face_text, the whole facial sentence, or parts, descriptions of single parts")
-    if not 0 <= merge_at <= 1:
-        raise InputError(f"merge_at must be between 0 (from the start) and 1 (never), got {merge_at}")
+    if not 0 < regions_end <= 1:
+        raise InputError(f"regions_end must be above 0 and at most 1 (to the last step), got {regions_end}")
     if not math.isfinite(guidance_scale):
         raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
 

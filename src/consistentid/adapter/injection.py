@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from consistentid.adapter.long_text import Reader
+from consistentid.adapter.processors import regional
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.adapter.store import layer_names
 from consistentid.errors import PipelineError
@@ -76,9 +78,16 @@ def check_sizes(
 
 
 def add_id_layers(
-    unet: Any, layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], tokens: int, undo: ExitStack
+    unet: Any,
+    layers: Mapping[str, Any],
+    parameters: Mapping[str, nn.Parameter],
+    tokens: int,
+    reader: Reader,
+    undo: ExitStack,
 ) -> None:
     """Puts diffusers' IP-Adapter processors into the cross-attention layers; `undo` gets what takes them out again.
+
+    They ask `reader` whether the text is a long one.
 
     Raises:
         PipelineError: the UNet has another image adapter or changed attention processors.
@@ -97,11 +106,23 @@ def add_id_layers(
             continue
         old = layer.processor
         with torch.device("meta"):  # the weights are ours, so none are drawn
-            new = _id_processor(old)(layer.to_k.out_features, layer.to_k.in_features, num_tokens=(tokens,))
+            new = regional(_id_processor(old))(layer.to_k.out_features, layer.to_k.in_features, num_tokens=(tokens,))
         new.to_k_ip[0].weight = parameters[f"{index}.to_k_ip.weight"]
         new.to_v_ip[0].weight = parameters[f"{index}.to_v_ip.weight"]
+        new.reader = reader
         undo.callback(layer.set_processor, old)
         layer.set_processor(new)
+    undo.callback(unet.register_forward_pre_hook(reader.read_unet, with_kwargs=True).remove)
+
+
+def add_reader(controlnet: Any, reader: Reader, undo: ExitStack) -> None:
+    """Lets a ControlNet, or each of several, find its text in a long one."""
+    for network in getattr(controlnet, "nets", [controlnet]):
+        if network in reader.controlnets:
+            continue
+        reader.controlnets.add(network)
+        undo.callback(reader.controlnets.discard, network)
+        undo.callback(network.register_forward_pre_hook(reader.read_controlnet, with_kwargs=True).remove)
 
 
 def set_scale(layers: Mapping[str, Any], scale: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import InputError, PromptTooLongError
@@ -55,6 +56,11 @@ class FacialText:
     positions: tuple[int, ...]
     cut: str = ""
     unseen: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, prompt: str) -> Self:
+        """A prompt without a facial sentence, as it is."""
+        return cls(prompt, prompt, prompt, (), (), ())
 
 
 def find_parts(text: str) -> dict[str, tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +32,25 @@ from consistentid.cli.common import (
     warn_of,
     write_show,
 )
+from consistentid.cli.persons import (
+    PersonOption,
+    PersonPhoto,
+    identify_people,
+    person_option,
+    person_prompt_option,
+    read_people,
+    regions_of,
+)
 from consistentid.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from consistentid.adapter.identity import Identity
+    from consistentid.faces.sight import Sight
+
+
+_NUMBERED = re.compile(r"(\d+):(.*)", re.DOTALL)
 
 
 def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -44,6 +59,21 @@ def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str,
         if not (part.strip() and equals and text.strip()):
             raise click.BadParameter(f'{value!r} is not of the form PART=TEXT, as in --part "eyes=green eyes".')
     return {part.strip(): text.strip() for part, _, text in pairs}
+
+
+def _of_each(values: Mapping[str, str], people: int) -> list[dict[str, str]] | dict[str, str]:
+    """`--part "2:eyes=green eyes"` for the second person; without a number for all."""
+    if people < 2:
+        return dict(values)
+    each: list[dict[str, str]] = [{} for _ in range(people)]
+    for part, text in values.items():
+        match = _NUMBERED.fullmatch(part)
+        number, name = (int(match[1]), match[2]) if match else (0, part)
+        if number > people:
+            raise InputError(f'--part "{part}={text}": there are {people} people; number them from 1 in their order')
+        for index in [number - 1] if match else range(people):
+            each[index][name] = text
+    return each
 
 
 _OPTIONS = {
@@ -65,6 +95,14 @@ _OPTIONS = {
     "control_scale": "--control-scale",
     "face_text": "--face-text",
     "parts": "--part",
+    "identity": "--person",
+    "regions": "--person",
+    "person_prompts": "--person-prompt",
+    "person_scales": "--person-scale",
+    "base_ratio": "--base-ratio",
+    "regions_end": "--regions-end",
+    "repair": "--repair",
+    "repair_below": "--repair-below",
 }
 """Argument of a `Request` -> the option that gives it."""
 
@@ -79,10 +117,15 @@ Examples:
   consistentid generate ada.png --prompt "a woman" --image party.jpg --mask face.png
   consistentid generate ada.png --preset sd15 --prompt "a woman, dancing" --control pose.png \
       --control-model lllyasviel/control_v11p_sd15_openpose
+  consistentid generate --person ada.png@0.05,0.1,0.5,0.9 --person tom.safetensors@0.5,0.1,0.95,0.9 \
+      --prompt "two friends at a beach" --person-prompt "a woman in a red dress" --person-prompt "a man"
+  consistentid generate --person ada.png --person tom.png --prompt "two friends at a beach" --repair
   consistentid generate ada.png --preset sdxl --prompt "a woman" --scheduler lightning \
       --lora ByteDance/SDXL-Lightning/sdxl_lightning_4step_lora.safetensors""",
 )
-@click.argument("references", metavar="REFERENCE...", nargs=-1, required=True, type=EXISTING)
+@click.argument("references", metavar="REFERENCE...", nargs=-1, type=EXISTING)
+@person_option
+@person_prompt_option
 @click.option("--prompt", required=True, help="What the pictures shall show.")
 @click.option("--negative-prompt", help="What they shall not show.  [default: the preset's]")
 @click.option("--num", default=4, show_default=True, type=int, help="Number of pictures.")
@@ -92,9 +135,38 @@ Examples:
 @click.option("--guidance", type=float, help="How strictly to follow the prompt.  [default: the preset's]")
 @click.option("--id-scale", type=float, help="Strength of the identity: 0 = none, 1 = as trained.")
 @click.option("--merge-at", type=float, help="Fraction of the steps after which the facial details join the prompt.")
+@click.option(
+    "--person-scale",
+    "person_scales",
+    multiple=True,
+    type=float,
+    help="Strength of one person's identity, a factor on --id-scale; once for each --person.",
+)
+@click.option(
+    "--base-ratio",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Share of the prompt alone in the places of people, 0 to below 1.",
+)
+@click.option(
+    "--regions-end",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Fraction of the steps after which the prompt alone is followed everywhere.",
+)
+@click.option(
+    "--repair", is_flag=True, help="Draw faces that are too small for the base anew, large, and put them back."
+)
+@click.option("--repair-below", type=float, help="With --repair: also faces whose likeness is below this.")
 @click.option("--face-text", help="A sentence about the face, which takes the place of the standard one.")
 @click.option(
-    "--part", "parts", multiple=True, callback=_parts, help='Words for one part: "eyes=green eyes". Repeatable.'
+    "--part",
+    "parts",
+    multiple=True,
+    callback=_parts,
+    help='Words for one part: "eyes=green eyes"; of the second person "2:eyes=green eyes". Repeatable.',
 )
 @click.option("--width", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--height", type=int, help="Pixels.  [default: the preset's]")
@@ -132,6 +204,8 @@ Examples:
 @debug_option
 def generate(
     references: tuple[Path, ...],
+    persons: list[PersonOption],
+    person_prompts: tuple[str, ...],
     prompt: str,
     negative_prompt: str | None,
     num: int,
@@ -141,6 +215,11 @@ def generate(
     guidance: float | None,
     id_scale: float | None,
     merge_at: float | None,
+    person_scales: tuple[float, ...],
+    base_ratio: float,
+    regions_end: float,
+    repair: bool,
+    repair_below: float | None,
     face_text: str | None,
     parts: dict[str, str],
     width: int | None,
@@ -168,7 +247,8 @@ def generate(
 ) -> None:
     """Make portraits of the person on the REFERENCE photos.
 
-    REFERENCE is one or more photos of one person, or one file that `consistentid identify` saved. Writes a PNG for each
+    REFERENCE is one or more photos of one person, or one file that `consistentid identify` saved; several people are
+    given by --person, and without places put where the base draws faces, from left to right. Writes a PNG for each
     picture, results.json and a contact sheet to the --out folder, and prints each picture's likeness to the reference:
     the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
@@ -181,6 +261,13 @@ def generate(
         raise InputError("--captioner writes the facial sentence; leave out --face-text and --part, or the captioner")
     if control_model is not None and control is None:
         raise InputError("--control-model says how --control is used; give --control, too, or leave it out")
+    if bool(references) == bool(persons):
+        raise InputError("give either REFERENCE photos of one person, or --person for each of several people")
+    for option, values in (("--person-prompt", person_prompts), ("--person-scale", person_scales)):
+        if values and len(values) != max(len(persons), 1):
+            raise InputError(
+                f"{len(values)} {option} for {max(len(persons), 1)} people; give one for each, in their order"
+            )
     networks: dict[str, Any] = {"base": base, "controlnet": control_model, "scheduler": scheduler}
     networks = {name: value for name, value in networks.items() if value is not None}
     if loras:
@@ -205,14 +292,22 @@ def generate(
             control=control,
             control_scale=control_scale,
             face_text=face_text,
-            parts=parts,
+            parts=_of_each(parts, len(persons)),
+            regions=regions_of(persons),
+            person_prompts=person_prompts or None,
+            person_scales=person_scales or None,
+            base_ratio=base_ratio,
+            regions_end=regions_end,
+            repair=repair,
+            repair_below=repair_below,
             progress=progress_bar("step"),
         )
         request.settings(chosen.settings)
     if control and not chosen.controlnet:
         raise InputError("--control is a picture for a ControlNet, and none is chosen; name one with --control-model")
-    paths, indices = zip(*(split_index(path, face_index) for path in references), strict=True)
-    who, photos = _read_references(paths)
+    chosen_faces = [split_index(path, face_index) for path in references]
+    who, photos = _read_references(tuple(path for path, _ in chosen_faces)) if references else (None, [])
+    people = read_people(persons)
     for name, value in (("--captioner", captioner), ("--show", show)):
         if who and value is not None:
             raise InputError(f"{name}: {references[0]} holds no photo; give it to `consistentid identify` instead")
@@ -220,19 +315,27 @@ def generate(
     check_show(show)
 
     studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
-    if who:
+    describe = load_captioner(captioner, studio)
+    identity: Identity | list[Identity]
+    sights: list[Sight] = []
+    if persons:
+        identity, sights = identify_people(studio, people, describe)
+        photos = [one.picture for one in people if isinstance(one, PersonPhoto)]
+    elif who:
         identity = who
     else:
+        paths, indices = zip(*chosen_faces, strict=True)
         sights = studio.look(*paths, face_index=indices, skip_bad=skip_bad)
-        warn_of(sights)
-        identity = studio.encode(sights, load_captioner(captioner, studio))
-        if show:
-            write_show(show, studio, sights)
-    made = studio.generate(replace(request, identity=identity))
+        identity = studio.encode(sights, describe)
+    warn_of(sights)
+    if show:
+        write_show(show, studio, sights)
+    with named_as(_OPTIONS):
+        made = studio.generate(replace(request, identity=identity))
     pictures = {"image": image, "mask": mask, "control": control}
     models = {"base": base, "control_model": control_model, "loras": list(loras) or None}
     about = {
-        "references": [str(path) for path in references],
+        "references": [str(path) for path in [*references, *(person.file for person in persons)]],
         **{name: str(path) for name, path in pictures.items() if path},
         "models": {name: value for name, value in models.items() if value},
     }

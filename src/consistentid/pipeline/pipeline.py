@@ -7,8 +7,9 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import attrgetter
 from os import PathLike
 from typing import Any
 
@@ -18,16 +19,21 @@ from PIL import Image
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.identify import IdentityEncoder
 from consistentid.adapter.identity import Identity
-from consistentid.errors import ArgumentError, InputError, first_line
-from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
+from consistentid.adapter.regions import Region, Regions
+from consistentid.errors import ArgumentError, CancelledError, FaceError, InputError, NoFaceError, first_line
+from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.caption import Captioner
+from consistentid.faces.face import Detection
+from consistentid.faces.matching import assign, similarities
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.faces.sight import Sight, look
 from consistentid.files.devices import fast_bfloat16, moved, resolve_device, resolve_dtype
 from consistentid.files.images import Photo, pixel_digest, read_photo
 from consistentid.files.output import versions
+from consistentid.pipeline.places import faces_in, regions_of
 from consistentid.pipeline.portraits import Portraits
-from consistentid.pipeline.request import Request, Step
+from consistentid.pipeline.repair import STRENGTH, Repaired, face_mask, is_small
+from consistentid.pipeline.request import SEEDS, Request, Step
 from consistentid.pipeline.sampling import Sampler, report
 from consistentid.presets.loading import (
     load_analyzer,
@@ -42,6 +48,9 @@ from consistentid.presets.loading import (
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
+
+TRIES = 8
+"""Seeds that are tried for a picture of several people until the base draws as many faces."""
 
 
 class ConsistentIDPipeline:
@@ -265,8 +274,10 @@ class ConsistentIDPipeline:
         with moved(self.device, parser.network):
             yield
 
-    def __call__(self, identity: Identity, prompt: str | Sequence[str], **arguments: Any) -> Portraits:
-        """Portraits of the person: `generate` of a `Request` of these arguments.
+    def __call__(
+        self, identity: Identity | Sequence[Identity], prompt: str | Sequence[str], **arguments: Any
+    ) -> Portraits:
+        """Portraits of the person, or of several people together: `generate` of a `Request` of these arguments.
 
         Args:
             identity: from `identify` or `Identity.load`.
@@ -285,33 +296,42 @@ class ConsistentIDPipeline:
     def generate(self, request: Request) -> Portraits:
         """The pictures of a request with their likeness, the best of them where it asks for the best.
 
-        Should the likeness not be measurable, all pictures are kept without it, and a `UserWarning` says why.
+        Should the likeness not be measurable, all pictures are kept without it, and a `UserWarning` says why. Several
+        people without regions are put where the base alone draws faces, from left to right; a seed with too few of them
+        is replaced by another one, which a `UserWarning` tells.
 
         Raises:
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError: see `__call__`.
+            FaceError: too few faces for several people, whatever the seed.
             CancelledError: `request.cancelled` said so.
         """
         with self._lock:
-            who = self._person(request)
+            people = self._people(request)
             _ = self.analyzer  # what cannot be loaded is told before the long work, not after it
-            made, windows = self._sample(request)
+            placed = self._placed(request) if len(people) > 1 and request.regions is None else [request]
+            batches = [self._sample(one) for one in placed]
+            made = Portraits.together([batch.portraits for batch in batches])
+            drawn = [picture for batch in batches for picture in batch.pictures]
             report(request, Step("scoring", len(made), len(made)))
             try:
-                scores = self.score(windows, who)
+                made = self._judged(made, drawn, request)
             except Exception as error:  # whatever it is, finished pictures are not lost to it
+                if isinstance(error, CancelledError):
+                    raise
                 warnings.warn(
                     f"the likeness could not be measured ({first_line(error)}); all {len(made)} pictures are kept"
                     " without it",
                     stacklevel=2,
                 )
                 return made
-        made = replace(made, scores=scores, scored=True)
         if not request.best_of:
             return made
         order: list[int] = []
         for start in range(0, len(made), request.made):
             group = range(start, start + request.made)
-            best = sorted(group, key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i], reverse=True)
+            best = sorted(
+                group, key=lambda i: -math.inf if math.isnan(made.scores[i]) else made.scores[i], reverse=True
+            )
             order += best[: request.num_images_per_prompt]
         return made.chosen(order)
 
@@ -323,49 +343,220 @@ class ConsistentIDPipeline:
         """
         with self._lock:
             if not request.base_alone:
-                self._person(request)
-            return self._sample(request)[0]
+                self._people(request)
+            return self._sample(request).portraits
 
-    def score(self, images: Sequence[Image.Image], identity: Identity) -> list[float]:
-        """Likeness of each picture's largest face to the identity: cosine, -1 to 1; NaN where no face is found."""
-        target = identity.embedding.numpy()
-        scores = []
+    def score(
+        self,
+        images: Sequence[Image.Image],
+        identity: Identity | Sequence[Identity],
+        regions: Sequence[Regions | None] | None = None,
+    ) -> list[Any]:
+        """Likeness of each picture: cosine of two embeddings, -1 to 1.
+
+        Args:
+            images: RGB pictures.
+            identity: one person, who is compared to the largest face, or several.
+            regions: of each picture, where the people are; without them faces and people are matched by likeness.
+
+        Returns:
+            For each picture a number, NaN where no face is found; of several people a list of numbers.
+        """
+        people = [identity] if isinstance(identity, Identity) else list(identity)
+        where = regions or [None] * len(images)
         with self._lock, self._faces():
-            for image in images:
-                found = embed_largest(image, self.analyzer.detector, self.analyzer.recogniser)
-                scores.append(math.nan if found is None else float(found @ target))
-        return scores
+            found = [self._see(image, people, places).likenesses for image, places in zip(images, where, strict=True)]
+        return [each[0] for each in found] if isinstance(identity, Identity) else found
 
-    def _person(self, request: Request) -> Identity:
-        """The person of a request, whose networks are compared before the base is loaded, which may be slow."""
-        if request.identity is None:
+    def repair(
+        self,
+        picture: Photo,
+        identity: Identity | Sequence[Identity],
+        prompt: str = "a person",
+        *,
+        regions: Regions | Sequence[Region | None] | None = None,
+        below: float | None = None,
+        **arguments: Any,
+    ) -> Portraits:
+        """A picture from anywhere with its small faces drawn anew as these people; all else stays to the last bit.
+
+        Args:
+            picture: path or picture.
+            identity: the person, who is the largest face; or several people.
+            prompt: what is said of the faces; `person_prompts` says it of each.
+            regions: where each person is; without them faces and people are matched by likeness.
+            below: also faces whose likeness is below this, whatever their size.
+            arguments: others of `Request`, such as ``seed`` and ``person_prompts``.
+
+        Returns:
+            One picture; its `repairs` tell of each face that was drawn anew, and is empty if none was small.
+
+        Raises:
+            NoFaceError: the picture shows no face, or none in a region.
+            InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError, CancelledError: see `generate`.
+        """
+        image = read_photo(picture, "picture")
+        request = Request(identity, prompt, image=image, regions=regions, repair=True, repair_below=below, **arguments)
+        with self._lock:
+            people = self._people(request)
+            places = request.places
+            with self._faces():
+                seen = self._see(image, people, places)
+            if all(number is None for number in seen.numbers):
+                raise NoFaceError("no face of these people found in the picture, so there is nothing to repair")
+            row = request.rows()[0]
+            made = Portraits([image], [math.nan], [row.seed], [False], [prompt], self._record(request), scored=False)
+            return self._judged(made, [_Drawn(image, None, places)], request)
+
+    # --------------------------------------------------------------------------------------------------------- stages
+
+    def _people(self, request: Request) -> list[Identity]:
+        """The people of a request, whose networks are compared before the base is loaded, which may be slow."""
+        if not request.people:
             raise ArgumentError("{identity} is missing; make one with identify(photo), or Identity.load(file)")
-        request.identity.check_networks(self.adapter.spec.networks)
-        return request.identity
+        for person in request.people:
+            person.check_networks(self.adapter.spec.networks)
+        return list(request.people)
 
-    def _sample(self, request: Request) -> tuple[Portraits, list[Image.Image]]:
+    def _sample(self, request: Request) -> _Batch:
         """The pictures, and of each what was sampled, which with a mask is a part of it."""
         record = self._record(request)
         out = self.sampler.sample(request, self.preset.settings)
         prompts, seeds = [row.prompt for row in out.rows], [row.seed for row in out.rows]
         unknown = [math.nan] * len(seeds)
-        return Portraits(out.images, unknown, seeds, out.withheld, prompts, record, scored=False), out.windows
+        return _Batch(
+            Portraits(out.images, unknown, seeds, out.withheld, prompts, record, scored=False),
+            [_Drawn(window, out.regions, request.places) for window in out.windows],
+        )
+
+    def _placed(self, request: Request) -> Iterator[Request]:
+        """A request for each picture, with regions where the base alone draws faces from the same noise."""
+        people, rows = request.people, request.rows()
+        said = [text for text in request.person_prompts or () if text]
+        for number, row in enumerate(rows):
+            for attempt in range(TRIES):
+                seed = (row.seed + attempt * request.made) % SEEDS
+                first = self._sample(request.without_people(", ".join([row.prompt, *said]), seed)).portraits.images[0]
+                with self._faces():
+                    faces = sorted(self.analyzer.detector.detect(first), key=attrgetter("area"), reverse=True)
+                if len(faces) >= len(people):
+                    break
+            else:
+                raise FaceError(
+                    f"the base draws fewer than {len(people)} faces for {row.prompt!r}, with {TRIES} seeds from"
+                    f" {row.seed}; name the people in the prompt, or say with regions where each is"
+                )
+            if attempt:
+                warnings.warn(
+                    f"seed {row.seed} shows fewer than {len(people)} faces, so seed {seed} was taken instead",
+                    stacklevel=3,
+                )
+            there = sorted(faces[: len(people)], key=lambda face: face.centre[0])
+            yield request.for_picture(row.prompt, seed, regions_of(there, first.size), number, len(rows))
+
+    def _judged(self, made: Portraits, drawn: Sequence[_Drawn], request: Request) -> Portraits:
+        """The pictures with their likeness, and repaired where the request says so."""
+        people = list(request.people)
+        several = len(people) > 1 or request.regions is not None
+        with self._faces():
+            likenesses = [self._see(one.window, people, one.regions).likenesses for one in drawn]
+        if request.repair:
+            images, repairs = list(made.images), []
+            for number, one in enumerate(drawn):
+                images[number], done = self._repaired(images[number], request, one.places, number, made)
+                repairs.append([repaired.record() for repaired in done])
+                for repaired in done:
+                    if repaired.kept:
+                        likenesses[number][repaired.person] = repaired.after
+            made = replace(made, images=images, repairs=repairs)
+        told = [
+            [
+                {"likeness": likeness, **({"region": where.plain()[person]} if (where := one.places) else {})}
+                for person, likeness in enumerate(each)
+            ]
+            for one, each in zip(drawn, likenesses, strict=True)
+        ]
+        scores = [math.nan if any(map(math.isnan, each)) else min(each) for each in likenesses]
+        return replace(made, scores=scores, scored=True, people=told if several else [])
+
+    def _see(self, image: Image.Image, people: Sequence[Identity], regions: Regions | None) -> _Seen:
+        """Which of a picture's faces is whose, and how alike it is; the face networks are where they compute."""
+        faces = sorted(self.analyzer.detector.detect(image), key=attrgetter("area"), reverse=True)
+        if len(people) == 1 and regions is None:
+            faces = faces[:1]
+        embeddings = [self.analyzer.recogniser.embed(image, face.landmarks) for face in faces]
+        alike = similarities([person.embedding.numpy() for person in people], embeddings)
+        numbers = faces_in(regions, faces, image.size) if regions else assign(alike)
+        likenesses = [math.nan if face is None else float(alike[i, face]) for i, face in enumerate(numbers)]
+        return _Seen(faces, numbers, likenesses)
+
+    def _repaired(
+        self, image: Image.Image, request: Request, places: Regions | None, picture: int, made: Portraits
+    ) -> tuple[Image.Image, list[Repaired]]:
+        """The picture with every small or unlike face of the request's people drawn anew."""
+        people, native = list(request.people), self.sampler.native_size
+        with self._faces():
+            seen = self._see(image, people, places)
+        done = []
+        for person, (number, before) in enumerate(zip(seen.numbers, seen.likenesses, strict=True)):
+            if number is None:
+                continue
+            face = seen.faces[number]
+            unlike = request.repair_below is not None and before < request.repair_below
+            if not is_small(face, native) and not unlike:
+                continue
+            mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
+            close = request.close_up(person, made.prompts[picture], made.seeds[picture], image, mask, STRENGTH)
+            new = self._sample(close).portraits.images[0]
+            with self._faces():
+                found = self._nearest(new, face)
+                after = (
+                    math.nan
+                    if found is None
+                    else float(self.analyzer.recogniser.embed(new, found.landmarks) @ people[person].embedding.numpy())
+                )
+            kept = after >= before
+            box = tuple(round(float(value)) for value in face.box)
+            done.append(Repaired(picture, person, (box[0], box[1], box[2], box[3]), before, after, kept))
+            image = new if kept else image
+        return image, done
+
+    def _nearest(self, image: Image.Image, face: Detection) -> Detection | None:
+        """The face of a picture that lies where another one was."""
+        left, top, right, bottom = (float(value) for value in face.box)
+        there = [
+            found
+            for found in self.analyzer.detector.detect(image)
+            if left <= found.centre[0] <= right and top <= found.centre[1] <= bottom
+        ]
+        return max(there, key=attrgetter("area"), default=None)
 
     def _record(self, request: Request) -> dict[str, Any]:
         """How the pictures of a request are made, without anything that is of this machine alone."""
-        settings, preset, who = request.settings(self.preset.settings), self.preset, request.identity
-        sentence = request.face_text
-        if sentence is None and not request.parts and who:
-            sentence = who.face_text or None
+        settings, preset, people = request.settings(self.preset.settings), self.preset, request.people
         used: dict[str, Network | None] = {"base": preset.base, "adapter": preset.adapter}
         if request.control:
             used["controlnet"] = preset.controlnet
         given = zip(("image", "mask", "control"), request.pictures, strict=True)
+        texts, parts = request.of_each("face_text"), request.of_each("parts")
+        sentences = [
+            person.face_text or None if text is None and not words else text
+            for person, text, words in zip(people, texts, parts, strict=True)
+        ]
+        described = [dict(words or {}) for words in parts]
+        several = {
+            "person_prompts": list(request.of_each("person_prompts")),
+            "person_scales": [1.0 if scale is None else scale for scale in request.of_each("person_scales")],
+            "base_ratio": request.base_ratio,
+            "regions_end": request.regions_end,
+        }
         return {
             "prompt": request.prompt if isinstance(request.prompt, str) else list(request.prompt),
             **settings.record(),
-            "face_text": sentence,
-            "parts": dict(request.parts or {}),
+            "merge_at": request.merges(settings),
+            "face_text": sentences if len(people) > 1 else (sentences or [request.face_text])[0],
+            "parts": described if len(people) > 1 else (described or [{}])[0],
+            **(several if len(people) > 1 or request.regions is not None else {}),
             "base_alone": request.base_alone,
             "scheduler": preset.scheduler,
             "scheduler_options": dict(preset.scheduler_options),
@@ -375,7 +566,39 @@ class ConsistentIDPipeline:
             "preset": preset.name,
             **{role: network_name(network) or network.repo for role, network in used.items() if network},
             "loras": [{"name": network_name(lora) or lora.repo, "scale": lora.scale} for lora in preset.loras],
-            "networks": dict(who.provenance) if who else {},
+            "networks": dict(people[0].provenance) if people else {},
             "versions": versions(),
             "ai_generated": True,
         }
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One picture as it was sampled.
+
+    Attributes:
+        window: what was sampled.
+        regions: of the people in it.
+        places: the same in the picture that it is part of.
+    """
+
+    window: Image.Image
+    regions: Regions | None
+    places: Regions | None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The pictures of a request, not yet scored, and how each was sampled."""
+
+    portraits: Portraits
+    pictures: list[_Drawn]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The faces of a picture, largest first, and each person's: its number and its likeness, or None and NaN."""
+
+    faces: list[Detection]
+    numbers: list[int | None]
+    likenesses: list[float]

@@ -21,13 +21,15 @@ class Portraits:
     Attributes:
         images: RGB pictures.
         scores: likeness of each to the identity, cosine of the recogniser's embeddings, -1 to 1; NaN = no face found,
-            or not measured.
+            or not measured. Of several people the least; NaN if one was not found.
         seeds: of each; a picture can be made again alone with its prompt and seed.
         withheld: whether the base's safety checker blacked it out.
         prompts: of each.
         record: how all of them were made, as plain values: settings, networks by name and fingerprint, versions; no
             path of this machine.
         scored: whether `scores` were measured.
+        people: of each picture of several people what is known of each of them: "likeness" and "region".
+        repairs: of each picture the faces that were drawn anew.
     """
 
     images: list[Image.Image]
@@ -37,6 +39,8 @@ class Portraits:
     prompts: list[str]
     record: Mapping[str, Any] = field(default_factory=dict)
     scored: bool = True
+    people: list[list[dict[str, Any]]] = field(default_factory=list)
+    repairs: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,7 +54,16 @@ class Portraits:
             seeds=[self.seeds[i] for i in numbers],
             withheld=[self.withheld[i] for i in numbers],
             prompts=[self.prompts[i] for i in numbers],
+            people=[self.people[i] for i in numbers] if self.people else [],
+            repairs=[self.repairs[i] for i in numbers] if self.repairs else [],
         )
+
+    @classmethod
+    def together(cls, parts: Sequence[Portraits]) -> Portraits:
+        """The pictures of several calls that differ in nothing that `record` tells."""
+        names = ("images", "scores", "seeds", "withheld", "prompts", "people", "repairs")
+        lists: dict[str, Any] = {name: [item for part in parts for item in getattr(part, name)] for name in names}
+        return replace(parts[0], **lists)
 
     def picture_record(self, number: int) -> dict[str, Any]:
         """How one picture was made: `record` with its own prompt, seed, likeness and size."""
@@ -62,7 +75,12 @@ class Portraits:
             "height": image.height,
             "seed": self.seeds[number],
             "likeness": self.scores[number],
+            **self._details(number),
         }
+
+    def _details(self, number: int) -> dict[str, Any]:
+        found = {"people": self.people, "repairs": self.repairs}
+        return {name: items[number] for name, items in found.items() if items}
 
     def to_png(self, number: int, more: Mapping[str, Any] | None = None) -> bytes:
         """One picture as a PNG that carries its record, and `more`, and the mark of an AI-generated picture."""
@@ -96,7 +114,7 @@ class Portraits:
         for number in range(len(self)):
             file = save_new(home / f"portrait-{self.seeds[number]}.png", self.to_png(number))
             own = {key: self.picture_record(number)[key] for key in ("prompt", "seed", "likeness", "width", "height")}
-            listed.append({"file": str(file), **own, "withheld": self.withheld[number]})
+            listed.append({"file": str(file), **own, "withheld": self.withheld[number], **self._details(number)})
         results: dict[str, Any] = {**self.record, **(about or {}), "pictures": listed}
         if sheet:
             captions = [f"seed {seed}  {self.likeness(i)}" for i, seed in enumerate(self.seeds)]
@@ -109,6 +127,9 @@ class Portraits:
         """A picture's likeness in words."""
         if self.withheld[number]:
             return "withheld by the safety checker"
+        if self.people and self.scored:
+            each = [person["likeness"] for person in self.people[number]]
+            return f"likeness {' '.join('-' if math.isnan(x) else f'{x:.2f}' for x in each)}"
         if math.isnan(self.scores[number]):
             return "no face found" if self.scored else "likeness unknown"
         return f"likeness {self.scores[number]:.2f}"

@@ -12,8 +12,6 @@ A further argument takes
 - where JSON has another form of it, a line in `from_dict` and in `to_dict`; what JSON cannot hold, in `_NOT_PLAIN`;
 - what it does: before and around the pipeline's call in `sampling`, after it in `pipeline`; and if a picture should
   tell of it, an entry in `ConsistentIDPipeline._record`.
-
-So `identity` can become several people, with `regions` for each (numbers, which JSON can hold) and `repair` after it.
 """
 
 from __future__ import annotations
@@ -25,13 +23,14 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
 from consistentid.adapter.prompt import FacialText
+from consistentid.adapter.regions import Region, Regions
 from consistentid.errors import ArgumentError
 from consistentid.faces.parts import PARTS
 from consistentid.files.images import Photo, read_photo
@@ -58,6 +57,13 @@ _SETTINGS: Mapping[str, str] = {
     },
 }  # fmt: skip
 """Argument -> the field of `Settings` that it overrules."""
+
+_NOBODY: Mapping[str, Any] = {
+    "num_images_per_prompt": 1, "best_of": None, "regions": None, "person_prompts": None, "person_scales": None,
+    "face_text": None, "parts": None, "merge_at": None, "repair": False, "repair_below": None,
+    "progress": None, "on_step": None,
+}  # fmt: skip
+"""What a request within a request does not take over: a single picture, and nothing that is said of people."""
 
 _PICTURES = ("image", "mask", "control")
 _NOT_PLAIN = ("identity", "progress", "on_step", "cancelled")
@@ -110,7 +116,8 @@ class Request:
     uint8 or floats from 0 to 1, bytes or streams of a file, and are read at once. `replace` changes single arguments.
 
     Attributes:
-        identity: from `ConsistentIDPipeline.identify` or `Identity.load`; may be left out until the request is run.
+        identity: from `ConsistentIDPipeline.identify` or `Identity.load`; may be left out until the request is run. Or
+            several people, who are then all in every picture.
         prompt: what the pictures shall show: one text, or several of which each gets its own pictures.
         negative_prompt: what they shall not show.
         num_images_per_prompt: how many pictures, 1 to `MOST_PICTURES`.
@@ -120,15 +127,24 @@ class Request:
         num_inference_steps: sampling steps.
         guidance_scale: classifier-free guidance; 1 or less = off.
         scale: strength of the identity tokens.
-        merge_at: fraction of the steps after which the fused facial text takes over.
+        merge_at: fraction of the steps after which the fused facial text takes over; one, or a list with each person's.
+        regions: where each person is: boxes (left, top, right, bottom) in fractions of the picture, or masks of its
+            shape, black outside. Several people without regions are put where a first pass draws faces.
+        person_prompts: words about each person alone, such as "a woman in a red dress"; a list, '' for none.
+        person_scales: strength of each person's identity tokens, a factor on `scale`; a list.
+        base_ratio: share of the prompt alone within the regions, 0 to below 1; 0 by default.
+        regions_end: fraction of the steps after which every position follows the prompt alone; 1 by default.
+        repair: draw faces that are too small for the base anew, at its full size, and put them back.
+        repair_below: with `repair`, also faces whose likeness is below this, -1 to 1.
         height, width: pixels; with `image` or `control` the shape is that picture's, and these say how many pixels.
         image: picture to start from.
         mask: of its size, white where it is drawn anew: everything else stays as it is, to the last bit.
         strength: how far it is drawn anew, 0 to 1.
         control: picture for the ControlNet: a pose, depths or edges; of the shape of `image`.
         control_scale: strength of the ControlNet.
-        face_text: the facial sentence; by default the identity's own or a fixed one, empty for none.
-        parts: words for single parts, e.g. ``{"eyes": "green eyes"}``.
+        face_text: the facial sentence; by default the identity's own or a fixed one, empty for none. Of several people
+            a list with each one's, None for the default.
+        parts: words for single parts, e.g. ``{"eyes": "green eyes"}``. Of several people a list with each one's.
         base_alone: draw with the base as if there were no adapter; `identity` is then only compared to.
         batch_size: pictures sampled at once.
         progress: called with (steps done, steps in all) after each step.
@@ -141,7 +157,7 @@ class Request:
         ImageError: a picture that cannot be read.
     """
 
-    identity: Identity | None = None
+    identity: Identity | Sequence[Identity] | None = None
     prompt: str | Sequence[str] = ""
     _: KW_ONLY
     negative_prompt: str | None = None
@@ -151,7 +167,14 @@ class Request:
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     scale: float | None = None
-    merge_at: float | None = None
+    merge_at: float | Sequence[float] | None = None
+    regions: Regions | Sequence[Region | None] | None = None
+    person_prompts: Sequence[str] | None = None
+    person_scales: Sequence[float] | None = None
+    base_ratio: float = 0.0
+    regions_end: float = 1.0
+    repair: bool = False
+    repair_below: float | None = None
     height: int | None = None
     width: int | None = None
     image: Photo | None = None
@@ -159,8 +182,8 @@ class Request:
     strength: float | None = None
     control: Photo | None = None
     control_scale: float | None = None
-    face_text: str | None = None
-    parts: Mapping[str, str] | None = None
+    face_text: str | Sequence[str | None] | None = None
+    parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None
     base_alone: bool = False
     batch_size: int | None = None
     progress: Callable[[int, int], None] | None = None
@@ -173,12 +196,16 @@ class Request:
             "prompt": _check_prompt(self.prompt),
             **_check_counts(self.num_images_per_prompt, self.best_of),
             **{
-                argument: check_setting(setting, value, argument)
+                argument: _check_setting(setting, value, argument)
                 for argument, setting in _SETTINGS.items()
                 if (value := getattr(self, argument)) is not None
             },
-            "parts": _check_words(self.face_text, self.parts, base_alone=self.base_alone),
+            **_check_words(self.face_text, self.parts, base_alone=self.base_alone),
+            **_check_shares(self.base_ratio, self.regions_end),
+            **_check_repair(self.repair, self.repair_below, base_alone=self.base_alone),
         }.items():
+            object.__setattr__(self, name, value)
+        for name, value in _check_people(self).items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "seed", _check_seed(self.seed, len(self.prompts), self.made))
         for name, picture in _check_pictures(self.image, self.mask, self.control).items():
@@ -195,6 +222,27 @@ class Request:
     def prompts(self) -> tuple[str, ...]:
         """The prompts, also where there is but one."""
         return (self.prompt,) if isinstance(self.prompt, str) else tuple(self.prompt)
+
+    @property
+    def people(self) -> tuple[Identity, ...]:
+        """The people, also where there is but one."""
+        if self.identity is None:
+            return ()
+        return (self.identity,) if isinstance(self.identity, Identity) else tuple(self.identity)
+
+    @property
+    def places(self) -> Regions | None:
+        """`regions` as they were read."""
+        return None if self.regions is None else Regions.read(self.regions)
+
+    def merges(self, settings: Settings) -> float | list[float]:
+        """`merge_at` of each person, or of all."""
+        return list(self.merge_at) if isinstance(self.merge_at, Sequence) else settings.merge_at
+
+    def of_each(self, name: str) -> Sequence[Any]:
+        """An argument such as `face_text` for each person, also where it is given once for all."""
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * len(self.people)
 
     @property
     def made(self) -> int:
@@ -217,7 +265,9 @@ class Request:
         Raises:
             ArgumentError: `strength` of so few steps is none.
         """
-        settings = defaults.with_overrides(**{name: getattr(self, argument) for argument, name in _SETTINGS.items()})
+        given = {name: getattr(self, argument) for argument, name in _SETTINGS.items()}
+        # what differs from person to person is no setting of the whole
+        settings = defaults.with_overrides(**{name: x for name, x in given.items() if not isinstance(x, tuple)})
         if self.image is not None and int(settings.steps * settings.strength) < 1:
             raise ArgumentError(
                 "{strength}={s} of {steps} steps is no step at all; raise one of them",
@@ -249,6 +299,55 @@ class Request:
         leading = image or control
         return Canvas.whole(leading.size, base) if leading else None
 
+    # --------------------------------------------------------------------------------------- requests within a request
+
+    def without_people(self, prompt: str, seed: int) -> Self:
+        """One picture of that prompt and seed by the base alone, to see where it draws people."""
+        return replace(self, **_NOBODY, identity=None, base_alone=True, prompt=prompt, seed=[seed])
+
+    def for_picture(self, prompt: str, seed: int, regions: Regions, number: int, count: int) -> Self:
+        """One of the pictures, with regions of its own.
+
+        Args:
+            prompt, seed: of the picture.
+            regions: where the people are in it.
+            number, count: which of how many it is; its progress is told as part of theirs.
+        """
+
+        def told(done: int, total: int) -> None:
+            if self.progress:
+                self.progress(number * total + done, count * total)
+
+        return replace(
+            self, prompt=prompt, seed=[seed], num_images_per_prompt=1, best_of=None, regions=regions, progress=told
+        )
+
+    def close_up(
+        self, person: int, prompt: str, seed: int, image: Image.Image, mask: Image.Image, strength: float
+    ) -> Self:
+        """One person's face in a picture, drawn anew.
+
+        Args:
+            person: number of the person.
+            prompt, seed: of the picture; where several people are in it, their own words are said instead.
+            image: the picture.
+            mask: the face.
+            strength: how far it is drawn anew.
+        """
+        own = self.of_each("person_prompts")[person]
+        return replace(
+            self,
+            **{**_NOBODY, **{name: self.of_each(name)[person] for name in ("face_text", "parts", "merge_at")}},
+            identity=self.people[person],
+            prompt=own or (prompt if len(self.people) == 1 else "a person"),
+            seed=[seed],
+            image=image,
+            mask=mask,
+            strength=strength,
+            control=None,
+            control_scale=None,
+        )
+
     # ------------------------------------------------------------------------------------------------- as plain values
 
     @classmethod
@@ -270,6 +369,8 @@ class Request:
         for name in _PICTURES:
             if given.get(name) is not None:
                 given[name] = _from_base64(name, given[name])
+        if isinstance(given.get("regions"), Sequence) and not isinstance(given["regions"], str):
+            given["regions"] = [_from_base64("regions", x) if isinstance(x, str) else x for x in given["regions"]]
         return cls(**given, **objects)
 
     def to_dict(self) -> dict[str, Any]:
@@ -281,11 +382,11 @@ class Request:
                 continue
             match value:
                 case Image.Image():
-                    stream = io.BytesIO()
-                    value.save(stream, "PNG")
-                    value = "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+                    value = _to_base64(value)
+                case Regions():
+                    value = [x if isinstance(x, list) else _to_base64(x) for x in value.given()]
                 case tuple():
-                    value = list(value)
+                    value = [dict(x) if isinstance(x, Mapping) else x for x in value]
                 case Mapping():
                     value = dict(value)
             found[item.name] = value
@@ -295,15 +396,85 @@ class Request:
 # -------------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_identity(identity: Any) -> Identity | None:
+def _check_identity(identity: Any) -> Identity | tuple[Identity, ...] | None:
     if identity is None or isinstance(identity, Identity):
         return identity
-    if isinstance(identity, Sequence) and not isinstance(identity, str | bytes):
-        raise ArgumentError("{identity}: {count} people; give one, and call once for each", count=len(identity))
-    raise ArgumentError(
-        "{identity}: a {kind} is no identity; make one with identify(photo), or Identity.load(file)",
-        kind=type(identity).__name__,
-    )
+    people = identity if isinstance(identity, Sequence) and not isinstance(identity, str | bytes) else [identity]
+    if not people:
+        raise ArgumentError("{identity} is an empty list; give at least one person")
+    for person in people:
+        if not isinstance(person, Identity):
+            raise ArgumentError(
+                "{identity}: a {kind} is no identity; make one with identify(photo), or Identity.load(file)",
+                kind=type(person).__name__,
+            )
+    return tuple(people)
+
+
+def _check_people(request: Request) -> dict[str, Any]:
+    """What is given of each person: as many as people, whose number `regions` tells where nobody is given yet."""
+    number = len(request.people) or None
+    found: dict[str, Any] = {}
+    if request.regions is not None:
+        found["regions"] = Regions.read(request.regions, number)
+        number = len(found["regions"])
+    for name in ("person_prompts", "person_scales", "merge_at", "face_text", "parts"):
+        value = getattr(request, name)
+        if value is None or (name not in ("person_prompts", "person_scales") and not isinstance(value, tuple)):
+            continue
+        if isinstance(value, str) or not (isinstance(value, Sequence) or hasattr(value, "__len__")):
+            raise ArgumentError(f"{{{name}}}={{value!r}} is not a list; give one with each person's", value=value)
+        if number is not None and len(value) != number:
+            raise ArgumentError(
+                f"{{people}} people and {{found}} {{{name}}}; give one for each, in the same order",
+                people=number,
+                found=len(value),
+            )
+        found[name] = tuple(value)
+    for text in found.get("person_prompts", ()):
+        if not isinstance(text, str):
+            raise ArgumentError("{person_prompts} has {value!r}, which is not a text; give '' for none", value=text)
+    if "person_scales" in found:
+        found["person_scales"] = tuple(check_setting("scale", x, "person_scales") for x in found["person_scales"])
+        if request.regions is None and number == 1:
+            raise ArgumentError("{person_scales} weighs several people; of one set {scale}")
+    if request.base_alone and found:
+        raise ArgumentError(f"{{base_alone}} draws nobody in particular; leave out {{{next(iter(found))}}}")
+    return found
+
+
+def _check_shares(base_ratio: Any, regions_end: Any) -> dict[str, float]:
+    if not _is_number(base_ratio) or not 0 <= base_ratio < 1:
+        raise ArgumentError("{base_ratio}={value!r} is not allowed; give a number from 0 to below 1", value=base_ratio)
+    if not _is_number(regions_end) or not 0 < regions_end <= 1:
+        raise ArgumentError(
+            "{regions_end}={value!r} is not allowed; give a number above 0, and at most 1", value=regions_end
+        )
+    return {"base_ratio": float(base_ratio), "regions_end": float(regions_end)}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_repair(repair: Any, below: Any, *, base_alone: bool) -> dict[str, Any]:
+    if not isinstance(repair, bool):
+        raise ArgumentError("{repair}={value!r} is not allowed; give True or False", value=repair)
+    if repair and base_alone:
+        raise ArgumentError("{base_alone} draws nobody in particular, and {repair} somebody; leave out one of them")
+    if below is None:
+        return {}
+    if not repair:
+        raise ArgumentError("{repair_below} says which faces {repair} draws anew; give {repair}, too, or leave it out")
+    if not _is_number(below) or not -1 <= below <= 1:
+        raise ArgumentError("{repair_below}={value!r} is not allowed; give a likeness from -1 to 1", value=below)
+    return {"repair_below": float(below)}
+
+
+def _check_setting(setting: str, value: Any, argument: str) -> Any:
+    if setting == "merge_at" and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(check_setting(setting, each, argument) for each in value)
+    return check_setting(setting, value, argument)
 
 
 def _check_prompt(prompt: Any) -> str | tuple[str, ...]:
@@ -359,11 +530,28 @@ def _check_seed(seed: Any, prompts: int, made: int) -> int | tuple[int, ...] | N
     return seeds
 
 
-def _check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, str] | None:
+def _check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, Any]:
     if not isinstance(base_alone, bool):
         raise ArgumentError("{base_alone}={value!r} is not allowed; give True or False", value=base_alone)
-    if face_text is not None and not isinstance(face_text, str):
-        raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=face_text)
+    texts = tuple(face_text) if isinstance(face_text, list | tuple) else face_text
+    words = tuple(map(_check_parts, parts)) if isinstance(parts, list | tuple) else _check_parts(parts)
+    for text in texts if isinstance(texts, tuple) else (texts,):
+        if text is not None and not isinstance(text, str):
+            raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=text)
+    number = len(texts) if isinstance(texts, tuple) else len(words) if isinstance(words, tuple) else 1
+    for text, described in zip(_each(texts, number), _each(words, number), strict=False):  # lengths are compared later
+        if text is not None and described:
+            raise ArgumentError("{face_text} and {parts} exclude one another; write the parts into the sentence")
+    if base_alone and (texts or words):
+        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text} and {parts}")
+    return {"face_text": texts, "parts": words}
+
+
+def _each(value: Any, number: int) -> Sequence[Any]:
+    return value if isinstance(value, tuple) else (value,) * number
+
+
+def _check_parts(parts: Any) -> dict[str, str] | None:
     if parts is not None and not isinstance(parts, Mapping):
         raise ArgumentError("{parts}={value!r} is not allowed; give a mapping such as {example}",
                             value=parts, example={"eyes": "green eyes"})  # fmt: skip
@@ -379,10 +567,6 @@ def _check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, s
                 value=text,
                 example=f"green {part}",
             )
-    if face_text is not None and parts:
-        raise ArgumentError("{face_text} and {parts} exclude one another; write the parts into the sentence")
-    if base_alone and (face_text or parts):
-        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text} and {parts}")
     return dict(parts) if parts else None
 
 
@@ -413,6 +597,12 @@ def _check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Imag
 
 def _size(image: Image.Image) -> str:
     return f"{image.width}x{image.height}"
+
+
+def _to_base64(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def _from_base64(name: str, value: Any) -> bytes:

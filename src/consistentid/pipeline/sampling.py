@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +18,7 @@ from PIL import Image
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.merge import Callback
 from consistentid.adapter.prompt import FacialText
+from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError, CancelledError, InputError
 from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.request import Request, Row, Step
@@ -35,12 +36,14 @@ class Sampled:
         windows: what was sampled.
         images: the pictures that these are part of; the same without a mask.
         withheld: whether the base's safety checker blacked it out.
+        regions: where each of several people is in what was sampled.
     """
 
     rows: list[Row]
     windows: list[Image.Image]
     images: list[Image.Image]
     withheld: list[bool]
+    regions: Regions | None = None
 
 
 class Sampler:
@@ -90,10 +93,16 @@ class Sampler:
                 "no {identity}: say who is to be drawn, with identify(photo) or Identity.load(file); or draw with the"
                 " {base_alone}=True"
             )
+        if len(request.people) > 1 and request.regions is None and not request.base_alone:
+            raise ArgumentError(
+                "{identity}: {count} people need {regions}; say where each is", count=len(request.people)
+            )
         _check_base(self.pipe, request)
         pipe = self._pipe_for(request)
         native = self.native_size
         canvas = request.canvas((settings.width or native[0], settings.height or native[1]))
+        size = canvas.size if canvas else (settings.width or native[0], settings.height or native[1])
+        request = replace(request, regions=_regions_in(request, canvas, size))
         rows = request.rows()
         watch = _Watch(request, len(rows), pipe)
         windows: list[Image.Image] = []
@@ -103,15 +112,15 @@ class Sampler:
             self.adapter.scale = settings.scale
             for start in range(0, len(rows), settings.batch_size):
                 batch = rows[start : start + settings.batch_size]
-                size = canvas.size if canvas else (settings.width or native[0], settings.height or native[1])
                 watch.begin(range(start, start + len(batch)), self._texts(request, batch), size)
                 output = self._call(pipe, request, settings, canvas, batch, watch)
                 windows += output.images
                 withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         image, mask, _ = request.pictures
         if image is None or mask is None or canvas is None:
-            return Sampled(rows, windows, windows, withheld)
-        return Sampled(rows, windows, [canvas.paste(window, image, mask) for window in windows], withheld)
+            return Sampled(rows, windows, windows, withheld, request.places)
+        images = [canvas.paste(window, image, mask) for window in windows]
+        return Sampled(rows, windows, images, withheld, request.places)
 
     def _call(
         self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: _Watch
@@ -160,8 +169,16 @@ class Sampler:
         """What the text encoders will read, for those who watch."""
         if request.on_step is None or request.identity is None or request.base_alone:
             return ()
+        if request.regions is not None:  # there each prompt is read alone, too, and once for each person
+            return tuple(FacialText.of(row.prompt) for row in batch)
         prompts = list(dict.fromkeys(row.prompt for row in batch))
-        found = self.adapter.facial_texts(request.identity, prompts, face_text=request.face_text, parts=request.parts)
+        found = self.adapter.facial_texts(
+            request.people,
+            prompts,
+            person_prompts=request.person_prompts,
+            face_text=request.face_text,
+            parts=request.parts,
+        )
         texts = dict(zip(prompts, found, strict=True))
         return tuple(texts[row.prompt] for row in batch)
 
@@ -176,6 +193,8 @@ class Sampler:
         if image:
             kind = AutoPipelineForInpainting if mask and _inpaints(self.pipe) else AutoPipelineForImage2Image
         more = {"controlnet": self._controlnet()} if control and self._controlnet else {}
+        if more and request.regions is not None:
+            self.adapter.add_controlnet(more["controlnet"])
         return self._prepare(kind.from_pipe(self.pipe, **more))
 
     def _inputs_of(self, request: Request, prompt: str | tuple[str, ...], settings: Settings) -> dict[str, Any]:
@@ -189,24 +208,45 @@ class Sampler:
         if unsure or not _same_weights(made_by, self._made_by):
             self._inputs.clear()
             self._made_by = made_by
-        described = tuple((request.parts or {}).items())
-        negative, guidance = settings.negative_prompt or None, settings.guidance_scale
-        key = (request.identity, prompt, negative, request.face_text, described, settings.merge_at, guidance)
+        arguments: dict[str, Any] = {
+            "regions": request.regions,
+            "person_prompts": request.person_prompts,
+            "person_scales": request.person_scales,
+            "face_text": request.face_text,
+            "parts": request.parts,
+            "merge_at": request.merges(settings),
+            "base_ratio": request.base_ratio,
+            "regions_end": request.regions_end,
+            "guidance_scale": settings.guidance_scale,
+        }
+        negative = settings.negative_prompt or None
+        key = (request.people, prompt, negative, *map(_hashable, arguments.values()))
         if key not in self._inputs:
-            assert request.identity is not None
-            self._inputs[key] = self.adapter.inputs(
-                request.identity,
-                prompt,
-                negative,
-                face_text=request.face_text,
-                parts=request.parts,
-                merge_at=settings.merge_at,
-                guidance_scale=guidance,
-            )
+            self._inputs[key] = self.adapter.inputs(request.people, prompt, negative, **arguments)
         self._inputs.move_to_end(key)
         while len(self._inputs) > _REMEMBERED:
             self._inputs.popitem(last=False)
         return self._inputs[key]
+
+
+def _hashable(value: Any) -> Any:
+    if isinstance(value, Regions):
+        return value.key
+    if isinstance(value, Mapping):
+        return tuple(value.items())
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _regions_in(request: Request, canvas: Canvas | None, size: tuple[int, int]) -> Regions | None:
+    """The regions of a request as parts of what is sampled."""
+    if (regions := request.places) is None:
+        return None
+    if canvas is None:
+        regions.check_shape(size[1], size[0])
+        return regions
+    image, _, control = request.pictures
+    picture = image or control
+    return regions.within(canvas.box, picture.size) if picture else regions
 
 
 def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:

@@ -1,0 +1,118 @@
+"""Measures of pictures of several people together, as pure functions of face embeddings.
+
+| measure | of one picture |
+|---|---|
+| `right_number` | 1 where as many faces are found as people were asked for |
+| `similarity`, `least` | cosine of each person to their face, mean and least over the people; 0 without a face |
+| `elsewhere` | mean cosine of each person to the other people's faces: what blending raises |
+| `swapped` | 1 where the faces in the places asked for are more like the people in exchanged places |
+| `confused` | share of the people whose own face is more like another person of the picture |
+| `verified` | 1 where every person is accepted by their face at a threshold |
+
+Faces and people are matched by the Hungarian method, once for each picture. A person without a face counts as 0 or as a
+failure, so that a tool does not gain by drawing fewer faces. Where a measure needs two people, or places, and there are
+none, it is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consistentid.evaluation.metrics import Estimate, estimate
+from consistentid.faces.matching import assign
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Together:
+    """The measures of one picture, see above."""
+
+    right_number: float
+    similarity: float
+    least: float
+    elsewhere: float
+    swapped: float
+    confused: float
+    verified: float
+
+
+def measure(alike: Floats, faces: int, threshold: float, places: Sequence[int | None] | None = None) -> Together:
+    """One picture.
+
+    Args:
+        alike: (P, F) cosines of P people and the F faces that were found.
+        faces: F, also where P is 0.
+        threshold: the cosine from which a face is taken for a person; NaN = not known.
+        places: for each person the number of the face in their place, None where there is none; None = no places.
+    """
+    people = len(alike)
+    numbers = assign(alike)
+    own = np.array([0.0 if face is None else alike[person, face] for person, face in enumerate(numbers)])
+    taken = [(person, face) for person, face in enumerate(numbers) if face is not None]
+    others = [alike[other, face] for person, face in taken for other in range(people) if other != person]
+    mistaken = [
+        alike[person, face] <= max((alike[other, face] for other in range(people) if other != person), default=-np.inf)
+        for person, face in taken
+    ]
+    return Together(
+        right_number=float(faces == people),
+        similarity=float(own.mean()),
+        least=float(own.min()),
+        elsewhere=float(np.mean(others)) if others else np.nan,
+        swapped=_swapped(alike, places),
+        confused=float(np.sum(mistaken) + people - len(taken)) / people if people > 1 else np.nan,
+        verified=np.nan if np.isnan(threshold) else float(len(taken) == people and bool((own > threshold).all())),
+    )
+
+
+def _swapped(alike: Floats, places: Sequence[int | None] | None) -> float:
+    """Whether the faces, where they are, would be more alike if people changed places."""
+    if places is None or len(places) < 2:
+        return np.nan
+    there = [face for face in places if face is not None]
+    if len(there) < len(places):
+        return 0.0  # a face that is missing is no swap: other measures count it
+    among = alike[:, there]
+    best = [face for face in assign(among) if face is not None]
+    return float(sum(among[person, face] for person, face in enumerate(best)) > np.trace(among))
+
+
+def bystander_change(before: Floats, after: Floats) -> float:
+    """Mean of 1 - cosine of each bystander's face before and after people were put beside them; NaN without any.
+
+    Args:
+        before: (K, D) embeddings of unit length of the faces that are nobody's.
+        after: (L, D) those of the picture afterwards; a bystander who is gone counts as 1.
+    """
+    if not len(before):
+        return np.nan
+    alike = before @ after.T if len(after) else np.zeros((len(before), 0))
+    numbers = assign(alike)
+    return float(np.mean([1.0 if face is None else 1 - alike[one, face] for one, face in enumerate(numbers)]))
+
+
+def copy_paste(reference_alike: float, others_alike: float) -> float:
+    """How much more a face is like the very picture that was given than like other pictures of that person."""
+    return reference_alike - others_alike
+
+
+def summary(
+    pictures: Sequence[Together], pairs: NDArray[Any], samples: int = 2000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Every measure with its 95 % interval, bootstrapped over pairs (or groups) of people.
+
+    Args:
+        pictures: the measures of K pictures.
+        pairs: (K,) which people are on each.
+        samples, seed: of the bootstrap.
+    """
+    return {
+        item.name: estimate(np.array([getattr(one, item.name) for one in pictures]), pairs, samples, seed)
+        for item in fields(Together)
+    }

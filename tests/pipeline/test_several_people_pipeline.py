@@ -1,0 +1,320 @@
+"""Several people through the whole pipeline: places given or found, likeness of each, repair of small faces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from consistentid.adapter.identity import Identity
+from consistentid.adapter.regions import Regions
+from consistentid.errors import ArgumentError, FaceError, ImageError, NoFaceError
+from consistentid.faces.face import Detection
+from consistentid.faces.matching import assign
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.places import faces_in, regions_of
+from consistentid.pipeline.repair import face_mask, is_small
+from consistentid.pipeline.request import Request
+
+PROMPT = "two friends at a beach"
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def studio() -> ConsistentIDPipeline:
+    return ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def people(studio: ConsistentIDPipeline) -> list[Identity]:
+    return [studio.identify(tiny.portrait()), studio.identify(tiny.portrait(9))]
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, int)
+
+
+def difference(a: Image.Image, b: Image.Image) -> int:
+    return int(np.abs(pixels(a) - pixels(b)).max())
+
+
+# ------------------------------------------------------------------------------------------------------- given places
+
+
+def test_places_and_words_reach_the_picture(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    call: dict[str, Any] = {"seed": 3, "regions": [LEFT, RIGHT]}
+    first = studio(people, PROMPT, **call)
+    assert difference(studio(people, PROMPT, **call).images[0], first.images[0]) == 0
+    swapped = studio(people[::-1], PROMPT, seed=3, regions=[RIGHT, LEFT])
+    assert difference(swapped.images[0], first.images[0]) <= 1, "who is named first does not matter"
+    for other in (
+        {"regions": [RIGHT, LEFT]},
+        {"person_prompts": ["a woman in a red dress", ""]},
+        {"person_scales": [0.0, 1.0]},
+        {"merge_at": [0.0, 1.0]},
+        {"face_text": [None, "Green eyes."]},
+        {"parts": [{"eyes": "green eyes"}, None]},
+        {"base_ratio": 0.5},
+        {"regions_end": 0.2},
+    ):
+        assert difference(studio(people, PROMPT, **(call | other)).images[0], first.images[0]), other
+
+
+def test_one_person_everywhere_is_the_plain_call(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    plain = studio(people[0], PROMPT, seed=3, num_images_per_prompt=2)
+    placed = studio(people[:1], PROMPT, seed=3, num_images_per_prompt=2, regions=[(0, 0, 1, 1)])
+    assert max(difference(a, b) for a, b in zip(plain.images, placed.images, strict=True)) <= 1
+
+
+def test_a_mask_is_a_place(studio: ConsistentIDPipeline, people: list[Identity], tmp_path: Path) -> None:
+    size = tuple(studio.sampler.native_size)
+    for name, box in (("left.png", LEFT), ("right.png", RIGHT)):
+        mask = Image.new("L", size, 0)
+        mask.paste(255, tuple(round(x * size[i % 2]) for i, x in enumerate(box)))
+        mask.save(tmp_path / name)
+    masks = studio(people, PROMPT, seed=3, regions=[tmp_path / "left.png", tmp_path / "right.png"])
+    boxes = studio(people, PROMPT, seed=3, regions=[LEFT, RIGHT])
+    assert difference(masks.images[0], boxes.images[0]) <= 1
+    with pytest.raises(ArgumentError, match="of another shape than the picture"):
+        studio(people, PROMPT, seed=3, width=size[0] // 2, height=size[1], regions=[tmp_path / "left.png", RIGHT])
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
+        studio(people, PROMPT, regions=[tmp_path / "nowhere.png", RIGHT])
+
+
+def test_places_move_into_the_window_that_a_mask_cuts_out(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    picture = tiny.draw((64, 60), (190, 60), size=(256, 128))[0]
+    mask = Image.new("L", picture.size, 0)
+    mask.paste(255, (20, 20, 100, 110))
+    made = studio(people[:1], PROMPT, seed=3, image=picture, mask=mask, regions=[(0.0, 0.0, 0.5, 1.0)])
+    outside = np.asarray(mask) == 0
+    assert np.array_equal(np.asarray(made.images[0])[outside], np.asarray(picture)[outside])
+    assert difference(made.images[0], picture)
+    with pytest.raises(ArgumentError, match=r"regions\[1\] lies outside of what is drawn anew"):
+        studio(people, PROMPT, image=picture, mask=mask, regions=[LEFT, (0.8, 0.0, 1.0, 1.0)])
+
+
+def test_everything_is_written_down(studio: ConsistentIDPipeline, people: list[Identity], tmp_path: Path) -> None:
+    made = studio(people, PROMPT, seed=3, regions=[LEFT, RIGHT], person_prompts=["a woman", "a man"], merge_at=[0, 1])
+    results = made.save(tmp_path / "out", sheet=False)
+    assert results["person_prompts"] == ["a woman", "a man"]
+    assert results["merge_at"] == [0, 1]
+    (picture,) = results["pictures"]
+    assert [person["region"] for person in picture["people"]] == [list(LEFT), list(RIGHT)]
+    likenesses = [person["likeness"] for person in picture["people"]]
+    known = [x for x in likenesses if not math.isnan(x)]
+    assert math.isnan(picture["likeness"]) if len(known) < 2 else picture["likeness"] == min(known)
+
+
+def test_a_request_of_several_people_goes_through_json(people: list[Identity]) -> None:
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    request = Request(
+        people, PROMPT, regions=[mask, RIGHT], person_prompts=["a", ""], parts=[{"eyes": "green"}, None], repair=True,
+        repair_below=0.5, merge_at=[0.2, 0.4],
+    )  # fmt: skip
+    again = Request.from_dict(request.to_dict(), identity=people)
+    assert again.places is not None
+    assert request.places is not None
+    assert again.places.key == request.places.key
+    assert again.to_dict() == request.to_dict()
+
+
+# -------------------------------------------------------------------------------------------------------- found places
+
+
+class Fixed:
+    """A detector that finds faces at these places, whatever the picture."""
+
+    def __init__(self, *found: list[Detection]) -> None:
+        self.answers = list(found)
+
+    def detect(self, image: Image.Image) -> list[Detection]:
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def face(left: float, top: float, right: float, bottom: float) -> Detection:
+    across, down = right - left, bottom - top
+    landmarks = [(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.35, 0.8), (0.65, 0.8)]
+    points = [(left + x * across, top + y * down) for x, y in landmarks]
+    return Detection(np.array([left, top, right, bottom], np.float32), np.array(points, np.float32), 1.0)
+
+
+def test_people_without_places_go_where_the_base_draws_faces(
+    studio: ConsistentIDPipeline, people: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width, height = studio.sampler.native_size
+    two = [face(0.6 * width, 4, 0.9 * width, 20), face(0.1 * width, 4, 0.35 * width, 18)]
+    detector = Fixed(two[:1], two)
+    monkeypatch.setattr(studio.analyzer, "detector", detector)
+    with pytest.warns(UserWarning, match="seed 3 shows fewer than 2 faces, so seed 4 was taken instead"):
+        made = studio(people, PROMPT, seed=3)
+    assert made.seeds == [4]
+    (left, right) = (person["region"] for person in made.people[0])
+    assert left[2] == pytest.approx(right[0], abs=1e-3)
+    assert left[0] < 0.1
+    assert right[2] > 0.9
+    expected = studio(people, PROMPT, seed=4, regions=regions_of(two[::-1], (width, height)))
+    assert difference(made.images[0], expected.images[0]) == 0
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed(two[:1]))
+    with pytest.raises(FaceError, match="the base draws fewer than 2 faces for 'two friends at a beach', with 8 seeds"):
+        studio(people, PROMPT, seed=3)
+
+
+def test_regions_of_faces_part_neighbours_in_every_direction() -> None:
+    three = [face(10, 10, 30, 40), face(70, 12, 90, 40), face(12, 70, 32, 95)]
+    regions = regions_of(three, (128, 128))
+    assert faces_in(regions, three, (128, 128)) == [0, 1, 2]
+    cover = regions.cover(128, 128)
+    assert cover.sum(dim=0).max() <= 1 + 1e-6, "they do not overlap"
+
+
+def test_faces_are_found_in_their_person_s_place() -> None:
+    regions = Regions.read([LEFT, RIGHT])
+    big, small, there = face(10, 10, 40, 40), face(10, 60, 20, 70), face(80, 10, 90, 20)
+    assert faces_in(regions, [big, there, small], (100, 100)) == [0, 1]
+    assert faces_in(regions, [big, small], (100, 100)) == [0, None]
+
+
+def test_assignment_is_the_best_in_all() -> None:
+    assert assign(np.array([[0.9, 0.8], [0.8, 0.1]])) == [1, 0]
+    assert assign(np.array([[0.1, 0.9, 0.3]])) == [1]
+    assert assign(np.array([[0.1], [0.9]])) == [None, 0]
+    assert assign(np.zeros((2, 0))) == [None, None]
+
+
+# -------------------------------------------------------------------------------------------------------------- repair
+
+
+ONE, TWO = tiny.draw((34, 50))[0], tiny.draw((34, 50), (94, 60), mouth=9)[0]
+
+
+@pytest.fixture
+def all_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every face is too small for the tiny base."""
+    monkeypatch.setattr("consistentid.pipeline.repair.SMALL", 10.0)
+
+
+def test_a_small_face_is_drawn_anew_and_all_else_stays(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None
+) -> None:
+    picture = ONE
+    (found,) = studio.analyzer.detect(picture)
+    made = studio.repair(picture, people[0], "a woman", seed=5)
+    (repaired,) = made.repairs[0]
+    assert repaired["box"] == [round(float(x)) for x in found.box]
+    assert repaired["likeness_before"] == pytest.approx(studio.score([picture], people[0])[0])
+    mask = np.asarray(face_mask(found, picture.size)) > 0
+    assert not mask.all()
+    assert np.array_equal(pixels(made.images[0])[~mask], pixels(picture)[~mask])
+    better = repaired["likeness_after"] >= repaired["likeness_before"]
+    assert repaired["kept"] == better == bool(difference(made.images[0], picture))
+
+
+def test_a_redrawn_face_is_kept_where_it_is_not_less_like(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = ONE
+    detections = studio.analyzer.detector.detect(picture)
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed(detections))
+    target = people[0].embedding.numpy()
+
+    class Recogniser:
+        """The likeness of a picture is 0.5; of one that was changed, 0.5 and `gain`."""
+
+        def __init__(self, gain: float) -> None:
+            self.gain = gain
+
+        def embed(self, image: Image.Image, landmarks: Any) -> np.ndarray:
+            return target * np.float32(0.5 + (self.gain if difference(image, picture) else 0))
+
+    for gain, kept in ((0.2, True), (-0.2, False)):
+        monkeypatch.setattr(studio.analyzer, "recogniser", Recogniser(gain))
+        made = studio.repair(picture, people[0], seed=5)
+        assert made.repairs[0][0]["kept"] is kept
+        assert bool(difference(made.images[0], picture)) is kept
+        assert made.scores == [pytest.approx(0.7 if kept else 0.5)]
+
+
+def test_large_faces_and_like_ones_are_left_alone(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    picture = tiny.portrait()
+    (found,) = studio.analyzer.detect(picture)
+    assert not is_small(found, studio.sampler.native_size)
+    made = studio.repair(picture, people[0])
+    assert made.repairs == [[]]
+    assert difference(made.images[0], picture) == 0
+    assert len(studio.repair(picture, people[1], below=1.0, seed=5).repairs[0]) == 1
+    with pytest.raises(NoFaceError, match="nothing to repair"):
+        studio.repair(Image.new("RGB", (64, 64), "white"), people[0])
+
+
+def test_each_of_several_people_is_repaired_in_their_place(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None
+) -> None:
+    picture = TWO
+    made = studio.repair(picture, people, regions=[RIGHT, LEFT], person_prompts=["a man", "a woman"], seed=5)
+    boxes = {repaired["person"]: repaired["box"] for repaired in made.repairs[0]}
+    assert set(boxes) == {0, 1}
+    assert boxes[0][0] > 64 > boxes[1][2]
+
+
+def test_repair_follows_a_request(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = ONE
+    (found,) = studio.analyzer.detector.detect(picture)
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed([found]))
+    plain = studio(people[0], "a woman", seed=5, width=128, height=128)
+    mended = studio(people[0], "a woman", seed=5, width=128, height=128, repair=True)
+    assert plain.repairs == []
+    assert len(mended.repairs[0]) == 1
+    outside = np.asarray(face_mask(found, (128, 128))) == 0
+    assert np.array_equal(pixels(mended.images[0])[outside], pixels(plain.images[0])[outside])
+
+
+def test_other_faces_are_left_out_of_the_mask() -> None:
+    one, other = face(10, 10, 50, 60), face(52, 10, 90, 60)
+    mask = np.asarray(face_mask(one, (100, 100), [other]))
+    assert mask[35, 30] == 255
+    assert not mask[10:60, 53:90].any()
+    assert mask[35, 51] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"regions": [LEFT]}, "2 people and 1 regions"),
+        ({"regions": [LEFT, (0, 0, 2, 1)]}, r"regions\[1\]=\(0, 0, 2, 1\) lies outside the picture"),
+        ({"person_prompts": "a woman"}, "person_prompts='a woman' is not a list"),
+        ({"person_prompts": ["a woman"]}, "2 people and 1 person_prompts"),
+        ({"person_prompts": ["a woman", 3]}, "person_prompts has 3, which is not a text"),
+        ({"person_scales": [1.0, -1.0]}, "person_scales=-1.0 is not allowed"),
+        ({"merge_at": [0.5, 2.0]}, "merge_at=2.0 is not allowed"),
+        ({"face_text": ["a", "b", "c"]}, "2 people and 3 face_text"),
+        ({"face_text": ["a", None], "parts": [{"eyes": "green"}, None]}, "face_text and parts exclude one another"),
+        ({"base_ratio": 1.0}, "base_ratio=1.0 is not allowed"),
+        ({"regions_end": 0}, "regions_end=0 is not allowed"),
+        ({"repair": "yes"}, "repair='yes' is not allowed"),
+        ({"repair_below": 0.5}, "repair_below says which faces repair draws anew"),
+        ({"repair": True, "repair_below": 7}, "repair_below=7 is not allowed"),
+        ({"identity": []}, "identity is an empty list"),
+        ({"identity": ["ada.png"]}, "a str is no identity"),
+        ({"base_alone": True, "regions": [LEFT, RIGHT]}, "base_alone draws nobody in particular; leave out regions"),
+    ],
+)
+def test_bad_arguments_are_named(people: list[Identity], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        Request(**({"identity": people, "prompt": PROMPT} | arguments))
+
+
+def test_cached_texts_know_their_places(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    texts: Callable[..., torch.Tensor] = lambda regions: studio(people, PROMPT, seed=3, regions=regions).images[0]  # noqa: E731
+    first = texts([LEFT, RIGHT])
+    assert difference(texts([LEFT, (0.6, 0.0, 1.0, 1.0)]), first)
+    assert difference(texts([LEFT, RIGHT]), first) == 0
