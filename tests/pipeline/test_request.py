@@ -107,7 +107,7 @@ def test_pictures_that_are_none() -> None:
 def test_what_is_refused_names_argument_value_and_remedy(who: Identity) -> None:
     for wrong, words in (
         ({"identity": "ada.png"}, "identity: a str is no identity; make one with identify"),
-        ({"identity": [who, who]}, "identity: 2 people"),
+        ({"identity": [who, "tom.png"]}, "identity: a str is no identity; make one with identify"),
         ({"prompt": ["a", " "]}, "prompt=' ' is empty; describe"),
         ({"prompt": []}, "prompt is an empty list; give at least one"),
         ({"prompt": 3}, "prompt=3 is not a text"),
