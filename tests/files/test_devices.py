@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
 import consistentid
 from consistentid.errors import InputError
+from consistentid.faces import onnx
+from consistentid.faces.onnx import onnx_providers
 from consistentid.files.devices import moved, resolve_device, resolve_dtype
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 
 def test_device_and_dtype() -> None:
@@ -50,3 +55,49 @@ def test_no_device_is_fixed_in_the_code() -> None:
     sources = Path(consistentid.__file__).parent.rglob("*.py")
     found = [path.name for path in sources if path.name != "devices.py" and fixed.search(path.read_text())]
     assert not found
+
+
+def test_every_onnx_network_is_told_where_to_compute() -> None:
+    """onnxruntime's own choice is the CPU, whatever device the user named."""
+    names = {"OnnxDetector", "OnnxRecogniser", "SceneReader", "insightface_networks", "onnx", "open_session"}
+    silent = []
+    for path in Path(consistentid.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in names:
+                told = {keyword.arg for keyword in node.keywords}
+                if "providers" not in told and len(node.args) < 2:
+                    silent.append(f"{path.name}:{node.lineno}")
+    assert len(silent) == 1, silent  # `onnx_file`, which fetches a model pack and computes nothing
+    assert silent[0].startswith("loading.py")
+
+
+def test_onnx_networks_compute_where_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    assert onnx_providers("cpu") == ("CPUExecutionProvider",)
+    assert onnx_providers("cuda:1") == (("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider")
+    there.remove("CUDAExecutionProvider")
+    with pytest.warns(UserWarning, match="cannot compute on cuda: faces are found .* install onnxruntime-gpu"):
+        assert onnx_providers("cuda") == ("CPUExecutionProvider",)
+
+
+def test_the_face_networks_of_a_pipeline_are_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, session = [], onnxruntime.InferenceSession
+
+    def record(path: str, options: object, providers: list[object]) -> object:
+        asked.append(providers)
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    # A device that every machine has, and on which nothing computes.
+    monkeypatch.setitem(onnx._PROVIDERS, "meta", ("CUDAExecutionProvider",))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", record)
+    studio = ConsistentIDPipeline.from_preset("drawn", device="cpu")
+    studio.device = torch.device("meta")
+    assert {x.device.type for x in studio.analyzer.parser.network.parameters()} == {"meta"}
+    assert studio.judge
+    assert asked == [[("CUDAExecutionProvider", {}), "CPUExecutionProvider"]] * 2
+    careful = ConsistentIDPipeline.from_preset("drawn", device="cpu", low_memory=True)
+    careful.device = torch.device("meta")
+    assert {x.device.type for x in careful.analyzer.parser.network.parameters()} == {"cpu"}
+    assert asked[-1] == ["CPUExecutionProvider"]

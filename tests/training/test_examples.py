@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import pytest
 import torch
 
 from consistentid.adapter.identity import Identity
+from consistentid.data.records import read_records, write_records
+from consistentid.data.shards import pack_dataset
 from consistentid.drawn.dataset import Drawing, draw_dataset
+from consistentid.drawn.pools import PoolSpec, open_pool
 from consistentid.drawn.portraits import Caption
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS, part_masks
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Places, framed, learns_base, target_masks
 from consistentid.training.schedule import Schedule
-from consistentid.training.sources import DatasetSource, Picture
+from consistentid.training.sources import DatasetSource, DrawnSource, Picture
 from consistentid.training.trainer import Trainer, open_source
 
 
@@ -121,7 +125,34 @@ def test_data_sets(tmp_path: Path) -> None:
     before = source.version(0)
     [file] = (tmp_path / "data/resize_IMG").glob(f"{source.key(0)}.*")
     file.write_bytes(file.read_bytes() + b" ")
-    assert source.version(0) != before
+    assert DatasetSource(tmp_path / "data").version(0) != before
     assert source[1].landmarks is not None
     with pytest.raises(InputError, match="nothing to learn from"):
         open_source(TrainConfig(Schedule(1, 1, 1.0), 32), None, tmp_path)
+
+
+def test_one_more_photo_leaves_what_is_kept_of_the_others(tmp_path: Path) -> None:
+    """Versions follow from the content alone: not from dates, folders, neighbours or the form of the data set."""
+    draw_dataset(Drawing(3, 2, 32, "train", 0), tmp_path / "data")
+    before = DatasetSource(tmp_path / "data")
+    versions = {before.key(row): before.version(row) for row in range(len(before))}
+    assert len(set(versions.values())) == 6
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "data", moved, copy_function=shutil.copyfile)  # with the dates of now
+    records = read_records(moved)
+    new = replace(records[0], image="0-new.png", mask="0-new.png")
+    for kind, file in new.files(moved).items():
+        file.write_bytes(records[1].files(moved)[kind].read_bytes())
+    write_records(moved, [new, *records])
+    pack_dataset(moved, tmp_path / "shards")
+    for folder in (moved, tmp_path / "shards"):
+        source = DatasetSource(folder)
+        found = {source.key(row): source.version(row) for row in range(len(source))}
+        assert len(found) == 7
+        assert {key: found[key] for key in versions} == versions
+
+
+def test_drawings_are_known_by_their_pixels(tmp_path: Path) -> None:
+    few, more = (DrawnSource(open_pool(PoolSpec(people, 2, 32), tmp_path)) for people in (2, 3))
+    assert [few.version(row) for row in range(4)] == [more.version(row) for row in range(4)]
+    assert len({more.version(row) for row in range(6)}) == 6

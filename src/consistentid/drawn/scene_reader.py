@@ -68,14 +68,15 @@ class SceneReader:
     Args:
         path: ONNX file of a network that takes (B, 3, S, S) RGB in [-1, 1] and gives (B, V), a logit for each value of
             each factor.
+        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
     Raises:
         CheckpointError: the file is missing, broken, or a network of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUExecutionProvider",)) -> None:
         self.name = fingerprint(path)
-        self._session = open_session(path)
+        self._session = open_session(path, providers)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [node.shape for node in (*inputs, *outputs)]
         if len(shapes) != 2 or len(shapes[0]) != 4 or shapes[1][1:] != [VALUES]:

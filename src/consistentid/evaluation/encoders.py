@@ -18,6 +18,7 @@ from consistentid.drawn.scene_reader import SceneReader
 from consistentid.errors import CheckpointError, InputError, first_line
 from consistentid.faces.analyzer import FaceAnalyzer, Recogniser
 from consistentid.faces.face import Face
+from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.files.weights import check_complete, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
@@ -262,7 +263,7 @@ def load_encoders(
     scenes = None
     if preset.scene_reader:
         with loading("scene_reader", preset.scene_reader):
-            scenes = SceneReader(onnx_file(preset.scene_reader))
+            scenes = SceneReader(onnx_file(preset.scene_reader), onnx_providers(studio.device))
     return Encoders(pair, structure, parts, faces, judge_name, scenes, tuple(marks))
 
 

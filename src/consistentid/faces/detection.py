@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class OnnxDetector:
     Args:
         path: ONNX file, such as det_10g.onnx.
         threshold: score from which something is a face.
-        providers: onnxruntime execution providers, in order of preference.
+        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
     Raises:
         CheckpointError: the file is missing, broken, or a network of another kind.
@@ -40,7 +40,7 @@ class OnnxDetector:
         self,
         path: str | os.PathLike[str],
         threshold: float = 0.5,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
     ) -> None:
         self._session = open_session(path, providers)
         self._path = path
@@ -131,7 +131,7 @@ def suppress(boxes: Points, scores: Points, overlap: float = 0.4) -> list[int]:
 
 
 def insightface_networks(
-    name: str = "buffalo_l", root: str = "~/.insightface", providers: Sequence[str] = ("CPUExecutionProvider",)
+    name: str = "buffalo_l", root: str = "~/.insightface", providers: Sequence[Any] = ("CPUExecutionProvider",)
 ) -> tuple[OnnxDetector, OnnxRecogniser]:
     """Detector and recogniser of a model pack of the insightface library, which fetches it when needed.
 
@@ -140,7 +140,7 @@ def insightface_networks(
     Args:
         name: of a pack, or its folder.
         root: where the library keeps its packs.
-        providers: onnxruntime execution providers, in order of preference.
+        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
     Raises:
         InputError: the library is not installed.

@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from consistentid.errors import CheckpointError, first_line
 
+_PROVIDERS: Final = {"cuda": ("CUDAExecutionProvider", "ROCMExecutionProvider"), "mps": ("CoreMLExecutionProvider",)}
+"""Kind of a device of torch -> onnxruntime's names for what computes there."""
 
-def open_session(path: str | os.PathLike[str], providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
+
+def onnx_providers(device: torch.device | str) -> tuple[Any, ...]:
+    """The execution providers of onnxruntime for networks on a device of torch, in order of preference.
+
+    Where the installed onnxruntime has none for it, that is said, and the CPU computes.
+    """
+    import onnxruntime
+
+    place = torch.device(device)
+    if place.type == "cpu":
+        return ("CPUExecutionProvider",)
+    there = onnxruntime.get_available_providers()
+    found = [name for name in _PROVIDERS.get(place.type, ()) if name in there]
+    if not found:
+        warnings.warn(
+            f"the installed onnxruntime cannot compute on {place}: faces are found and recognised on the CPU;"
+            " install onnxruntime-gpu in its place",
+            stacklevel=2,
+        )
+    options = {"device_id": place.index or 0} if place.type == "cuda" else {}
+    return (*((name, options) for name in found), "CPUExecutionProvider")
+
+
+def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
     """An `onnxruntime.InferenceSession` of a file.
 
     Raises:
         CheckpointError: the file is missing or not an ONNX network.
     """
     import onnxruntime
-    import torch
 
     if not Path(path).is_file():
         raise CheckpointError(f"no ONNX file {path}; check the path")

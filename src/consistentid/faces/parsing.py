@@ -142,7 +142,7 @@ class FaceParser:
         mean: Sequence[float] = _IMAGENET_MEAN,
         std: Sequence[float] = _IMAGENET_STD,
         labels: Sequence[str] = LABELS,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Any] = ("CPUExecutionProvider",),
     ) -> FaceParser:
         """A parser as ONNX, such as an exported BiSeNet: (B, 3, S, S) normalised RGB -> (B, K, h, w) logits.
 
@@ -151,7 +151,7 @@ class FaceParser:
             size: S, where the file leaves it open; 512 by default.
             mean, std: normalisation of RGB in [0, 1]; ImageNet's by default.
             labels: names of the K classes in the network's order, ours or CelebAMask-HQ's own; its order by default.
-            providers: onnxruntime execution providers, in order of preference.
+            providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
         Raises:
             CheckpointError: the file is missing, broken, or of another kind, or the options do not fit it.
@@ -204,13 +204,13 @@ class _OnnxNetwork(nn.Module):
     Args:
         path: ONNX file.
         classes: K.
-        providers: onnxruntime execution providers, in order of preference.
+        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
     Raises:
         CheckpointError: the file is missing, broken, or a network of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str], classes: int, providers: Sequence[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], classes: int, providers: Sequence[Any]) -> None:
         super().__init__()
         self._session = open_session(path, providers)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,13 @@ class OnnxRecogniser:
 
     Args:
         path: ONNX file.
-        providers: onnxruntime execution providers, in order of preference.
+        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
 
     Raises:
         CheckpointError: the file is missing, broken, or a network of another kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str], providers: Sequence[str] = ("CPUExecutionProvider",)) -> None:
+    def __init__(self, path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUExecutionProvider",)) -> None:
         self._session = open_session(path, providers)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [node.shape for node in (*inputs, *outputs)]

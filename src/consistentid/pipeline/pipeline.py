@@ -25,6 +25,7 @@ from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.caption import Captioner
 from consistentid.faces.face import Detection
 from consistentid.faces.matching import assign, similarities
+from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.faces.sight import Sight, look
 from consistentid.files.devices import fast_bfloat16, moved, resolve_device, resolve_dtype
@@ -173,7 +174,7 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        return load_analyzer(self.preset)
+        return load_analyzer(self.preset, "cpu" if self.low_memory else self.device)
 
     @cached_property
     def encoder(self) -> IdentityEncoder:
@@ -214,7 +215,7 @@ class ConsistentIDPipeline:
                 f"the preset {self.preset.name!r} has no judge; name a recogniser as judge in its YAML file"
             )
         with loading("judge", network):
-            return OnnxRecogniser(onnx_file(network))
+            return OnnxRecogniser(onnx_file(network), onnx_providers("cpu" if self.low_memory else self.device))
 
     def identify(
         self,

@@ -17,6 +17,7 @@ from consistentid.faces.analyzer import Detector, FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector, insightface_networks
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.guard import DrawingGuard
+from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import check_complete, fingerprint
@@ -140,26 +141,29 @@ def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
 
 
-def load_analyzer(preset: Preset) -> FaceAnalyzer:
-    """The face networks of a preset, on the CPU.
+def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAnalyzer:
+    """The face networks of a preset, on a device.
 
     Raises:
         CheckpointError: weights are missing, broken, or of another kind.
     """
+    providers = onnx_providers(device)
     with loading("parser", preset.parser):
         if preset.parser.kind == "bisenet":
-            parser = FaceParser.bisenet(preset.parser.fetch())
+            parser = FaceParser.bisenet(preset.parser.fetch(), device)
         elif preset.parser.kind == "onnx":
-            parser = FaceParser.onnx(preset.parser.fetch(), **preset.parser.options)
+            parser = FaceParser.onnx(preset.parser.fetch(), providers=providers, **preset.parser.options)
         else:
             source, options = preset.parser.pretrained
-            parser = FaceParser.segformer(source, **options)
+            parser = FaceParser.segformer(source, device=device, **options)
     with loading("detector", preset.detector):
         detector: Detector = (
-            LabelDetector(parser) if preset.detector.kind == "labels" else OnnxDetector(onnx_file(preset.detector))
+            LabelDetector(parser)
+            if preset.detector.kind == "labels"
+            else OnnxDetector(onnx_file(preset.detector), providers=providers)
         )
     with loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(onnx_file(preset.recogniser))
+        recogniser = OnnxRecogniser(onnx_file(preset.recogniser), providers)
     return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from consistentid.adapter import encoding
 from consistentid.adapter.prompt import Count, FacialText
 from consistentid.errors import DatasetError
 from consistentid.faces.differentiable import DifferentiableOnnx
+from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
 from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name, onnx_file
@@ -61,10 +63,14 @@ class FrozenNetworks:
     def _text_encoders(self) -> list[Any]:
         return [self.pipe.text_encoder, *([self.pipe.text_encoder_2] if encoding.is_xl(self.pipe) else [])]
 
+    @property
+    def _tokenizers(self) -> list[Any]:
+        return [self.pipe.tokenizer, *([self.pipe.tokenizer_2] if encoding.is_xl(self.pipe) else [])]
+
     @cached_property
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(onnx_file(self.preset.recogniser))
+        return OnnxRecogniser(onnx_file(self.preset.recogniser), onnx_providers("cpu"))  # in any worker process
 
     @cached_property
     def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
@@ -97,7 +103,7 @@ class FrozenNetworks:
 
     @cached_property
     def _asked_recognisers(self) -> list[OnnxRecogniser]:
-        return [OnnxRecogniser(path) for path in self._asked]
+        return [OnnxRecogniser(path, onnx_providers("cpu")) for path in self._asked]
 
     @staticmethod
     def _embedded(recogniser: OnnxRecogniser, picture: Picture, key: str) -> Tensor:
@@ -168,15 +174,28 @@ class FrozenNetworks:
             return None
         asked = " ".join(fingerprint(Path(path)) for path in self._asked)
         networks = {
-            "latents": lambda: weights_digest(self.pipe.vae),
-            "references": lambda: weights_digest(self.image_encoder) + self.provenance.get("recogniser", "") + asked,
-            "text": lambda: weights_digest(*self._text_encoders),
+            "latents": lambda: f"{weights_digest(self.pipe.vae)} {self.pipe.vae.config.scaling_factor}",
+            "references": lambda: " ".join(
+                [
+                    weights_digest(self.image_encoder),
+                    self.processor.to_json_string(),
+                    self.provenance.get("recogniser", ""),
+                    asked,
+                ]
+            ),
+            "text": lambda: " ".join([weights_digest(*self._text_encoders), *map(_vocabulary, self._tokenizers)]),
         }
         return Cache(self._folder / kind, json.dumps([kind, networks[kind](), *map(str, made_with)]))
 
     @cached_property
     def _text_cache(self) -> Cache | None:
         return self.cache("text")
+
+
+def _vocabulary(tokenizer: Any) -> str:
+    """Tells one tokenizer from another, by what it makes of words."""
+    told = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    return sha256(told.encode()).hexdigest()[:16]
 
 
 def _stored(x: Tensor) -> Tensor:

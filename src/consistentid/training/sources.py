@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from consistentid.data.dataset import FolderDataset, epoch_order
+from consistentid.data.dataset import epoch_order
 from consistentid.data.open import open_dataset
-from consistentid.data.records import RECORDS
-from consistentid.data.shards import INDEX
 from consistentid.drawn.pools import Pool, captions
 from consistentid.drawn.portraits import Caption
 from consistentid.errors import DatasetError
@@ -84,7 +83,8 @@ class DrawnSource:
 
     def version(self, row: int) -> str:
         """See `Source.version`."""
-        return f"{self.pool.spec}:{row}"
+        pool = self.pool
+        return _digest(np.ascontiguousarray(x[row]).data for x in (pool.images, pool.labels, pool.landmarks))
 
     def caption(self, row: int, wording: int) -> Caption:
         """See `Source.caption`."""
@@ -100,12 +100,20 @@ class DrawnSource:
         return shuffled(len(self), seed)
 
 
+def _digest(contents: Iterable[bytes | memoryview]) -> str:
+    """Follows from all bytes and their division: nothing else of a picture, neither its place nor its neighbours."""
+    digest = sha256()
+    for content in contents:
+        digest.update(sha256(content).digest())
+    return digest.hexdigest()
+
+
 class DatasetSource:
     """The samples of the data set in a folder, up to a number of people."""
 
     def __init__(self, path: Path, people: int = 0) -> None:
         self.dataset = dataset = open_dataset(path)
-        self._index = next((path / name for name in (INDEX, RECORDS) if (path / name).exists()), path)
+        self._versions: dict[int, str] = {}  # of this process's rows: reading is quick, but not for nothing
         groups: dict[str | int, list[int]] = {}
         for row, person in enumerate(dataset.people):
             groups.setdefault(row if person is None else person, []).append(row)
@@ -127,11 +135,12 @@ class DatasetSource:
 
     def version(self, row: int) -> str:
         """See `Source.version`."""
-        files = [self._index]
-        if isinstance(self.dataset, FolderDataset):
-            files += self.dataset.records[row].files(self.dataset.folder).values()
-        states = [file.stat() for file in files if file.exists()]  # a missing one is told of when it is read
-        return f"{self._index.resolve()}:{self.key(row)}:{[(state.st_size, state.st_mtime_ns) for state in states]}"
+        if row not in self._versions:
+            dataset, record = self.dataset, self.dataset.record(row)
+            kinds = ("image", "mask", *(["embedding"] if record.embedding is not None else []))
+            contents = [dataset.content(row, kind) for kind in kinds]
+            self._versions[row] = _digest([*contents, repr(record.extra.get("landmarks")).encode()])
+        return self._versions[row]
 
     def caption(self, row: int, wording: int) -> Caption:  # noqa: ARG002 - a data set has one wording
         """See `Source.caption`."""

@@ -29,7 +29,7 @@ def identities(options: Validation, frozen: FrozenNetworks, model: AdapterOnBase
     """
     spec = model.cid.spec
     encoder = IdentityEncoder(
-        load_analyzer(frozen.preset),
+        load_analyzer(frozen.preset, frozen.device),
         frozen.image_encoder,
         frozen.processor,
         part_layout=spec.part_layout,

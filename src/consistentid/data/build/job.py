@@ -44,6 +44,7 @@ from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, RECORDS, Record
 from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
 from consistentid.faces.verification import outliers
+from consistentid.files.devices import resolve_device
 from consistentid.files.output import check_folder, claim, encode_json, replacing
 from consistentid.files.processes import end_with_parent
 from consistentid.files.weights import fingerprint
@@ -61,6 +62,7 @@ _PLAN: Final = "plan.jsonl"
 _JOB: Final = "job.json"
 _LONGEST_NAME: Final = 120  # bytes; file systems allow 255, and a temporary name is longer than the final one
 _LONGEST_LINE: Final = 2000  # characters of a text beside a picture
+_SHARING: Final = 4  # workers that find their faces on one GPU: the networks are small, and reading takes as long
 _NO_PICTURES: Final = (".txt", ".json")
 
 
@@ -77,7 +79,7 @@ class Job:
         captioner: hub id or folder of a vision-language model; None = the words that the pictures come with: a text
             file beside the picture (first line the picture, second the face), or the records of a data set in the
             folder of the pictures or the one above.
-        device: where to compute; the best there is by default.
+        device: where all networks compute; the best there is by default.
 
     Raises:
         InputError: a value that is not allowed.
@@ -292,7 +294,7 @@ def _locally(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator
     """Work on shards with processes of this machine; yields how many pictures have just been done."""
     if not shards:
         return
-    workers = min(workers or (1 if job.captioner else os.cpu_count() or 1), len(shards))
+    workers = min(workers or _default_workers(job), len(shards))
     if workers == 1:
         with _one_thread():
             worker = Worker(job)
@@ -310,6 +312,13 @@ def _locally(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _default_workers(job: Job) -> int:
+    if job.captioner:
+        return 1
+    cores = os.cpu_count() or 1
+    return cores if resolve_device(job.device).type == "cpu" else min(cores, _SHARING)
 
 
 _workers: dict[Job, Worker] = {}
@@ -376,15 +385,17 @@ def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[
         ray.init(include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
-    gpus = int(resources.get("GPU", 0)) if job.captioner else 0  # face networks are small
-    most = min(workers or gpus or int(resources.get("CPU", 1)), len(shards))
+    # Of a GPU that is not asked for, Ray shows its workers nothing.
+    share = 0.0 if job.device == "cpu" else 1.0 if job.captioner else 1 / _SHARING
+    gpus = resources.get("GPU", 0.0) if share else 0.0
+    most = min(workers or int(gpus / share if gpus else resources.get("CPU", 1)), len(shards))
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
     done = rows.map(
         _RayWorker,
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=1,
-        num_gpus=min(gpus, 1),
+        num_gpus=share if gpus else 0,
     )
     for row in done.iter_rows():
         if row["error"]:
