@@ -3,7 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_drawn import KPS
+from hand_drawn import KPS, save_onnx
+from onnx import helper
 from PIL import Image
 
 from consistentid.errors import CheckpointError
@@ -97,3 +98,96 @@ def test_insightface_packs_run_through_the_same_code(detector_path: Callable[...
         np.testing.assert_allclose(mine.box, other.bbox + 0.5, atol=1e-3)  # theirs count from a pixel's centre
         np.testing.assert_allclose(mine.landmarks, other.kps + 0.5, atol=1e-3)
         assert recogniser.embed(photo, mine.landmarks) @ other.normed_embedding > 0.999
+
+
+# --------------------------------------------------------------------------------------------------------------- YuNet
+
+
+def yunet(path: Path, size: int | str = "size") -> Path:
+    """YuNet's outputs: a face in each red cell of 8 pixels, two cells to the right and one down from its corner.
+
+    Its box is four cells wide and six high, landmarks lie at `KPS` cells from the cell's corner.
+    """
+    nodes, shapes = [], {"input": [1, 3, size, size]}
+    for stride in (8, 16, 32):
+        cell = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+        nodes += [
+            helper.make_node("Conv", ["input", "red"], [f"r{stride}"]),
+            helper.make_node("AveragePool", [f"r{stride}"], [f"p{stride}"], **cell),
+            helper.make_node("Mul", [f"p{stride}", "one" if stride == 8 else "zero"], [f"m{stride}"]),
+            helper.make_node("Reshape", [f"m{stride}", "column"], [f"cls_{stride}"]),
+            helper.make_node("Mul", [f"cls_{stride}", "zero"], [f"nothing{stride}"]),
+            helper.make_node("Add", [f"nothing{stride}", "sure"], [f"obj_{stride}"]),
+            helper.make_node("Add", [f"nothing{stride}", "box"], [f"bbox_{stride}"]),
+            helper.make_node("Add", [f"nothing{stride}", "points"], [f"kps_{stride}"]),
+        ]
+    for kind, width in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)):
+        shapes |= {f"{kind}_{stride}": [1, f"n{stride}", width] for stride in (8, 16, 32)}
+    constants = {
+        "red": np.array([-1, 0, 1], np.float32).reshape(1, 3, 1, 1) / 255,  # of B, G, R
+        "one": np.array(1, np.float32),
+        "zero": np.array(0, np.float32),
+        "column": np.array([1, -1, 1], np.int64),
+        "sure": np.full((1, 1, 1), 0.81, np.float32),
+        "box": np.array([2, 1, np.log(4), np.log(6)], np.float32).reshape(1, 1, 4),
+        "points": KPS.reshape(1, 1, 10),
+    }
+    return save_onnx(path, nodes, constants, shapes)
+
+
+@pytest.mark.parametrize("size", ["size", 640])
+def test_yunet_is_decoded_in_the_pixels_of_the_picture(tmp_path: Path, size: int | str) -> None:
+    detector = OnnxDetector(yunet(tmp_path / "yunet.onnx", size))
+    (face,) = detector.detect(cells(640, 640, 8, (20, 30)))
+    corner = np.array([20 * 8, 30 * 8])
+    np.testing.assert_allclose(face.box, np.add(np.tile(corner, 2), (0, -16, 32, 32)), atol=1e-3)
+    np.testing.assert_allclose(face.landmarks, corner + KPS * 8, atol=1e-3)
+    assert face.score == pytest.approx(0.9, abs=0.01), "the root of 1 and 0.81"
+    (far,) = detector.detect(cells(1280, 320, 16, (50, 10)))
+    np.testing.assert_allclose(far.landmarks[4] - far.landmarks[0], [32, 32], atol=1e-3)
+    assert detector.detect(cells(640, 640, 8, (20, 30), colour=BLUE)) == []
+
+
+def test_yunet_finds_what_opencv_finds_with_it(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    photo = cells(640, 640, 8, (20, 30), (50, 12))
+    path = yunet(tmp_path / "yunet.onnx", 640)
+    theirs = cv2.FaceDetectorYN.create(str(path), "", (640, 640), 0.5, 0.3, 100)
+    _, rows = theirs.detect(np.ascontiguousarray(np.asarray(photo)[..., ::-1]))
+    ours = OnnxDetector(path).detect(photo)
+    assert rows is not None
+    assert len(ours) == len(rows) == 2
+    for mine, row in zip(
+        sorted(ours, key=lambda face: face.box[0]), sorted(rows.tolist(), key=lambda row: row[0]), strict=True
+    ):
+        left, top, width, height, *points, score = row
+        np.testing.assert_allclose(mine.box, [left, top, left + width, top + height], atol=0.01)
+        np.testing.assert_allclose(mine.landmarks.ravel(), points, atol=0.01)
+        assert mine.score == pytest.approx(score, abs=1e-3)
+
+
+def test_mtcnn_is_refused_in_words(detector_path: Callable[..., Path]) -> None:
+    with pytest.raises(CheckpointError, match=r"3 outputs.*MTCNN is a cascade of three such networks, and not"):
+        OnnxDetector(detector_path(outputs=3))
+
+
+def test_what_insightface_prints_is_no_result(
+    detector_path: Callable[..., Path],
+    recogniser_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app = pytest.importorskip("insightface.app", exc_type=ImportError)
+
+    class Downloads(app.FaceAnalysis):
+        def __init__(self, *args: object, **options: object) -> None:
+            print("download_path: ...")
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(app, "FaceAnalysis", Downloads)
+    pack = detector_path().parent
+    (pack / "recogniser.onnx").write_bytes(recogniser_path.read_bytes())
+    insightface_networks(str(pack))
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "download_path" in told.err

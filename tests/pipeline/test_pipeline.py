@@ -17,6 +17,8 @@ import transformers
 import yaml
 from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionInpaintPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from hand_drawn import save_onnx
+from onnx import helper
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessorPil
@@ -633,3 +635,20 @@ def test_provenance_is_the_same_on_every_machine(preset: Path, tmp_path: Path, m
     encoder = Network(repo="laion/CLIP-X", revision="a" * 40, files=("config.json", "model.safetensors"))
     assert network_name(encoder) == fingerprint(preset / "image_encoder").replace("image_encoder", "CLIP-X")
     assert network_name(Network(repo="laion/absent", files=("a.bin",))) == ""
+
+
+def test_a_recogniser_of_another_width_is_refused_when_loaded(preset: Path, tmp_path: Path) -> None:
+    """Not after CLIP was loaded, by an error about shapes of matrices."""
+    folder = tmp_path / "preset"
+    shutil.copytree(preset, folder)
+    weight = np.random.default_rng(0).standard_normal((3 * 7 * 7, 128)).astype(np.float32)
+    nodes = [
+        helper.make_node("AveragePool", ["input"], ["means"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["embedding"]),
+    ]
+    shapes: dict[str, list[int | str]] = {"input": ["batch", 3, 112, 112], "embedding": ["batch", "width"]}
+    save_onnx(folder / "recogniser.onnx", nodes, {"weight": weight}, shapes)
+    shutil.rmtree(folder / "image_encoder")
+    with pytest.raises(CheckpointError, match=r"makes embeddings of 128 numbers, and the adapter takes 512; use a"):
+        ConsistentIDPipeline.from_preset(folder, device="cpu").identify(tiny.portrait())

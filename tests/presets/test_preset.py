@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from diffusers import DiffusionPipeline
 
+import tiny
 from consistentid.errors import CheckpointError, InputError
+from consistentid.presets.loading import load_base, onnx_file
 from consistentid.presets.network import Network
 from consistentid.presets.read import load_preset, preset_names
 from consistentid.presets.settings import Settings
@@ -179,6 +185,7 @@ def test_networks_are_found_in_the_hub_cache_without_a_network(tmp_path: Path) -
     code = f"""
 from pathlib import Path
 from consistentid.errors import CheckpointError
+from consistentid.presets.loading import load_base, onnx_file
 from consistentid.presets.network import Network
 at = dict(repo="me/mine", revision="{"a" * 40}")
 snapshot = Path({str(snapshot)!r})
@@ -208,3 +215,38 @@ def test_missing_local_weights(tmp_path: Path) -> None:
         "a/b",
         {"revision": "main", "variant": "fp16"},
     )
+
+
+def test_a_model_pack_that_was_half_unpacked_is_named_with_what_to_delete(tmp_path: Path) -> None:
+    pack = tmp_path / "models" / "buffalo_l"
+    pack.mkdir(parents=True)
+    (pack / "1k3d68.onnx").write_bytes(b"")
+    network = Network(kind="insightface", path=pack / "det_10g.onnx")
+    with pytest.raises(CheckpointError, match=r"buffalo_l: is incomplete, it lacks det_10g\.onnx; delete that folder"):
+        onnx_file(network)
+
+
+def test_a_base_in_pickles_is_loaded_without_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "preset"
+    shutil.copytree(tiny.preset(), folder)
+    pipe = DiffusionPipeline.from_pretrained(folder / "base")
+    shutil.rmtree(folder / "base")
+    pipe.save_pretrained(folder / "base", safe_serialization=False)
+    assert not list((folder / "base" / "unet").glob("*.safetensors"))
+    for library in ("diffusers", "transformers"):
+        monitored = logging.getLogger(library)
+        monitored.addHandler(caplog.handler)
+    try:
+        load_base(load_preset(folder), 32, torch.float32)
+    finally:
+        for library in ("diffusers", "transformers"):
+            logging.getLogger(library).removeHandler(caplog.handler)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_mtcnn_is_refused_in_words(tmp_path: Path) -> None:
+    preset = yaml.safe_load((tiny.preset() / "preset.yaml").read_text())
+    preset["detector"] = {"kind": "mtcnn", "path": "./mtcnn"}
+    (tmp_path / "preset.yaml").write_text(yaml.safe_dump(preset))
+    with pytest.raises(InputError, match=r"detector: unknown kind 'mtcnn' \(a cascade of three networks\); known"):
+        load_preset(tmp_path)

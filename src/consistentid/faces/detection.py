@@ -1,9 +1,11 @@
-"""Where the faces are: detectors of the SCRFD kind from ONNX files."""
+"""Where the faces are: SCRFD and YuNet from ONNX files."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any, Final
 
 import numpy as np
@@ -21,11 +23,16 @@ _STRIDES: Final = (8, 16, 32)
 _ANCHORS: Final = 2
 
 
-class OnnxDetector:
-    """A detector with the outputs of SCRFD: score, box and five landmarks on grids of stride 8, 16 and 32.
+_YUNET: Final = tuple(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in _STRIDES)
+"""Names of YuNet's outputs."""
 
-    The network takes (1, 3, S, S) RGB in [-1, 1]. Where it finds nothing, it is asked again with a frame round the
-    picture (faces that fill it) and at larger sizes (small faces); a network of fixed size only with the frame.
+
+class OnnxDetector:
+    """SCRFD or YuNet, told apart by their outputs: scores, boxes and five landmarks on grids of stride 8, 16 and 32.
+
+    SCRFD takes (1, 3, S, S) RGB in [-1, 1] and has nine outputs, YuNet takes BGR from 0 to 255 and has twelve. Where
+    either finds nothing, it is asked again with a frame round the picture (faces that fill it) and at larger sizes
+    (small faces); a network of fixed size only with the frame.
 
     Args:
         path: ONNX file, such as det_10g.onnx.
@@ -46,11 +53,13 @@ class OnnxDetector:
         self._path = path
         self._threshold = threshold
         shape = self._session.get_inputs()[0].shape
-        outputs = len(self._session.get_outputs())
-        if len(shape) != 4 or shape[1] != 3 or outputs != 3 * len(_STRIDES):
+        names = [node.name for node in self._session.get_outputs()]
+        self._yunet = set(names) == set(_YUNET)
+        if len(shape) != 4 or shape[1] != 3 or not (self._yunet or len(names) == 3 * len(_STRIDES)):
+            cascade = "; MTCNN is a cascade of three such networks, and not supported" if len(names) in (2, 3) else ""
             raise CheckpointError(
-                f"{path} is not a face detector: input {shape} and {outputs} outputs, "
-                "needed are (1, 3, S, S) and nine outputs: score, box and landmarks at strides 8, 16 and 32"
+                f"{path} is not a face detector: input {shape} and {len(names)} outputs, needed are (1, 3, S, S) and"
+                f" SCRFD's nine outputs, or the twelve of YuNet, at strides 8, 16 and 32{cascade}"
             )
         self._fixed = shape[2] if isinstance(shape[2], int) else None
         self._input = self._session.get_inputs()[0].name
@@ -80,8 +89,13 @@ class OnnxDetector:
         width, height = (max(1, round(length * scale)) for length in image.size)
         canvas = Image.new("RGB", (size, size))
         canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), (offset, offset))
-        pixels = (np.asarray(canvas, np.float32).transpose(2, 0, 1)[None] - 127.5) / 128
-        scores, boxes, landmarks = self._decode(self._session.run(None, {self._input: pixels}), size)
+        pixels = np.asarray(canvas, np.float32).transpose(2, 0, 1)[None]
+        if self._yunet:
+            outputs = self._session.run(list(_YUNET), {self._input: np.ascontiguousarray(pixels[:, ::-1])})
+            scores, boxes, landmarks = self._decode_yunet(outputs, size)
+        else:
+            outputs = self._session.run(None, {self._input: (pixels - np.float32(127.5)) / np.float32(128)})
+            scores, boxes, landmarks = self._decode(outputs, size)
         boxes = ((boxes - offset) / np.float32(scale)).clip(0, image.size * 2)
         landmarks = (landmarks - offset) / np.float32(scale)
         inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
@@ -114,6 +128,28 @@ class OnnxDetector:
         # The network counts from the centre of the first pixel.
         half = np.float32(0.5)
         return np.concatenate(scores), np.concatenate(boxes) + half, np.concatenate(landmarks) + half
+
+    def _decode_yunet(self, outputs: Sequence[NDArray[np.float32]], size: int) -> tuple[Points, Points, Points]:
+        """The same of `_YUNET`: the score is the root of two, boxes are middles and logarithms of their sides."""
+        flat = [output.reshape(-1, output.shape[-1]) for output in outputs]
+        cells = [(size // stride) ** 2 for stride in _STRIDES]
+        if [len(output) for output in flat] != 4 * cells:
+            found = [output.shape for output in outputs]
+            raise CheckpointError(
+                f"{self._path} is not a YuNet: for an input of {size} pixels its outputs are {found}, needed are"
+                f" {cells} rows of each kind"
+            )
+        scores, boxes, landmarks = [], [], []
+        levels = (flat[kind * len(_STRIDES) : (kind + 1) * len(_STRIDES)] for kind in range(4))
+        for stride, face, there, box, points in zip(_STRIDES, *levels, strict=True):
+            score = np.sqrt(face[:, 0].clip(0, 1) * there[:, 0].clip(0, 1))
+            sure = np.flatnonzero(score >= self._threshold)
+            corner = np.stack(np.divmod(sure, size // stride)[::-1], axis=1).astype(np.float32)
+            middle, half = (corner + box[sure, :2]) * stride, np.exp(box[sure, 2:]) * stride / 2
+            scores.append(score[sure])
+            boxes.append(np.concatenate([middle - half, middle + half], axis=1))
+            landmarks.append((corner[:, None] + points[sure].reshape(-1, 5, 2)) * stride)
+        return np.concatenate(scores), np.concatenate(boxes), np.concatenate(landmarks)
 
 
 def suppress(boxes: Points, scores: Points, overlap: float = 0.4) -> list[int]:
@@ -150,9 +186,10 @@ def insightface_networks(
         from insightface.app import FaceAnalysis
     except ImportError as error:
         raise InputError(f"insightface cannot be used ({error}): pip install 'consistentid[photos]'") from error
-    models = FaceAnalysis(
-        name=name, root=root, allowed_modules=["detection", "recognition"], providers=list(providers)
-    ).models
+    with redirect_stdout(sys.stderr):  # it tells of downloads on stdout, where results belong
+        models = FaceAnalysis(
+            name=name, root=root, allowed_modules=["detection", "recognition"], providers=list(providers)
+        ).models
     if missing := {"detection", "recognition"} - set(models):
         raise CheckpointError(f"the model pack {name} has no network for {' and '.join(sorted(missing))}")
     return (

@@ -36,6 +36,11 @@ class OnnxRecogniser:
                 f"needed is (B, 3, {SIZE}, {SIZE}) to (B, D)"
             )
         self._input = inputs[0].name
+        width = shapes[1][1]
+        if not isinstance(width, int):
+            width = self._session.run(None, {self._input: np.zeros((1, 3, SIZE, SIZE), np.float32)})[0].shape[1]
+        self.width: int = width
+        """D, of its embeddings."""
 
     def embed(self, image: Image.Image, landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
         """(D,) float32 of unit length for the face with these (5, 2) landmarks in an RGB picture."""

@@ -20,7 +20,15 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.identify import IdentityEncoder
 from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Region, Regions
-from consistentid.errors import ArgumentError, CancelledError, FaceError, InputError, NoFaceError, first_line
+from consistentid.errors import (
+    ArgumentError,
+    CancelledError,
+    CheckpointError,
+    FaceError,
+    InputError,
+    NoFaceError,
+    first_line,
+)
 from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.caption import Captioner
 from consistentid.faces.face import Detection
@@ -185,6 +193,12 @@ class ConsistentIDPipeline:
         """
         preset = self.preset
         analyzer = self.analyzer
+        made, wanted = getattr(analyzer.recogniser, "width", None), self.adapter.spec.id_dim
+        if made not in (None, wanted):
+            raise CheckpointError(
+                f"recogniser: {preset.recogniser} makes embeddings of {made} numbers, and the adapter takes {wanted};"
+                f" use a recogniser of {wanted}, or an adapter that was trained with this one"
+            )
         with loading("image_encoder", preset.image_encoder):
             # Nearly all of the time that a person takes on a CPU; its features are kept in half precision anyway.
             faster = self._auto_dtype and fast_bfloat16(self.device)

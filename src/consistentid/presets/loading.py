@@ -84,8 +84,9 @@ def _load_folder(base: Network, dtype: torch.dtype) -> Any:
         kind = getattr(getattr(pipelines, library, None) or import_module(library), class_name)
         if issubclass(kind, nn.Module):
             variant = base.variant if base.variant and any((folder / name).glob(f"*.{base.variant}.*")) else None
+            safe = any((folder / name).glob("*.safetensors"))  # else libraries log an error before they read pickles
             networks[name], report = kind.from_pretrained(
-                folder / name, dtype=dtype, variant=variant, output_loading_info=True
+                folder / name, dtype=dtype, variant=variant, output_loading_info=True, use_safetensors=safe
             )
             check_complete(report["missing_keys"], f"base: {base}/{name}")
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
@@ -168,9 +169,17 @@ def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAna
 
 
 def onnx_file(network: Network) -> Path:
-    """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there."""
+    """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there.
+
+    Raises:
+        CheckpointError: it is missing and cannot be fetched, or the pack's folder is there without it.
+    """
     if network.kind == "insightface" and network.path and not network.path.exists():
         pack = network.path.parent  # ROOT/models/PACK/FILE.onnx
+        if pack.is_dir():  # the library fetches whole folders only
+            raise CheckpointError(
+                f"{pack}: is incomplete, it lacks {network.path.name}; delete that folder, and it is fetched again"
+            )
         insightface_networks(pack.name, root=str(pack.parents[1]))
     return network.fetch()
 

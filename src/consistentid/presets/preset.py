@@ -57,7 +57,8 @@ class Preset:
         for role, known in _KINDS.items():
             network = self.networks.get(role)
             if network and network.kind not in known:
-                raise InputError(f"{role}: unknown kind {network.kind!r}; known kinds are {', '.join(known)}")
+                cascade = " (a cascade of three networks)" if network.kind.lower() == "mtcnn" else ""
+                raise InputError(f"{role}: unknown kind {network.kind!r}{cascade}; known kinds are {', '.join(known)}")
         for role, network in self.networks.items():
             allowed = _OPTIONS.get((role, network.kind), ())
             if not isinstance(network.options, Mapping) or set(network.options) - set(allowed):
