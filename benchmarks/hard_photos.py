@@ -3,10 +3,11 @@
     pip install dlib-bin face-recognition-models    # a recogniser that is nobody's judge here; or --judge FILE.onnx
     python benchmarks/hard_photos.py PHOTO... --detector scrfd.onnx --parser parser.onnx --strangers group.jpg
 
-Each photo, which shows one person, is made worse in 44 ways, and as it is, written to a file, and goes the way of a user's photo.
-Prints a Markdown table: of each way how many were accepted, the cosines to the photo as it was of those accepted
-without a warning and with one, and what was said. The cosine is of embeddings less their mean over the strangers, since
-dlib's lie all in one corner; in it two people have about 0, and dlib's own threshold, a distance of 0.6, is about 0.5.
+Each photo, which shows one person, is made worse in 44 ways, written to a file, and goes the way of a user's photo,
+as it is and worse. Prints a Markdown table: of each way how many were accepted, the cosines to the photo as it was of
+those accepted without a warning and with one, and what was said. The cosine is of embeddings less their mean over the
+strangers, since dlib's lie all in one corner; in it two people have about 0, and dlib's own threshold, a distance of
+0.6, is about 0.5.
 """
 
 from __future__ import annotations
