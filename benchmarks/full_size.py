@@ -34,7 +34,8 @@ from consistentid.adapter import injection, store
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parsing import FaceParser
-from consistentid.files.output import encode_png, save_new
+from consistentid.files.output import encode_png
+from consistentid.files.writing import save_new
 
 INVENTORY = Path(__file__).parent.parent / "tests" / "golden" / "inventory"
 CHECKPOINTS = {"sd15": "ConsistentID-v1_sd15_rank128.json", "sdxl": "ConsistentID_SDXL-v1_rank128.json"}

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -64,11 +66,17 @@ def test_saving_replaces_the_whole_file_or_nothing(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "full").touch()
-    with pytest.raises(InputError, match=r"cannot write the identity to .*blocked"):
+    with pytest.raises(InputError, match=r"blocked: cannot be written \(is a directory\)"):
         someone(0).save(blocked)
-    with pytest.raises(InputError, match="cannot write the identity"):
-        someone(0).save(tmp_path / "absent" / "ada.safetensors")
+    with pytest.raises(InputError, match="cannot be written"):
+        someone(0).save(target / "ada.safetensors")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ada.safetensors", "blocked"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights as POSIX has them")
+def test_an_identity_is_its_owner_s_alone(tmp_path: Path) -> None:
+    someone(0).save(tmp_path / "ada.safetensors")
+    assert stat.S_IMODE((tmp_path / "ada.safetensors").stat().st_mode) == 0o600
 
 
 def test_files_that_are_no_identity_are_refused_by_name(tmp_path: Path) -> None:

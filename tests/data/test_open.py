@@ -22,6 +22,8 @@ from consistentid.data.open import open_dataset
 from consistentid.data.records import Record, write_records
 from consistentid.data.shards import pack_dataset
 from consistentid.errors import DatasetError, InputError
+from consistentid.files.claims import LOCK
+from consistentid.files.writing import UNFINISHED
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -128,7 +130,7 @@ def test_an_interrupted_packing_goes_on(folder: Path, shards: Path, tmp_path: Pa
     with pytest.raises(KeyboardInterrupt):
         pack_dataset(folder, tmp_path / "shards", samples=3, progress=stop)
     assert not (tmp_path / "shards/index.parquet").exists()
-    (tmp_path / "shards/.shard-000002.4711.tar").write_bytes(b"torn")
+    (tmp_path / f"shards/{UNFINISHED}2.tar").write_bytes(b"torn")
     done: list[tuple[int, int]] = []
     summary = pack_dataset(folder, tmp_path / "shards", samples=3, progress=lambda *p: done.append(p))
     assert (summary["packed_now"], done) == (1, [(3, 7), (6, 7), (7, 7)])
@@ -136,7 +138,7 @@ def test_an_interrupted_packing_goes_on(folder: Path, shards: Path, tmp_path: Pa
 
 
 def test_packing_refuses_what_would_go_wrong(folder: Path, shards: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds another packed data set, or the same in other shards"):
+    with pytest.raises(InputError, match="holds another packed data set, with samples 3 instead of 4"):
         pack_dataset(folder, shards, samples=4)
     with pytest.raises(InputError, match="is not empty, and holds no packed data set"):
         pack_dataset(folder, folder)
@@ -146,7 +148,7 @@ def test_packing_refuses_what_would_go_wrong(folder: Path, shards: Path, tmp_pat
     (tmp_path / "torn/all_faceID/p2/ü.4.bin").unlink()
     with pytest.raises(DatasetError, match=r"ü\.4\.bin: cannot be read"):
         pack_dataset(tmp_path / "torn", tmp_path / "shards", samples=3)
-    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == ["pack.json", "shard-000000.tar"]
+    assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == [LOCK, "pack.json", "shard-000000.tar"]
 
 
 def test_the_pack_command(folder: Path, shards: Path, tmp_path: Path) -> None:

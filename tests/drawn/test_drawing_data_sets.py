@@ -19,6 +19,8 @@ from consistentid.drawn import dataset as module
 from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.drawn.portraits import draw
 from consistentid.errors import InputError
+from consistentid.files.claims import LOCK
+from consistentid.files.writing import UNFINISHED
 
 SMALL = Drawing(people=3, scenes=2, size=48, split="test", seed=4)
 
@@ -41,7 +43,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_layout(small: Path) -> None:
     names = [f"test-4-0000{p}/0{s}" for p in range(3) for s in range(2)]
-    expected = {"JSON_all.json", "drawing.json"}
+    expected = {"JSON_all.json", "drawing.json", LOCK}
     expected |= {f"{kind}/{n}.png" for kind in ("resize_IMG", "parsing_mask_IMG") for n in names}
     expected |= {f"photos/{n}.jpg" for n in names}
     assert set(contents(small)) == expected
@@ -107,7 +109,7 @@ def test_an_interrupted_run_goes_on(small: Path, tmp_path: Path, monkeypatch: py
     assert not (folder / "JSON_all.json").exists()
     # What a kill in the middle of writing leaves: a picture without its mask, a photo half written.
     (folder / "parsing_mask_IMG/test-4-00001/01.png").unlink()
-    (folder / "photos/test-4-00001/.01.4711.jpg").write_bytes(b"\xff\xd8torn")
+    (folder / f"photos/test-4-00001/{UNFINISHED}01.jpg").write_bytes(b"\xff\xd8torn")
     done.clear()
     summary = draw_dataset(SMALL, folder, photos=True, progress=lambda *p: done.append(p))
     assert (summary["drawn"], summary["pictures"]) == (3, 6)
@@ -138,7 +140,7 @@ def test_another_set_is_not_mixed_in(small: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == {"letter.txt": b"dear"}
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/drawing.json").write_text('{"people"')
-    with pytest.raises(InputError, match=r"torn/drawing\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"torn/drawing\.json: is not the note of a drawn data set, or damaged"):
         draw_dataset(SMALL, tmp_path / "torn")
 
 

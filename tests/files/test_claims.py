@@ -49,7 +49,7 @@ def test_the_same_goes_on_and_anything_else_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     for _ in range(2):
         with claimed(folder, "drawing", {"size": 1, "seed": [2]}, note="note.json"):
-            assert json.loads((folder / "note.json").read_text()) == {"size": 1, "seed": [2]}
+            assert json.loads((folder / "note.json").read_text()) == {"holds": "drawing", "size": 1, "seed": [2]}
     with (
         pytest.raises(InputError, match=r"new: holds another drawing, with size 1 instead of 3; name a new folder"),
         claimed(folder, "drawing", {"size": 3, "seed": [2]}, note="note.json"),
@@ -65,11 +65,28 @@ def test_somebody_else_s_folder_is_left_as_it_is(tmp_path: Path) -> None:
     assert names(tmp_path) == ["config.json"]
 
 
+def test_something_of_ours_that_is_of_another_kind(tmp_path: Path) -> None:
+    with claimed(tmp_path, "training run", {}, note="run.json"):
+        pass
+    with (
+        pytest.raises(InputError, match="holds a training run, and no evaluation; name a new folder"),
+        claimed(tmp_path, "evaluation", {"preset": "drawn"}, note="run.json"),
+    ):
+        pass
+
+
+def test_a_folder_begun_by_an_older_version_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "note.json").write_text('{"size": 1}')
+    (tmp_path / "picture.png").touch()
+    with claimed(tmp_path, "drawing", {"size": 1}, note="note.json"):
+        pass
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "{}", "[" * 100_000, '{"size": '])
 def test_a_note_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "note.json").write_text(content)
     with (
-        pytest.raises(InputError, match=r"note\.json: cannot be read; delete the folder"),
+        pytest.raises(InputError, match=r"note\.json: is not the note of a drawing, or damaged; name a new folder"),
         claimed(tmp_path, "drawing", {"size": 1}, note="note.json"),
     ):
         pass

@@ -12,17 +12,8 @@ import pytest
 from PIL import Image
 
 from consistentid.errors import InputError
-from consistentid.files.output import (
-    DIGITAL_SOURCE_TYPE,
-    check_folder,
-    encode_json,
-    encode_png,
-    next_free,
-    read_record,
-    replacing,
-    save_new,
-    versions,
-)
+from consistentid.files.output import DIGITAL_SOURCE_TYPE, encode_json, encode_png, read_record, versions
+from consistentid.files.writing import check_folder, next_free, replacing, save_new
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8))
 

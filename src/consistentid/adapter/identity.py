@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +17,7 @@ from torch.nn.functional import normalize
 
 from consistentid.errors import CheckpointError, IncompatibleIdentityError, InputError
 from consistentid.faces.parts import PARTS
+from consistentid.files.writing import replacing
 
 _FORMAT = "consistentid-identity-1"
 _TENSORS = ("embedding", "face_features", "part_features", "part_mask", "blank_features")
@@ -85,15 +85,9 @@ class Identity:
         for name in ("face_features", "part_features", "blank_features"):
             if tensors[name].abs().amax() <= torch.finfo(torch.float16).max:
                 tensors[name] = tensors[name].half()
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{uuid4().hex}.tmp")
-        try:
-            save_file(tensors, temporary, metadata={**self.provenance, "face_text": self.face_text, "format": _FORMAT})
-            temporary.replace(target)
-        except (OSError, SafetensorError) as error:
-            raise InputError(f"cannot write the identity to {target}: {error}; choose another path") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        about = {**self.provenance, "face_text": self.face_text, "format": _FORMAT}
+        with replacing(path, private=True) as temporary:  # it tells who somebody is
+            save_file(tensors, temporary, metadata=about)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:

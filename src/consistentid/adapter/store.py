@@ -15,7 +15,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,8 +24,9 @@ from torch import Tensor, nn
 from consistentid.adapter.nn.facial_encoder import FacialEncoder
 from consistentid.adapter.nn.image_projection import ImageProjection
 from consistentid.adapter.spec import AdapterSpec
-from consistentid.errors import CheckpointError, InputError
+from consistentid.errors import CheckpointError
 from consistentid.files.weights import listed, natural
+from consistentid.files.writing import replacing, write_whole
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -95,15 +95,9 @@ def write(path: Path, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata={"format": "pt", "spec": json.dumps(spec.to_dict())})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot write the weights to {path}: {error}; choose another path") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_folder(folder: Path, spec: AdapterSpec, tensors: Mapping[str, Tensor]) -> None:
@@ -112,15 +106,8 @@ def write_folder(folder: Path, spec: AdapterSpec, tensors: Mapping[str, Tensor])
     Raises:
         InputError: the folder cannot be written.
     """
-    config = folder / CONFIG_NAME
-    temporary = config.with_name(f".{CONFIG_NAME}.{uuid4().hex}.tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / WEIGHTS_NAME, spec, tensors)
-        temporary.write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
-        temporary.replace(config)
-    except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error}; choose another folder") from error
+    write(folder / WEIGHTS_NAME, spec, tensors)
+    write_whole(folder / CONFIG_NAME, json.dumps(spec.to_dict(), indent=2) + "\n")
 
 
 def to_ours(state: Mapping[str, Any], source: str) -> tuple[dict[str, Tensor], set[str]]:

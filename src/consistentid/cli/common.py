@@ -86,7 +86,7 @@ def check_show(show: Path | None, *, force: bool = False) -> None:
     Raises:
         InputError: it cannot.
     """
-    from consistentid.files.output import check_folder
+    from consistentid.files.writing import check_folder
 
     if show is None:
         return
@@ -103,7 +103,7 @@ def write_show(show: Path, studio: ConsistentIDPipeline, sights: Sequence[Sight]
     """The picture of `--show`."""
     from consistentid.adapter.identify import best_parts
     from consistentid.faces.overlay import draw_sights
-    from consistentid.files.output import replacing
+    from consistentid.files.writing import replacing
 
     spec = studio.adapter.spec
     with replacing(show) as temporary:
@@ -144,14 +144,11 @@ def quiet() -> None:
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
     warnings.showwarning = lambda message, *_: click.echo(f"note: {message}", err=True)
-    import diffusers.utils.logging
-    import transformers.utils.logging
+    from consistentid.files.workers import quiet_libraries
 
     # Its progress bars stay: a download may be long.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    quiet_libraries()
 
 
 def progress_bar(unit: str) -> Callable[[int, int], None]:

@@ -252,7 +252,7 @@ def generate(
     picture, results.json and a contact sheet to the --out folder, and prints each picture's likeness to the reference:
     the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
-    from consistentid.files.output import check_folder
+    from consistentid.files.writing import check_folder
     from consistentid.pipeline.request import Request
     from consistentid.presets.read import load_preset
 

@@ -63,7 +63,7 @@ def identify(
     Several photos of one person are combined. The file holds features, no photo, and fits the preset it was made with.
     """
     from consistentid.files.images import load_image
-    from consistentid.files.output import check_folder, replacing
+    from consistentid.files.writing import check_folder
     from consistentid.presets.read import load_preset
 
     if out.suffix != ".safetensors":
@@ -87,8 +87,7 @@ def identify(
     identity = studio.encode(sights, load_captioner(captioner, studio))
     if show:
         write_show(show, studio, sights)
-    with replacing(out) as temporary:
-        identity.save(temporary)
+    identity.save(out)
     if as_json:
         print_json(
             {

@@ -87,7 +87,7 @@ def repair(
     Everything else of the picture stays as it is, to the last bit. Nothing is overwritten.
     """
     from consistentid.files.images import load_image
-    from consistentid.files.output import check_folder
+    from consistentid.files.writing import check_folder
     from consistentid.pipeline.request import Request
     from consistentid.presets.read import load_preset
 

@@ -44,14 +44,15 @@ def train(
     """
     quiet()
     from consistentid.training.config import TrainConfig
-    from consistentid.training.trainer import Trainer
+    from consistentid.training.trainer import Trainer, claimed_run
 
     if init is not None:
         changes = (*changes, f"adapter.init={init}")
     config = TrainConfig.from_yaml(recipe, changes)
-    trainer = Trainer(
-        config, out, data=data, cache=cache, device=device, say=lambda line: click.echo(line, err=as_json)
-    )
-    finished = trainer.train()
+    with claimed_run(out):
+        trainer = Trainer(
+            config, out, data=data, cache=cache, device=device, say=lambda line: click.echo(line, err=as_json)
+        )
+        finished = trainer.train()
     if as_json and trainer.accelerator.is_main_process:
         print_json({"run": str(out), "step": trainer.step, "finished": finished})

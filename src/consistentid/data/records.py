@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from consistentid.errors import DatasetError
-from consistentid.files.output import replacing
+from consistentid.files.writing import write_whole
 
 RECORDS: Final = "JSON_all.json"
 IMAGES: Final = "resize_IMG"
@@ -146,8 +146,7 @@ def write_records(folder: Path, records: Sequence[Record]) -> Path:
     """
     lines = [json.dumps(_item(record), ensure_ascii=False) for record in records]
     path = folder / RECORDS
-    with replacing(path) as temporary:
-        temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+    write_whole(path, "[\n" + ",\n".join(lines) + "\n]\n")
     return path
 
 

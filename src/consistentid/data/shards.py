@@ -24,7 +24,8 @@ from typing import Any, Final
 from consistentid.data.dataset import Dataset, FolderDataset
 from consistentid.data.records import RECORDS, Record
 from consistentid.errors import DatasetError, InputError, first_line
-from consistentid.files.output import check_folder, claim, replacing
+from consistentid.files.claims import claimed
+from consistentid.files.writing import check_folder, replacing
 
 INDEX: Final = "index.parquet"
 
@@ -110,16 +111,22 @@ def pack_dataset(
         DatasetError: the data set lacks files; nothing is half-written.
         InputError: a folder that holds something else or cannot be written, or pyarrow is not installed.
     """
-    parquet = _parquet()
-    import pyarrow
-
+    _parquet()
     if samples < 1:
         raise InputError(f"samples={samples} is not allowed; give at least 1")
     dataset = FolderDataset(source)
     check_folder(out)
-    _claim(source, out, samples)
-    for unfinished in out.glob(".*.tar"):  # of a run that was killed while writing
-        unfinished.unlink()
+    about = {"records": hashlib.sha256((source / RECORDS).read_bytes()).hexdigest(), "samples": samples}
+    with claimed(out, "packed data set", about, note=_NOTE):
+        return _pack_into(dataset, out, samples, progress)
+
+
+def _pack_into(
+    dataset: FolderDataset, out: Path, samples: int, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    parquet = _parquet()
+    import pyarrow
+
     rows: list[dict[str, Any]] = []
     packed = 0
     starts = range(0, len(dataset), samples)
@@ -174,13 +181,6 @@ def _indexed(dataset: FolderDataset, chosen: range, path: Path) -> Iterator[dict
         for kind in record.files(dataset.folder):
             row[f"{kind}_offset"], row[f"{kind}_length"] = places[_member(record, index, kind)]
         yield row
-
-
-def _claim(source: Path, out: Path, samples: int) -> None:
-    """Note in the folder what is packed there, or make sure that it is the same."""
-    about = {"records": hashlib.sha256((source / RECORDS).read_bytes()).hexdigest(), "samples": samples}
-    if claim(out, out / _NOTE, about, "packed data set"):
-        raise InputError(f"{out}: holds another packed data set, or the same in other shards; name a new folder")
 
 
 def _runs(values: list[str]) -> Iterator[list[int]]:

@@ -15,7 +15,8 @@ from PIL import Image
 from consistentid.data.records import IMAGES, MASKS, RECORDS, Record, write_records
 from consistentid.drawn.portraits import SPLITS, People, Scenes, describe, draw, locate, sample_people, sample_scenes
 from consistentid.errors import InputError
-from consistentid.files.output import check_folder, claim, replacing
+from consistentid.files.claims import claimed
+from consistentid.files.writing import check_folder, replacing
 
 PHOTOS: Final = "photos"
 """Folder of the plain pictures, one folder a person in it."""
@@ -117,10 +118,14 @@ def draw_dataset(
         InputError: the folder holds something else, or cannot be written.
     """
     check_folder(folder, megabytes=1 + int(len(drawing) * drawing.size**2 * (1.4 if photos else 0.9)) // 2**20)
-    _claim(drawing, folder)
-    for kind in (IMAGES, MASKS, PHOTOS):
-        for unfinished in (folder / kind).glob("*/.*"):  # of a run that was killed while writing
-            unfinished.unlink()
+    about = {"consistentid": version("consistentid"), **asdict(drawing)}
+    with claimed(folder, "drawn data set", about, note=_ABOUT):
+        return _draw_into(drawing, folder, photos, progress)
+
+
+def _draw_into(
+    drawing: Drawing, folder: Path, photos: bool, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
     drawn = 0
     for rows in drawing.blocks():
         if missing := [row for row in rows if not all(path.exists() for path in _files(drawing, row, folder, photos))]:
@@ -143,13 +148,6 @@ def draw_dataset(
         "drawn": drawn,
         **asdict(drawing),
     }
-
-
-def _claim(drawing: Drawing, folder: Path) -> None:
-    """Note in the folder what is drawn there, or make sure that it is the same."""
-    about = {"consistentid": version("consistentid"), **asdict(drawing)}
-    if others := claim(folder, folder / _ABOUT, about, "drawn data set"):
-        raise InputError(f"{folder}: holds another drawn data set, with {', '.join(others)}; name a new folder")
 
 
 def _files(drawing: Drawing, row: int, folder: Path, photos: bool) -> list[Path]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +25,7 @@ from consistentid.drawn.portraits import (
     sample_scenes,
 )
 from consistentid.files.config import Between, OneOf, check
+from consistentid.files.workers import run_in_processes
 from consistentid.files.writing import replacing
 
 BLOCK = 1024  # pictures drawn, and written, at a time
@@ -118,11 +118,15 @@ class Pool:
         return self._people[rows // self.spec.scenes], self._scenes[rows]
 
 
-def _draw_block(spec: PoolSpec, folder: Path, block: int) -> None:
+def _drawer(spec: PoolSpec, folder: Path, _number: int) -> tuple[PoolSpec, Path]:
+    return spec, folder
+
+
+def _draw_block(drawer: tuple[PoolSpec, Path], block: int) -> None:
+    spec, folder = drawer
     path = folder / f"{block:05d}.npz"
     if path.exists():
         return
-    torch.set_num_threads(1)
     rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(spec)))
     people, scenes = spec.tables(rows)
     drawn = draw(people, scenes, spec.size)
@@ -137,18 +141,8 @@ def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
     if not (folder / "complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
         blocks = range(-(-len(spec) // BLOCK))
-        if workers > 1:
-            with ProcessPoolExecutor(workers) as pool:
-                list(
-                    tqdm(
-                        pool.map(_draw_block, [spec] * len(blocks), [folder] * len(blocks), blocks),
-                        total=len(blocks),
-                        desc=name,
-                    )
-                )
-        else:
-            for block in tqdm(blocks, desc=name):
-                _draw_block(spec, folder, block)
+        with tqdm(total=len(blocks), desc=name) as bar:
+            run_in_processes(partial(_drawer, spec, folder), _draw_block, blocks, workers, lambda *_: bar.update())
         shapes = {"images": (spec.size, spec.size, 3), "labels": (spec.size, spec.size), "landmarks": (5, 2)}
         for key, file in _ARRAYS.items():
             dtype = np.float32 if key == "landmarks" else np.uint8

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 
 from consistentid.adapter.identity import Identity
-from consistentid.errors import ConsistentIDError, FaceError, InputError
+from consistentid.errors import FaceError, InputError
 from consistentid.evaluation.manifest import Row
 from consistentid.evaluation.people import Person
 from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.variants import Variant
-from consistentid.files.output import read_record, replacing
-from consistentid.files.processes import end_with_parent
+from consistentid.files.output import read_record
 from consistentid.files.weights import content_digest
+from consistentid.files.workers import quiet_libraries, run_in_processes
+from consistentid.files.writing import write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
 from consistentid.presets.keys import settings_key
@@ -203,8 +200,7 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
             "memory_mb": peak_memory_mb(studio.device),
         }
         for row, (prompt, number) in enumerate(batch):
-            with replacing(plan.picture(variant, person, prompt, number)) as temporary:
-                temporary.write_bytes(made.to_png(row, more))
+            write_whole(plan.picture(variant, person, prompt, number), made.to_png(row, more))
     return None
 
 
@@ -239,12 +235,6 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-# ---------------------------------------------------------------------------------------------------------- processes
-
-_worker: tuple[ConsistentIDPipeline, Plan] | None = None
-"""Of a process of the pool: what its jobs share."""
-
-
 def _in_processes(
     plan: Plan,
     todo: Sequence[tuple[Variant, int]],
@@ -252,36 +242,23 @@ def _in_processes(
     workers: int,
     finish: Callable[[int, str | None], None],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    devices = context.Queue()
     gpus = torch.cuda.device_count() if studio.device.type == "cuda" else 0
-    for number in range(workers):
-        devices.put(f"cuda:{number % gpus}" if gpus else str(studio.device))
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (plan, studio.dtype, devices, threads))
-    try:
-        jobs = {pool.submit(_job, variant, person): person for variant, person in todo}
-        for job in as_completed(jobs):
-            finish(jobs[job], job.result())
-    except BrokenProcessPool:
-        raise ConsistentIDError(
-            "a process that made pictures has died, perhaps for lack of memory; the same command goes on where it was,"
-            " with fewer --workers it needs less"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    devices = [f"cuda:{number}" for number in range(gpus)] or [str(studio.device)]
+    run_in_processes(
+        partial(_studio, plan, studio.dtype, devices),
+        _job,
+        todo,
+        workers,
+        lambda job, reason: finish(job[1], reason),
+        threads_each=max(1, (os.cpu_count() or 1) // workers),
+        remedy="the same command goes on where it was, with fewer --workers it needs less",
+    )
 
 
-def _start_worker(plan: Plan, dtype: torch.dtype, devices: Any, threads: int) -> None:
-    global _worker
-    end_with_parent()
-    torch.set_num_threads(threads)
-    for library in (diffusers.utils.logging, transformers.utils.logging):  # bars of several processes at once
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    _worker = ConsistentIDPipeline(plan.preset, devices.get(), dtype), plan
+def _studio(plan: Plan, dtype: torch.dtype, devices: Sequence[str], number: int) -> tuple[ConsistentIDPipeline, Plan]:
+    quiet_libraries()
+    return ConsistentIDPipeline(plan.preset, devices[number % len(devices)], dtype), plan
 
 
-def _job(variant: Variant, person: int) -> str | None:
-    assert _worker is not None
-    return _work(*_worker, variant, person)
+def _job(worker: tuple[ConsistentIDPipeline, Plan], job: tuple[Variant, int]) -> str | None:
+    return _work(*worker, *job)

@@ -26,7 +26,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from consistentid.errors import InputError
-from consistentid.files.output import replacing
+from consistentid.files.writing import replacing
 
 NAME = "manifest.csv"
 _NEEDED = ("picture", "identity", "reference", "prompt")

@@ -16,8 +16,8 @@ from consistentid.drawn.portraits import People, Scenes, describe, draw, sample_
 from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
 from consistentid.evaluation.protocol import Prompt
-from consistentid.files.output import replacing
 from consistentid.files.weights import content_digest
+from consistentid.files.writing import replacing
 
 SIZE = 128
 """Pixels of a side of drawn references and real pictures."""

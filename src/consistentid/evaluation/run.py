@@ -20,10 +20,12 @@ from consistentid.evaluation.generation import Plan, generate, identity_of
 from consistentid.evaluation.manifest import NAME, Row, write_manifest
 from consistentid.evaluation.people import draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
-from consistentid.evaluation.report.report import About, write_report
+from consistentid.evaluation.report.report import REPORT_FILES, About, write_report
 from consistentid.evaluation.variants import CURVES, FULL, Variant, ablation
-from consistentid.files.output import check_folder, claim, encode_png, replacing, versions
+from consistentid.files.claims import claimed
+from consistentid.files.output import encode_png, versions
 from consistentid.files.weights import fingerprint
+from consistentid.files.writing import check_folder, write_whole
 from consistentid.pipeline.attention import attention_sheet, word_attention
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
@@ -34,6 +36,7 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all)."""
 
 _CLAIM = "run.json"
+_PICTURES = "pictures.json"
 _ATTENTION = 3
 
 
@@ -83,7 +86,28 @@ def evaluate_preset(
         raise InputError("a true sentence about the face is known for drawn people only; leave out the captions")
     check_folder(folder)
     model = {**model_key(studio.preset), "dtype": str(studio.dtype)}
-    _claim(folder, studio.preset, model, protocol)
+    about = {**model, "settings": settings_key(studio.preset), "protocol": protocol.name}
+    with claimed(folder, "evaluation", about, note=_CLAIM):
+        return _evaluate(
+            studio, encoders, protocol, folder, people, seeds, photos, chosen, groups, workers, model, progress
+        )
+
+
+def _evaluate(
+    studio: ConsistentIDPipeline,
+    encoders: Encoders,
+    protocol: Protocol,
+    folder: Path,
+    people: int,
+    seeds: int,
+    photos: Path | None,
+    chosen: Sequence[Variant],
+    groups: Mapping[str, Mapping[str, Variant]],
+    workers: int,
+    model: Mapping[str, Any],
+    progress: Progress,
+) -> dict[str, Any]:
+    settings = studio.preset.settings
     home = folder / "people"
     who = (
         read_people(photos, people)
@@ -142,10 +166,11 @@ def evaluate_pictures(
         InputError, ImageError: see `score`.
     """
     check_folder(folder)
-    benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, partial(progress, "seen"))
-    people = len({row.identity for row in rows})
-    facts = {"made of": f"{len(rows)} pictures of {people} people", **environment()}
-    return write_report(folder, benchmark, About(title=title, facts=facts))
+    with claimed(folder, "report on pictures", {}, note=_PICTURES, own=REPORT_FILES):
+        benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, partial(progress, "seen"))
+        people = len({row.identity for row in rows})
+        facts = {"made of": f"{len(rows)} pictures of {people} people", **environment()}
+        return write_report(folder, benchmark, About(title=title, facts=facts))
 
 
 def environment() -> dict[str, str]:
@@ -154,13 +179,6 @@ def environment() -> dict[str, str]:
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     command = shlex.join(["consistentid", *sys.argv[1:]])
     return {"command": command, "versions": told, "machine": f"{platform.machine()}, {os.cpu_count()} cores{gpu}"}
-
-
-def _claim(folder: Path, preset: Preset, model: Mapping[str, Any], protocol: Protocol) -> None:
-    """Note whose pictures the folder holds, or make sure that they are the same model's."""
-    about = {**model, "settings": settings_key(preset), "protocol": protocol.name}
-    if others := claim(folder, folder / _CLAIM, about, "evaluation"):
-        raise InputError(f"{folder}: holds an evaluation with {', '.join(others)}; name a new folder")
 
 
 def _told(preset: Preset) -> str:
@@ -187,7 +205,6 @@ def _attention(studio: ConsistentIDPipeline, plan: Plan) -> dict[str, Path]:
                 continue
             request = Request(who, text, seed=plan.seed(number, prompt, 0))
             found = word_attention(studio.sampler, request, studio.preset.settings)
-            with replacing(file) as temporary:
-                temporary.write_bytes(encode_png(attention_sheet([found]), {"prompt": text, "seed": request.seed}))
+            write_whole(file, encode_png(attention_sheet([found]), {"prompt": text, "seed": request.seed}))
         sheets[f"{person.name}: {text}"] = file
     return sheets

@@ -18,6 +18,7 @@ from consistentid.files.writing import UNFINISHED, cannot_write, remove_unfinish
 LOCK: Final = ".lock"
 """File in a claimed folder that the process at work there holds locked; it stays when the process has ended."""
 
+_HOLDS: Final = "holds"
 _PATIENCE: Final = 2.0  # seconds: a process that has just been killed may not be gone yet
 
 
@@ -45,7 +46,7 @@ def claimed(
         _check(folder, kind, about, note, own)
         remove_unfinished(folder)
         if not (folder / note).exists():
-            write_whole(folder / note, json.dumps(about, indent=1) + "\n")
+            write_whole(folder / note, json.dumps({_HOLDS: kind, **about}, indent=1) + "\n")
         yield
 
 
@@ -62,9 +63,13 @@ def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Co
         raise cannot_write(folder, error) from None
     try:
         found = read_json(file)
-        different = [f"{key} {found[key]} instead of {value}" for key, value in about.items() if found[key] != value]
-    except (InputError, LookupError, TypeError):
-        raise InputError(f"{file}: cannot be read; delete the folder, or name a new one") from None
+        holds = found.get(_HOLDS, kind)  # the notes of older versions do not say it
+        same = about if holds == kind else {}
+        different = [f"{key} {found[key]} instead of {value}" for key, value in same.items() if found[key] != value]
+    except (InputError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{file}: is not the note of a {kind}, or damaged; name a new folder") from None
+    if holds != kind:
+        raise InputError(f"{folder}: holds a {holds}, and no {kind}; name a new folder")
     if different:
         raise InputError(f"{folder}: holds another {kind}, with {', '.join(different)}; name a new folder")
 

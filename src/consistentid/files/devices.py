@@ -65,3 +65,14 @@ def moved(device: torch.device | str, *modules: nn.Module) -> Iterator[None]:
     finally:
         for module, home in zip(modules, homes, strict=True):
             module.to(home)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Within the block torch computes with so many threads; the last bit of a sum may depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

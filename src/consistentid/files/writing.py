@@ -60,6 +60,10 @@ def replacing(path: str | PathLike[str], *, private: bool = False, durable: bool
 def replacing_folder(path: str | PathLike[str], *, durable: bool = False) -> Iterator[Path]:
     """The same for a folder: a new one to fill, that takes the place of `path` only if the block succeeds.
 
+    Args:
+        path: the folder to write.
+        durable: see `replacing`; so are all files in it.
+
     Raises:
         InputError: see `replacing`.
     """
@@ -70,9 +74,13 @@ def replacing_folder(path: str | PathLike[str], *, durable: bool = False) -> Ite
         temporary.mkdir()
         try:
             yield temporary
-            if durable:
-                for inside in temporary.rglob("*"):
+            rights = stat.S_IMODE(temporary.stat().st_mode) & 0o666
+            for inside in temporary.rglob("*"):
+                if inside.is_file():
+                    inside.chmod(rights)
+                if durable:
                     _sync(inside)
+            if durable:
                 _sync(temporary)
             if final.exists():  # a folder that is not empty cannot be replaced in one step
                 final.replace(old)

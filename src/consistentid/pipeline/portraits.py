@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from consistentid.files.images import contact_sheet
-from consistentid.files.output import check_folder, encode_json, encode_png, save_new
+from consistentid.files.output import encode_json, encode_png
+from consistentid.files.writing import check_folder, save_new
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ RUN/checkpoint-500/
 ├── config.json, model.safetensors   the adapter, as `ConsistentID.from_pretrained` reads it
 ├── unet/                            the base's UNet, if it is trained along
 ├── state.safetensors                trained weights in float32, their averages, the optimiser
-└── training.json                    step, position in the data, recipe, versions
+└── training.json                    step, position in the data, recipe, versions, and the SHA-256 of the other files
 ```
 """
 
 from __future__ import annotations
 
-import errno
+import hashlib
 import json
 import os
 import shutil
@@ -27,6 +27,8 @@ from consistentid.adapter import store
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.output import encode_json, versions
+from consistentid.files.reading import read_json
+from consistentid.files.writing import UNFINISHED, replacing, replacing_folder, write_whole
 
 STATE: Final = "state.safetensors"
 ABOUT: Final = "training.json"
@@ -37,8 +39,14 @@ FREE_TO_CHANGE: Final = ("accumulate", "cache", "checkpoints", "log", "validatio
 
 def newest(run: Path) -> Path | None:
     """The folder of the last checkpoint of a run, or None."""
-    found = {int(path.name.rpartition("-")[2]): path for path in run.glob("checkpoint-*")}
-    return found[max(found)] if found else None
+    found = _all(run)
+    return found[-1] if found else None
+
+
+def _all(run: Path) -> list[Path]:
+    """The folders of the checkpoints of a run, by their steps."""
+    steps = {path: path.name.removeprefix("checkpoint-") for path in run.glob("checkpoint-*")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
 def save(
@@ -66,30 +74,25 @@ def save(
     Raises:
         InputError: the disk is full or the folder cannot be written to; the checkpoints before are as they were.
     """
-    final, partial = run / f"checkpoint-{step}", run / f".checkpoint-{step}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    final = run / f"checkpoint-{step}"
     try:
-        partial.mkdir(parents=True)
-        store.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
-        if unet is not None:
-            (partial / "unet").mkdir()
-            (partial / "unet" / "config.json").write_text(unet[0])
-            weights = {name: x.detach().half().cpu().contiguous() for name, x in unet[1].items()}
-            save_file(weights, partial / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-        save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / STATE)
-        (partial / ABOUT).write_bytes(encode_json({"step": step, **about, "versions": versions()}))
-        partial.replace(final)
-        for old in sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))[:-keep]:
-            hidden = old.replace(old.with_name(f".{old.name}.old"))  # never a checkpoint that is half there
+        with replacing_folder(final, durable=True) as partial:
+            store.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
+            if unet is not None:
+                write_whole(partial / "unet" / "config.json", unet[0])
+                weights = {name: x.detach().half().cpu().contiguous() for name, x in unet[1].items()}
+                with replacing(partial / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
+                    save_file(weights, temporary, metadata={"format": "pt"})
+            with replacing(partial / STATE) as temporary:
+                save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, temporary)
+            sums = {file: _sha256(partial / file) for file in _files(partial)}
+            content = {"step": step, **about, "versions": versions(), "sha256": sums}
+            write_whole(partial / ABOUT, encode_json(content))
+        for old in _all(run)[:-keep]:
+            hidden = old.replace(old.with_name(f"{UNFINISHED}{old.name}"))  # never a checkpoint that is half there
             shutil.rmtree(hidden)
-    except (OSError, SafetensorError, InputError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        reason = "the disk is full" if full else str(error)
-        raise InputError(
-            f"{final}: cannot be written ({reason}); the checkpoint before it is whole: free some space, and the same"
-            " line goes on from there"
-        ) from error
+    except (OSError, InputError) as error:
+        raise InputError(f"{error}; the checkpoint before it is whole, and the same line goes on from there") from error
     return final
 
 
@@ -104,7 +107,11 @@ def load(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
         TrainingError: the checkpoint is damaged, or was made with other options; they are named.
     """
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(folder / ABOUT)
+        # Zeros where a power cut lost a block are whole tensors to safetensors; checkpoints of old have no sums.
+        for name, digest in about.get("sha256", {}).items():
+            if _sha256(folder / name) != digest:
+                raise InputError(f"{name} is not as it was written")
         state = load_file(folder / STATE)
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{folder}: is damaged ({error}); remove it to go on from the one before") from error
@@ -134,16 +141,21 @@ def publish(run: Path, folder: Path) -> None:
         InputError: the run's folder cannot be written to.
     """
     for name in (store.WEIGHTS_NAME, store.CONFIG_NAME):
-        temporary = run / f".{name}.new"
-        try:
-            temporary.unlink(missing_ok=True)
+        with replacing(run / name) as temporary:
+            temporary.unlink()
             try:
                 os.link(folder / name, temporary)
             except OSError:  # a file system without links
                 shutil.copyfile(folder / name, temporary)
-            temporary.replace(run / name)
-        except OSError as error:
-            raise InputError(f"{run / name}: cannot be written ({error}); the weights are in {folder}") from error
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:

@@ -7,6 +7,7 @@ not; and the batch is that of all processes together, so their number does not m
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 import time
@@ -29,8 +30,10 @@ from torch.utils.data import DataLoader
 
 from consistentid.drawn.pools import PoolSpec, open_pool
 from consistentid.errors import InputError, TrainingError
+from consistentid.files.claims import claimed
 from consistentid.files.config import build
-from consistentid.files.output import encode_png, replacing
+from consistentid.files.output import encode_png
+from consistentid.files.writing import replacing_folder, write_whole
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import FILE_NAME
 from consistentid.training import checkpoints, validation
@@ -44,10 +47,27 @@ SKIPS: int = 3
 """Steps in a row without a finite loss after which a training stops."""
 
 LOG = "log.jsonl"
+NOTE = "run.json"
 
 _PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 Say = Callable[[str], None]
+
+
+@contextmanager
+def claimed_run(run: Path) -> Iterator[None]:
+    """Within the block the folder of a run is this process's, or that of the first of the processes that share it.
+
+    Raises:
+        InputError: it holds something else, or another process trains in it.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    begun = checkpoints.newest(run) is not None  # also by an older version, which left no note
+    own = [path.name for path in run.iterdir()] if begun else ["cache"]
+    with claimed(run, "training run", {}, note=NOTE, own=own):
+        yield
 
 
 def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
@@ -281,11 +301,13 @@ class Trainer:
             whole = type(pipe)(**kept, unet=trained)
             dtypes = {name: x.dtype for name, x in kept.items() if isinstance(x, nn.Module)}
             whole.to(dtype=torch.float16)
-            whole.save_pretrained(self.run / "base")
+            with replacing_folder(self.run / "base") as partial:
+                whole.save_pretrained(partial)
             for name, dtype in dtypes.items():
                 kept[name].to(dtype)
-        with replacing(self.run / FILE_NAME) as path:
-            path.write_text(yaml.safe_dump(preset_content(self.frozen.preset) | networks, sort_keys=False))
+        write_whole(
+            self.run / FILE_NAME, yaml.safe_dump(preset_content(self.frozen.preset) | networks, sort_keys=False)
+        )
 
     @torch.no_grad()
     def _resume(self, folder: Path) -> None:
@@ -364,8 +386,10 @@ class Trainer:
                 if self.ema:
                     self.ema.restore(self.parameters)
                 self.model.train()
-            with replacing(validation.validation_path(self.run, self.step)) as path:
-                path.write_bytes(encode_png(shown, {"step": self.step, "prompts": list(options.prompts)}))
+            write_whole(
+                validation.validation_path(self.run, self.step),
+                encode_png(shown, {"step": self.step, "prompts": list(options.prompts)}),
+            )
         self.accelerator.wait_for_everyone()
 
 
@@ -465,8 +489,7 @@ def _cut_log(path: Path, step: int) -> None:
         lines = [
             line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
         ]
-        with replacing(path) as whole:
-            whole.write_text("".join(f"{line}\n" for line in lines))
+        write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def _span(seconds: float) -> str:

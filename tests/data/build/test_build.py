@@ -28,6 +28,7 @@ from consistentid.data.check import check_dataset
 from consistentid.data.open import open_dataset
 from consistentid.data.records import read_records
 from consistentid.errors import InputError
+from consistentid.files.writing import UNFINISHED
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 
@@ -127,8 +128,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(job: Job, built: Path, tmp
     assert not (again.out / "JSON_all.json").exists()
     # What a kill leaves in the middle of a shard: pictures without a result, files half written.
     (again.out / "build/000001.json").unlink()
-    (again.out / "resize_IMG/test-0-00001/.00.4711.png").write_bytes(b"\x89PNG torn")
-    (again.out / ".JSON_all.4711.json").write_text("[")
+    (again.out / f"resize_IMG/test-0-00001/{UNFINISHED}00.png").write_bytes(b"\x89PNG torn")
+    (again.out / f"{UNFINISHED}all.json").write_text("[")
     done.clear()
     assert build_dataset(again, workers=1, progress=lambda *p: done.append(p))["done_now"] == 6
     assert done == [(4, 10), (8, 10), (10, 10)]
@@ -229,7 +230,10 @@ def test_what_cannot_be_built_is_one_line(drawn: Path, built: Path, job: Job, tm
         ((tmp_path / "empty", "--out", tmp_path / "o"), "empty: holds no files"),
         ((job.photos, "--out", job.photos / "set"), "lies in the folder of the pictures"),
         ((job.photos, "--out", tmp_path), "is not empty, and holds no data set that was built"),
-        ((job.photos, "--out", built, "--size", 96, "--batch", 4), "is built otherwise, with size 64 instead of 96"),
+        (
+            (job.photos, "--out", built, "--size", 96, "--batch", 4),
+            "data set that was built, with size 64 instead of 96",
+        ),
         ((job.photos, "--out", tmp_path / "o", "--size", 8), "size=8 is not allowed; give 32 to 2048"),
         ((job.photos, "--out", tmp_path / "o", "--preset", "none"), "unknown preset 'none'"),
         ((tmp_path / "texts", "--out", tmp_path / "o", "--workers", 1), "none of 1 files became a picture"),

@@ -22,12 +22,9 @@ import json
 import multiprocessing
 import os
 import re
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -40,14 +37,16 @@ from consistentid.data.build.annotate import REASONS, Annotator, Portrait, Rejec
 from consistentid.data.build.similar import near_duplicates
 from consistentid.data.build.summary import Built, histograms, summary_page
 from consistentid.data.dataset import read_embedding
-from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, RECORDS, Record, read_records, write_records
+from consistentid.data.records import RECORDS, Record, read_records, write_records
 from consistentid.errors import ConsistentIDError, DatasetError, InputError
 from consistentid.faces.caption import Caption, Captioner
 from consistentid.faces.verification import outliers
+from consistentid.files.claims import claimed
 from consistentid.files.devices import resolve_device
-from consistentid.files.output import check_folder, claim, encode_json, replacing
-from consistentid.files.processes import end_with_parent
+from consistentid.files.output import encode_json
 from consistentid.files.weights import fingerprint
+from consistentid.files.workers import quiet_libraries, run_in_processes
+from consistentid.files.writing import check_folder, replacing, write_whole
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
@@ -161,22 +160,35 @@ def build_dataset(
     if not found:
         raise InputError(f"{job.photos}: holds no files; name the folder with the pictures")
     check_folder(job.out)
-    _claim(job, preset)
-    _remove_unfinished(job.out)
+    with claimed(job.out, "data set that was built", _about(job, preset), note=f"{_STATE}/{_JOB}"):
+        return _build_into(job, preset, found, unlisted, engine, workers, progress)
+
+
+def _build_into(
+    job: Job,
+    preset: Preset,
+    found: Sequence[tuple[str, int, int]],
+    unlisted: Mapping[str, str],
+    engine: str,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
     shards = _plan(job, found)
     waiting = [shard for shard in shards if not _result(job.out, shard.number).exists()]
     total, now = (sum(len(shard.sources) for shard in some) for some in (shards, waiting))
     check_folder(job.out, megabytes=16 + now * job.size**2 * 2 // 2**20)
     words = _folder_words(job.photos) if waiting and not job.captioner else {}
     tasks = [replace(shard, words=tuple(words.get(_stem(s.path)) for s in shard.sources)) for shard in waiting]
-    done = total - now
-    work = _by_ray if engine == "ray" else _locally
-    if progress:
-        progress(done, total)
-    for count in work(job, tasks, workers):
-        done += count
+    finished = total - now
+
+    def tell(count: int) -> None:
+        nonlocal finished
+        finished += count
         if progress:
-            progress(done, total)
+            progress(finished, total)
+
+    tell(0)
+    (_by_ray if engine == "ray" else _locally)(job, tasks, workers, tell)
     report = _assemble(job, preset, shards, {path for path, *_ in found}, unlisted)
     return {"folder": str(job.out), "done_now": now, **report}
 
@@ -251,8 +263,7 @@ class Worker:
                 results.append({"rejected": asdict(outcome)})
             else:
                 results.append(_write(job.out, source, outcome))
-        with replacing(_result(job.out, shard.number)) as temporary:
-            temporary.write_text(json.dumps(results))
+        write_whole(_result(job.out, shard.number), json.dumps(results))
         return len(shard.sources)
 
 
@@ -282,36 +293,23 @@ def _write(out: Path, source: Source, portrait: Portrait) -> dict[str, Any]:
         portrait.picture.save(temporary, compress_level=2)
     with replacing(files["mask"]) as temporary:
         Image.fromarray(portrait.labels).save(temporary)
-    with replacing(files["embedding"]) as temporary:
-        temporary.write_bytes(embedding.getvalue())
+    write_whole(files["embedding"], embedding.getvalue())
     return {"record": asdict(record), "parts": list(portrait.parts), "hash": portrait.hash}
 
 
 # ---------------------------------------------------------------------------------------------------------- engines
 
 
-def _locally(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
-    """Work on shards with processes of this machine; yields how many pictures have just been done."""
-    if not shards:
-        return
-    workers = min(workers or _default_workers(job), len(shards))
-    if workers == 1:
-        with _one_thread():
-            worker = Worker(job)
-            for shard in shards:
-                yield worker(shard)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare) as pool:
-        try:
-            for done in as_completed([pool.submit(_run, job, shard) for shard in shards]):
-                yield done.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker process was ended from outside, most likely for want of memory; "
-                "give fewer --workers or a smaller --batch: the same line goes on where it was"
-            ) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _locally(job: Job, shards: Sequence[Shard], workers: int | None, done: Callable[[int], None]) -> None:
+    """Work on shards with processes of this machine, and tell how many pictures have just been done."""
+    run_in_processes(
+        partial(_worker, job),
+        _run,
+        shards,
+        workers or _default_workers(job),
+        lambda _, count: done(count),
+        remedy="give fewer --workers or a smaller --batch: the same line goes on where it was",
+    )
 
 
 def _default_workers(job: Job) -> int:
@@ -321,46 +319,22 @@ def _default_workers(job: Job) -> int:
     return cores if resolve_device(job.device).type == "cpu" else min(cores, _SHARING)
 
 
-_workers: dict[Job, Worker] = {}
+def _worker(job: Job, _number: int) -> Worker:
+    if multiprocessing.parent_process():  # its bars would stand beside that of the whole
+        quiet_libraries()
+    return Worker(job)
 
 
-def _run(job: Job, shard: Shard) -> int:
-    if job not in _workers:  # with the first shard, so that an error in loading is told like any other
-        _workers[job] = Worker(job)
-    return _workers[job](shard)
-
-
-def _prepare() -> None:
-    """In a worker process: modest, without an interrupt of its own, and gone when the main process is killed."""
-    _be_modest()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
-def _be_modest() -> None:
-    """In a process of its own: one thread, and no progress bars beside that of the whole."""
-    import transformers.utils.logging
-
-    torch.set_num_threads(1)
-    transformers.utils.logging.disable_progress_bar()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The last bit of a sum may depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _run(worker: Worker, shard: Shard) -> int:
+    return worker(shard)
 
 
 class _RayWorker:
     """A `Worker` as Ray Data calls it."""
 
     def __init__(self, job: Job) -> None:
-        _be_modest()
+        torch.set_num_threads(1)
+        quiet_libraries()
         self.worker: Worker | None = None
         self.job = job
 
@@ -372,7 +346,7 @@ class _RayWorker:
             return {"count": 0, "error": str(error)}
 
 
-def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[int]:
+def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None, done: Callable[[int], None]) -> None:
     """The same as `_locally` by Ray Data, on as many machines as the cluster has."""
     try:
         import ray
@@ -390,17 +364,17 @@ def _by_ray(job: Job, shards: Sequence[Shard], workers: int | None) -> Iterator[
     gpus = resources.get("GPU", 0.0) if share else 0.0
     most = min(workers or int(gpus / share if gpus else resources.get("CPU", 1)), len(shards))
     rows = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-    done = rows.map(
+    mapped = rows.map(
         _RayWorker,
         fn_constructor_args=(job,),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
         num_cpus=1,
         num_gpus=share if gpus else 0,
     )
-    for row in done.iter_rows():
+    for row in mapped.iter_rows():
         if row["error"]:
             raise ConsistentIDError(row["error"])
-        yield row["count"]
+        done(row["count"])
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
@@ -412,34 +386,21 @@ def _check_folders(job: Job) -> None:
         raise InputError(f"{job.out}: lies in the folder of the pictures; name one outside {job.photos}")
 
 
-def _claim(job: Job, preset: Preset) -> None:
-    """Note in the folder what is built there, or make sure that it is the same."""
-    about = {
+def _about(job: Job, preset: Preset) -> dict[str, Any]:
+    """What the data set depends on."""
+    return {
         "consistentid": version("consistentid"),
         "size": job.size,
         "batch": job.batch,
         "captioner": job.captioner,
         **{role: _named(preset.networks[role]) for role in ("detector", "parser", "recogniser")},
     }
-    note = job.out / _STATE / _JOB
-    if others := claim(job.out, note, about, "data set that was built", own=[_STATE]):
-        raise InputError(f"{job.out}: is built otherwise, with {', '.join(others)}; name a new folder")
 
 
 def _named(network: Network) -> str:
     if network.path and network.kind != "insightface":  # that library fetches its files when they are first used
         return fingerprint(network.path)
     return network.path.stem if network.path else f"{network}@{network.revision}" if network.revision else str(network)
-
-
-def _remove_unfinished(out: Path) -> None:
-    """Files that a killed run was writing."""
-    for kind in (IMAGES, MASKS, EMBEDDINGS, _STATE):
-        for unfinished in (out / kind).rglob(".*"):
-            unfinished.unlink(missing_ok=True)
-    for final in map(Path, (RECORDS, REJECTED, REPORT, SUMMARY)):
-        for unfinished in out.glob(f".{final.stem}.*{final.suffix}"):
-            unfinished.unlink(missing_ok=True)
 
 
 def _plan(job: Job, found: Sequence[tuple[str, int, int]]) -> list[Shard]:
@@ -460,9 +421,8 @@ def _plan(job: Job, found: Sequence[tuple[str, int, int]]) -> list[Shard]:
     if new:
         for start in range(0, len(new), job.batch):
             shards.append(Shard(len(shards), tuple(new[start : start + job.batch])))
-        with replacing(path) as temporary:
-            lines = [json.dumps([list(vars(source).values()) for source in shard.sources]) for shard in shards]
-            temporary.write_text("".join(f"{line}\n" for line in lines))
+        lines = [json.dumps([list(vars(source).values()) for source in shard.sources]) for shard in shards]
+        write_whole(path, "".join(f"{line}\n" for line in lines))
     return shards
 
 
@@ -562,8 +522,7 @@ def _assemble(
 
     write_records(job.out, records)
     lines = [{"file": printable(path), **why} for path, why in rejected]
-    with replacing(job.out / REJECTED) as temporary:
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_whole(job.out / REJECTED, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     counts = {code: sum(line["code"] == code for line in lines) for code in REASONS}
     report = {
         "pictures": len(entries) + len(unlisted),
@@ -574,10 +533,8 @@ def _assemble(
         "strangers": [record.key for record in records if record.extra.get("stranger")],
         "histograms": histograms(built),
     }
-    with replacing(job.out / REPORT) as temporary:
-        temporary.write_bytes(encode_json(report))
-    with replacing(job.out / SUMMARY) as temporary:
-        temporary.write_text(summary_page(job.photos, job.out, report, built, rejected), encoding="utf-8")
+    write_whole(job.out / REPORT, encode_json(report))
+    write_whole(job.out / SUMMARY, summary_page(job.photos, job.out, report, built, rejected))
     if not built:
         raise InputError(
             f"{job.photos}: none of {report['pictures']} files became a picture of the data set; "

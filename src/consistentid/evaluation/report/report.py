@@ -16,7 +16,8 @@ from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.report import charts
 from consistentid.evaluation.report.page import families, page, point
 from consistentid.faces.parts import PARTS
-from consistentid.files.output import encode_json, replacing
+from consistentid.files.output import encode_json
+from consistentid.files.writing import write_whole
 
 Differences = Mapping[str, Mapping[str, Estimate]]
 """Method -> measure -> how much higher it scores than the first method."""
@@ -46,6 +47,10 @@ class About:
     refused: Sequence[str] = ()
 
 
+REPORT_FILES = ("report.json", "report.md", "report.html", "scores.csv", "charts")
+"""What `write_report` makes in a folder."""
+
+
 def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, Any]:
     """Write report.html, report.md, report.json, scores.csv and charts/; return what is in the JSON.
 
@@ -64,8 +69,7 @@ def write_report(folder: Path, benchmark: Benchmark, about: About) -> dict[str, 
         ("scores.csv", _every_score(benchmark, folder).encode()),
         *((f"charts/{name}.svg", charts.standalone(chart).encode()) for name, chart in curves.items()),
     ):
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
+        write_whole(folder / name, content)
     return data
 
 
