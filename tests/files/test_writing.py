@@ -130,6 +130,14 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
     assert not names(tmp_path)
 
 
+def test_a_file_that_fails_inside_a_folder_is_named_as_it_would_have_been(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught, replacing_folder(tmp_path / "run") as temporary:  # noqa: SIM117
+        with replacing(temporary / "a"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value).startswith(f"{tmp_path / 'run' / 'a'}: the disk is full")
+    assert not names(tmp_path)
+
+
 def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     for attempt in (lambda: write_whole(tmp_path / "a/b", ""), lambda: save_new(tmp_path / "a/b", b"")):

@@ -85,6 +85,8 @@ def replacing_folder(path: str | PathLike[str], *, durable: bool = False) -> Ite
             if final.exists():  # a folder that is not empty cannot be replaced in one step
                 final.replace(old)
             temporary.replace(final)
+        except InputError as error:  # of a file in it
+            raise InputError(str(error).replace(str(temporary), str(final))) from None
         finally:
             for leftover in (temporary, old):
                 shutil.rmtree(leftover, ignore_errors=True)

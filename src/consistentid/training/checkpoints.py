@@ -81,10 +81,8 @@ def save(
             if unet is not None:
                 write_whole(partial / "unet" / "config.json", unet[0])
                 weights = {name: x.detach().half().cpu().contiguous() for name, x in unet[1].items()}
-                with replacing(partial / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
-                    save_file(weights, temporary, metadata={"format": "pt"})
-            with replacing(partial / STATE) as temporary:
-                save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, temporary)
+                save_file(weights, partial / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+            save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / STATE)
             sums = {file: _sha256(partial / file) for file in _files(partial)}
             content = {"step": step, **about, "versions": versions(), "sha256": sums}
             write_whole(partial / ABOUT, encode_json(content))

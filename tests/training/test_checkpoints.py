@@ -1,0 +1,85 @@
+"""Checkpoints: damaged ones are known by their sums, whatever the damage looks like to the reader of tensors."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from consistentid.adapter.spec import AdapterSpec
+from consistentid.errors import TrainingError
+from consistentid.training import checkpoints
+
+
+def saved(run: Path, step: int = 5) -> Path:
+    return checkpoints.save(
+        run,
+        step,
+        spec=AdapterSpec(),
+        adapter={"image_projection.x": torch.ones(4)},
+        unet=("{}", {"y": torch.ones(4)}),
+        state={"weights/x": torch.randn(10_000)},
+        about={"config": {"a": 1}},
+        keep=2,
+    )
+
+
+def test_a_half_that_a_power_cut_zeroed_is_noticed(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    state, about = checkpoints.load(folder, {"a": 1})
+    assert about["step"] == 5
+    file = folder / "state.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as stream:
+        stream.seek(size // 2)
+        stream.write(bytes(size - size // 2))
+    assert len(load_file(file)["weights/x"]) == len(state["weights/x"])  # whole tensors to their reader
+    with pytest.raises(TrainingError, match=r"is damaged \(state\.safetensors is not as it was written\)"):
+        checkpoints.load(folder, {"a": 1})
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "unet/diffusion_pytorch_model.safetensors"])
+def test_every_file_of_a_checkpoint_is_held_against_its_sum(tmp_path: Path, name: str) -> None:
+    folder = saved(tmp_path)
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(TrainingError, match="is not as it was written"):
+        checkpoints.load(folder, {"a": 1})
+    (folder / name).unlink()
+    with pytest.raises(TrainingError, match="is damaged"):
+        checkpoints.load(folder, {"a": 1})
+
+
+def test_checkpoints_of_older_versions_have_no_sums(tmp_path: Path) -> None:
+    folder = saved(tmp_path)
+    about = json.loads((folder / "training.json").read_text())
+    del about["sha256"]
+    (folder / "training.json").write_text(json.dumps(about))
+    assert "weights/x" in checkpoints.load(folder, {"a": 1})[0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="rights as POSIX has them")
+def test_saved_models_are_readable_like_any_file(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = saved(tmp_path)
+        checkpoints.publish(tmp_path, folder)
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 8
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
+
+
+def test_folders_that_only_look_like_checkpoints(tmp_path: Path) -> None:
+    for step in (5, 10, 9):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-10"
+    saved(tmp_path, 11)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-11", "checkpoint-best"}
