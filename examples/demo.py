@@ -10,7 +10,8 @@ from pathlib import Path
 
 from consistentid import ConsistentIDPipeline
 from consistentid.files.images import contact_sheet, load_image
-from consistentid.files.output import encode_png, save_new
+from consistentid.files.output import encode_png
+from consistentid.files.writing import save_new
 
 REFERENCE = Path(__file__).parent / "portraits" / "ada.png"
 PROMPTS = (
