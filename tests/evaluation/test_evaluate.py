@@ -229,7 +229,7 @@ def test_every_network_and_option_counts(tmp_path: Path) -> None:
 def test_another_model_does_not_mix_into_a_report(report: Path) -> None:
     result = run("--steps", "3", "--out", report)
     assert result.exit_code == 2
-    assert "holds an evaluation with settings" in result.stderr
+    assert "holds another evaluation, with settings" in result.stderr
 
 
 def test_pictures_of_any_tool_are_scored_alike(report: Path, data: dict[str, Any], tmp_path: Path) -> None:
