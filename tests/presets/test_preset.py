@@ -89,16 +89,20 @@ def test_paths_from_the_root_and_from_home_are_paths(tmp_path: Path, monkeypatch
     ("content", "words"),
     [
         ("a: [", "cannot be read as YAML"),
-        ("just text", "write a mapping with"),
-        (yaml.safe_dump({**MINIMAL, "bass": 1}), "unknown bass; allowed are"),
-        (yaml.safe_dump({**MINIMAL, "base": {"pth": "x"}}), "base has unknown pth; allowed are kind, path, repo"),
-        (yaml.safe_dump({**MINIMAL, "settings": {"step": 3}}), "settings has unknown step"),
+        ("just text", "a preset is a mapping of"),
+        (yaml.safe_dump({**MINIMAL, "bass": 1}), "has unknown options bass; known are"),
+        (yaml.safe_dump({**MINIMAL, "base": {"pth": "x"}}), "base has unknown options pth; known are kind, path, repo"),
+        (yaml.safe_dump({**MINIMAL, "settings": {"step": 3}}), "settings has unknown options step"),
         (
             yaml.safe_dump({**MINIMAL, "parser": {"kind": "magic"}}),
             "parser: unknown kind 'magic'; known kinds are segf",
         ),
         (yaml.safe_dump({**MINIMAL, "settings": {"steps": 0}}), "steps=0 is not allowed; give an integer from 1"),
-        (yaml.safe_dump({"base": "./base"}), "lacks detector, recogniser, parser, image_encoder, adapter"),
+        (yaml.safe_dump({**MINIMAL, "same_person": float("nan")}), "same_person=nan is not allowed"),
+        (yaml.safe_dump({**MINIMAL, "drawings_only": "yes, please"}), "drawings_only='yes, please' is not allowed"),
+        (yaml.safe_dump({**MINIMAL, "extends": "sd16"}), "extends 'sd16', which is none; known presets are drawn"),
+        (yaml.safe_dump({**MINIMAL, "extends": "faulty.yaml"}), "extends"),
+        (yaml.safe_dump({"base": "./base"}), "lacks adapter, image_encoder, parser, detector, recogniser"),
     ],
 )
 def test_faulty_yaml_is_named(tmp_path: Path, content: str, words: str) -> None:
@@ -107,7 +111,32 @@ def test_faulty_yaml_is_named(tmp_path: Path, content: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         load_preset(path)
     assert words in str(caught.value)
-    assert str(path) in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_preset_extends_another_by_name_file_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/preset.yaml").write_text(
+        yaml.safe_dump({"extends": "sd15", "adapter": "./", "parser": {"kind": "bisenet", "path": "parser.pth"},
+                        "settings": {"steps": 20, "scale": 0.5}})
+    )  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump({"extends": "run", "judge": None, "recogniser": {"kind": "onnx", "path": "./own.onnx"},
+                        "settings": {"steps": 30}})
+    )  # fmt: skip
+    monkeypatch.chdir("/")
+    sd15, mine = load_preset("sd15"), load_preset(tmp_path / "mine.yaml")
+    assert mine.base == sd15.base
+    assert mine.adapter.path == tmp_path / "run"  # relative to the file that says it
+    assert mine.parser.path == tmp_path / "run/parser.pth"
+    assert mine.parser.repo == ""  # networks are replaced whole
+    assert mine.recogniser.path == tmp_path / "own.onnx"
+    assert mine.judge is None
+    assert (mine.settings.steps, mine.settings.scale) == (30, 0.5)
+    assert mine.settings.guidance_scale == sd15.settings.guidance_scale
+    (tmp_path / "fast.yaml").write_text("extends: mine.yaml\nscheduler: lcm\n")
+    fast = load_preset(tmp_path / "fast.yaml").settings
+    assert (fast.steps, fast.guidance_scale, fast.scale) == (8, 1.0, 0.5)  # as the scheduler needs, whatever was before
 
 
 def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
@@ -120,7 +149,7 @@ def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
     assert [(str(lora), lora.scale) for lora in preset.loras] == [
         ("me/style/a.safetensors", 0.5), (str(tmp_path / "own.safetensors"), 1.0),
     ]  # fmt: skip
-    with pytest.raises(InputError, match="loras has unknown weight; allowed are"):
+    with pytest.raises(InputError, match=r"loras\.0 has unknown options weight; known are"):
         load_preset(write(tmp_path / "wrong.yaml", loras=[{"repo": "me/style", "weight": 1}]))
 
 

@@ -48,6 +48,11 @@ class Network:
     config: Network | None = None
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @classmethod
+    def from_text(cls, text: str) -> dict[str, str]:
+        """What a text in the place of a mapping stands for: a path begins with ".", "/" or "~", else it is a repo."""
+        return {"path" if text.startswith((".", "/", "~")) else "repo": text}
+
     def __str__(self) -> str:
         if self.path:
             return str(self.path)

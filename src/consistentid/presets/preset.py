@@ -108,7 +108,6 @@ class Preset:
 
 
 ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "scene_reader", "controlnet")
-OPTIONAL_ROLES = ("judge", "scene_reader", "controlnet")
 _KINDS = {
     "parser": ("segformer", "bisenet", "onnx"),
     "detector": ("labels", "onnx", "insightface"),

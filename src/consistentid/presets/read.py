@@ -1,18 +1,18 @@
-"""Presets from YAML files: one of this package by name, or the user's own by path. Paths are relative to the file."""
+"""Presets from YAML files: one of this package by name, or the user's own by path. Paths are relative to the file.
+
+A file with ``extends: sd15`` only says what differs from another preset: its name, or the path of its file or folder.
+Networks are replaced whole, settings one by one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
 
-import yaml
-
-from consistentid.errors import InputError, first_line
-from consistentid.presets.network import Lora, Network
-from consistentid.presets.preset import OPTIONAL_ROLES, ROLES, Preset
-from consistentid.presets.settings import Settings, needed_settings
+from consistentid.errors import InputError
+from consistentid.files.config import build, parse_yaml, read_config
+from consistentid.presets.preset import ROLES, Preset
+from consistentid.presets.settings import needed_settings
 
 FILE_NAME = "preset.yaml"
 """Name of the YAML file inside a preset folder."""
@@ -43,49 +43,20 @@ def load_preset(name_or_path: str | PathLike[str]) -> Preset:
 
 
 def _parse(path: Path) -> Preset:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as YAML ({first_line(error)}); correct the file") from None
-    data = {"name": path.stem, "about": "", **_keys(data, Preset, path, "the preset")}
-    for role in ROLES:
-        if data.get(role) is None:
-            data.pop(role, None)
-        else:
-            data[role] = _network(data[role], Network, path, role)
-    data["loras"] = tuple(_network(source, Lora, path, "loras") for source in data.get("loras") or ())
-    required = [role for role in ROLES if role not in OPTIONAL_ROLES]
-    if missing := [role for role in required if role not in data]:
-        raise InputError(f"{path}: lacks {', '.join(missing)}; a preset names {', '.join(required)}")
-    settings = _keys(data.pop("settings", None) or {}, Settings, path, "settings")
-    try:
-        needed = needed_settings(data.get("scheduler", ""))
-        return Preset(**data, settings=Settings(**{**needed, **settings}))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    data = read_config(path, "preset", find=_extended, whole=(*ROLES, "scheduler_options"))
+    own = parse_yaml(path.read_bytes(), str(path))  # without what it extends
+    scheduler, settings = own.get("scheduler"), data.get("settings") or {}
+    if isinstance(scheduler, str) and isinstance(settings, dict):  # it needs what only the same file may overrule
+        data["settings"] = {**settings, **needed_settings(scheduler), **(own.get("settings") or {})}
+    return build(Preset, {"name": path.stem, "about": "", **data}, str(path))
 
 
-_N = TypeVar("_N", bound=Network)
-
-
-def _network(source: Any, kind: type[_N], path: Path, where: str) -> _N:
-    """A network as the YAML file at `path` describes it."""
-    if isinstance(source, str):
-        source = {"path" if source.startswith((".", "/", "~")) else "repo": source}
-    values = _keys(source, kind, path, where)
-    if "path" in values:
-        values["path"] = (path.parent.resolve() / Path(values["path"]).expanduser()).resolve()
-    if "config" in values:
-        values["config"] = _network(values["config"], Network, path, f"config of {where}")
-    for name in ("files", "parameters"):
-        values[name] = tuple(values.get(name, ()))
-    return kind(**values)
-
-
-def _keys(data: Any, kind: type, path: Path, where: str) -> dict[str, Any]:
-    allowed = [item.name for item in fields(kind)]
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: {where} is {data!r}; write a mapping with {', '.join(allowed)}")
-    if unknown := sorted(str(key) for key in data.keys() - set(allowed)):
-        raise InputError(f"{path}: {where} has unknown {', '.join(unknown)}; allowed are {', '.join(allowed)}")
-    return dict(data)
+def _extended(name: str, folder: Path) -> Path:
+    if name in preset_names():
+        return Path(__file__).parent / f"{name}.yaml"
+    path = folder / Path(name).expanduser()
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.is_file():
+        known = ", ".join(preset_names())
+        raise InputError(f"a preset in {folder} extends {name!r}, which is none; known presets are {known}, or give a path")
+    return path
