@@ -155,7 +155,12 @@ def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
 
 def test_the_preset_that_the_manual_shows(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "pipelines.md"
-    (shown,) = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    shown, extending = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "extending.yaml").write_text(extending)
+    other = load_preset(tmp_path / "extending.yaml")
+    assert other.base.path == tmp_path / "dreamy.safetensors"
+    assert other.adapter == load_preset("sd15").adapter
+    assert other.settings.steps == 25
     (tmp_path / "preset.yaml").write_text(shown)
     preset = load_preset(tmp_path)
     assert preset.base.path == tmp_path / "dreamy.safetensors"

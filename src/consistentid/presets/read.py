@@ -58,5 +58,7 @@ def _extended(name: str, folder: Path) -> Path:
     path = path / FILE_NAME if path.is_dir() else path
     if not path.is_file():
         known = ", ".join(preset_names())
-        raise InputError(f"a preset in {folder} extends {name!r}, which is none; known presets are {known}, or give a path")
+        raise InputError(
+            f"a preset in {folder} extends {name!r}, which is none; known presets are {known}, or give a path"
+        )
     return path
