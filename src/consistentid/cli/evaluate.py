@@ -23,6 +23,10 @@ from consistentid.errors import InputError
 
 if TYPE_CHECKING:
     from consistentid.evaluation.manifest import Row
+    from consistentid.presets.preset import Preset
+
+PEOPLE = "people"
+"""Name of the protocol of several people in one picture."""
 
 
 @click.command(
@@ -32,13 +36,19 @@ Examples:
   consistentid evaluate --people 100 --prompts 8 --out report
   consistentid evaluate --ablate components --ablate merge --people 20 --workers 4 --out ablations
   consistentid evaluate --preset sd15 --photos PEOPLE --judge adaface.onnx --prompts 45 --out report
+  consistentid evaluate --protocol people --people 100 --prompts 4 --out pairs
+  consistentid evaluate --protocol people --manifest OTHER_TOOL/pictures.csv --out pairs
   consistentid evaluate --pictures OTHER_TOOL --manifest OTHER_TOOL/manifest.csv --out report""",
 )
 @click.option("--people", default=100, show_default=True, type=click.IntRange(1, 100_000), help="How many.")
 @click.option("--prompts", default=8, show_default=True, type=int, help="The first so many of the protocol.")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100), help="Pictures of each of them.")
 @click.option("--photos", type=EXISTING, help="A folder with a folder of photos a person.  [default: drawn people]")
-@click.option("--protocol", help="Name or YAML file of a list of prompts.  [default: drawn, or paper for photos]")
+@click.option(
+    "--protocol",
+    help="Name or YAML file of a list of prompts; or `people`: pairs of people in one picture.  [default: drawn, or"
+    " paper for photos]",
+)
 @click.option("--variant", "variants", multiple=True, help="A way of running the model. Repeatable.  [default: full]")
 @click.option("--ablate", "ablations", multiple=True, help="components, captions, merge, scale or parts. Repeatable.")
 @click.option("--adapter", help="Other adapter weights than the preset's: a path or a repository of the hub.")
@@ -97,6 +107,12 @@ def evaluate(
         raise InputError("--pictures needs --manifest FILE, a CSV that says whose they are; see docs/evaluation.md")
     given = {"judge": judge, "adapter": adapter, "base": base}
     chosen = load_preset(preset).override(**{name: value for name, value in given.items() if value})
+    if protocol == PEOPLE:
+        _evaluate_people(
+            chosen, people, prompts, pictures, manifests, device, dtype, out,
+            conditioned_judge=conditioned_judge, as_json=as_json,
+        )  # fmt: skip
+        return
     if not (chosen.drawings_only or photos or manifests):
         raise InputError(f"the preset {chosen.name!r} is for photos: name a folder of people with --photos")
     prompted = load_protocol(protocol or ("drawn" if chosen.drawings_only else "paper"))
@@ -135,6 +151,43 @@ def evaluate(
         return
     click.echo((out / "report.md").read_text())
     click.echo(out / "report.html")
+
+
+def _evaluate_people(
+    chosen: Preset,
+    pairs: int,
+    prompts: int,
+    pictures: Path | None,
+    manifests: tuple[str, ...],
+    device: str | None,
+    dtype: str | None,
+    out: Path,
+    *,
+    conditioned_judge: bool,
+    as_json: bool,
+) -> None:
+    """The protocol `people`."""
+    from consistentid.evaluation.encoders import judge_of
+    from consistentid.evaluation.groups import PROMPTS, make_pairs, read_list, report, score_groups
+    from consistentid.faces.analyzer import FaceAnalyzer
+    from consistentid.files.output import check_folder
+
+    groups = [group for manifest in manifests for group in read_list(Path(manifest), pictures)]
+    if not groups and not chosen.drawings_only:
+        raise InputError(f"the preset {chosen.name!r} is for photos: score pictures of it with --manifest")
+    judge, conditions = judge_of(chosen, conditioned=conditioned_judge)
+    check_folder(out)
+    studio, bars = load_pipeline(chosen, device, dtype), _bars()
+    if not groups:
+        groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], lambda done, total: bars("pictures", done, total))
+    faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
+    scored, threshold = score_groups(groups, faces, lambda done, total: bars("scores", done, total))
+    name = f"{judge}, which conditioned the model: likeness is flattered" if conditions else judge
+    data = report(groups, scored, threshold, name, out)
+    if as_json:
+        print_json(data)
+        return
+    click.echo((out / "people.md").read_text(), nl=False)
 
 
 def _named(manifest: str, pictures: Path | None) -> list[Row]:

@@ -242,12 +242,7 @@ def load_encoders(
     """
     preset, device = studio.preset, studio.device
     marks = []
-    judge_name, conditions = _judge_name(preset)
-    if conditions and not conditioned_judge:
-        raise InputError(
-            f"the judge {judge_name} is the recogniser that conditioned the model, so its scores would flatter it; name"
-            " another one with --judge FILE.onnx, or add --conditioned-judge to have the scores marked"
-        )
+    judge_name, conditions = judge_of(preset, conditioned=conditioned_judge)
     if conditions:
         marks.append(f"the judge {judge_name} conditioned the model: likeness is flattered")
     parser: Any = studio.analyzer.parser
@@ -267,13 +262,22 @@ def load_encoders(
     return Encoders(pair, structure, parts, faces, judge_name, scenes, tuple(marks))
 
 
-def _judge_name(preset: Preset) -> tuple[str, bool]:
-    """Name of the judge, and whether it is the recogniser under any name."""
+def judge_of(preset: Preset, *, conditioned: bool = False) -> tuple[str, bool]:
+    """Name of the judge, and whether it is the recogniser under any name.
+
+    Raises:
+        InputError: there is none, or it is the recogniser and that is not allowed.
+    """
     if preset.judge is None:
         raise InputError(f"the preset {preset.name!r} has no judge; name a face recogniser with --judge FILE.onnx")
     judge = fingerprint(preset.judge.fetch())
     recogniser = preset.recogniser.find()
     same = recogniser is not None and judge.rpartition("@")[2] == fingerprint(recogniser).rpartition("@")[2]
+    if same and not conditioned:
+        raise InputError(
+            f"the judge {judge} is the recogniser that conditioned the model, so its scores would flatter it; name"
+            " another one with --judge FILE.onnx, or add --conditioned-judge to have the scores marked"
+        )
     return judge, same
 
 

@@ -102,7 +102,8 @@ class Preset:
         network = network_named(str(source), Path.cwd(), f"{role}={source}")
         before: Network | None = getattr(self, role)
         if before is None:
-            return network
+            kinds = _KINDS.get(role, ())
+            return replace(network, kind=kinds[0]) if len(kinds) == 1 else network
         config = before.config if before.single_file else before
         return replace(network, kind=before.kind, config=config if role == "base" else None)
 

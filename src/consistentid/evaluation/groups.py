@@ -1,0 +1,254 @@
+"""The protocol `people`: pictures of several people together, made by a preset or by any tool, and their measures.
+
+A list of pictures is a CSV file, one line a picture, paths relative to it:
+
+| column | meaning |
+|---|---|
+| `picture` | the picture to be scored; empty or a missing file = the tool refused, which counts as a failure |
+| `people` | the pictures of the people that the tool saw, separated by `;` |
+| `regions` | where each was asked to be, `left,top,right,bottom` in fractions, separated by `;`; may be empty |
+| `prompt` | may be empty |
+| `method` | which tool or setting made it |
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consistentid.adapter.regions import Regions
+from consistentid.errors import InputError, NoFaceError
+from consistentid.evaluation.metrics import Estimate
+from consistentid.evaluation.people import Person, draw_people
+from consistentid.evaluation.together import Together, measure, summary
+from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
+from consistentid.faces.face import Detection
+from consistentid.faces.matching import similarities
+from consistentid.faces.verification import impostor_threshold
+from consistentid.files.images import load_image
+from consistentid.files.output import check_folder, encode_json, replacing
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.places import faces_in
+from consistentid.pipeline.request import Request
+
+LIST = "pictures.csv"
+PROMPTS = (
+    "two friends at a beach",
+    "two people in a park",
+    "two people with hats",
+    "two people smiling",
+)
+PLACES = ((0.03, 0.05, 0.5, 1.0), (0.5, 0.05, 0.97, 1.0))
+"""Left and right half; the people of a pair are asked to be there."""
+
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "regions": {},
+    "tokens only": {"merge_at": 1.0, "face_text": ""},  # what peers do: the words are the same for all
+}
+ALONE = "one person"
+"""The ceiling: each person alone in the same place, so that nothing is shared."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One picture of a list; paths are complete."""
+
+    picture: Path | None
+    people: tuple[Path, ...]
+    regions: tuple[tuple[float, ...], ...] = ()
+    prompt: str = ""
+    method: str = ""
+
+    @property
+    def names(self) -> str:
+        """Who is on it."""
+        return " + ".join(str(path) for path in self.people)
+
+
+def write_list(file: Path, groups: Sequence[Group]) -> None:
+    """Writes a list whose paths are relative to its own folder."""
+    home = file.parent
+    with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(item.name for item in fields(Group))
+        for group in groups:
+            writer.writerow(
+                [
+                    "" if group.picture is None else _from(home, group.picture),
+                    ";".join(_from(home, path) for path in group.people),
+                    ";".join(",".join(f"{x:g}" for x in box) for box in group.regions),
+                    group.prompt,
+                    group.method,
+                ]
+            )
+
+
+def _from(home: Path, path: Path) -> str:
+    return Path(os.path.relpath(path, home)).as_posix()
+
+
+def read_list(file: Path, folder: Path | None = None) -> list[Group]:
+    """The pictures of a list.
+
+    Args:
+        file: CSV.
+        folder: what its paths are relative to; the file's own folder by default.
+
+    Raises:
+        InputError: the file is missing, no CSV of this form, or a picture of a person is missing.
+    """
+    base = folder or file.parent
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            table = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{file}: cannot be read as CSV ({error}); see docs/several-people.md for its columns"
+        ) from None
+    if not table or not {"picture", "people"} <= set(table[0]):
+        raise InputError(f"{file}: lists no pictures; it needs the columns picture and people")
+    groups = []
+    for number, item in enumerate(table, 2):
+        cells = {name: (item.get(name) or "").strip() for name in (field.name for field in fields(Group))}
+        people = tuple(base / name.strip() for name in cells["people"].split(";") if name.strip())
+        if absent := [path for path in people if not path.is_file()]:
+            raise InputError(f"{file}, line {number}: {absent[0]} does not exist; paths are relative to {base}")
+        try:
+            regions = tuple(tuple(float(x) for x in box.split(",")) for box in cells["regions"].split(";") if box)
+        except ValueError:
+            raise InputError(f"{file}, line {number}: regions={cells['regions']!r} are no numbers") from None
+        if not people or (regions and len(regions) != len(people)):
+            raise InputError(f"{file}, line {number}: {len(people)} people and {len(regions)} regions do not fit")
+        picture = base / cells["picture"] if cells["picture"] else None
+        known = picture if picture and picture.is_file() else None
+        groups.append(Group(known, people, regions, cells["prompt"], cells["method"] or file.stem))
+    return groups
+
+
+def make_pairs(
+    studio: ConsistentIDPipeline, folder: Path, pairs: int, prompts: Sequence[str], progress: Progress | None = None
+) -> list[Group]:
+    """Pictures of pairs of held-out drawn people, two in each, and of each alone in the same place.
+
+    What is there already is kept, so that an interrupted run goes on.
+
+    Args:
+        studio: a preset for drawings.
+        folder: of the pictures.
+        pairs: how many; no person is in two of them.
+        prompts: of each pair.
+        progress: called with (pictures done, pictures in all).
+    """
+    people = draw_people(check_folder(folder) / "people", 2 * pairs, [])
+    groups: list[tuple[Path, list[Person], Sequence[tuple[float, ...]], str, str, dict[str, Any]]] = []
+    for pair in range(pairs):
+        two = people[2 * pair : 2 * pair + 2]
+        for number, prompt in enumerate(prompts):
+            for method, arguments in METHODS.items():
+                file = folder / method.replace(" ", "-") / f"{pair:05d}-{number}.png"
+                groups.append((file, two, PLACES, prompt, method, dict(arguments)))
+            groups += [
+                (folder / "one-person" / f"{pair:05d}-{number}-{i}.png", [two[i]], (PLACES[i],), prompt, ALONE, {})
+                for i in range(2)
+            ]
+    identities: dict[Path, Any] = {}
+    made = []
+    for done, (file, who, places, prompt, method, arguments) in enumerate(groups, 1):
+        references = tuple(person.reference for person in who)
+        if not file.is_file():
+            for reference in references:
+                if reference not in identities:
+                    identities[reference] = studio.identify(reference)
+            asked = Request(
+                [identities[x] for x in references], prompt, regions=places, seed=hash_of(file.stem), **arguments
+            )
+            picture = studio.sample(asked)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary:
+                temporary.write_bytes(picture.to_png(0))
+        made.append(Group(file, references, tuple(places), prompt, method))
+        if progress:
+            progress(done, len(groups))
+    write_list(folder / LIST, made)
+    return made
+
+
+def hash_of(name: str) -> int:
+    """A seed of a picture's name, the same for all methods."""
+    pair, number = name.split("-")[:2]
+    return 1000 * int(pair) + int(number)
+
+
+def score_groups(
+    groups: Sequence[Group], faces: FaceAnalyzer, progress: Progress | None = None
+) -> tuple[list[Together], float]:
+    """The measures of each picture, and the threshold of the judge at a false acceptance rate of 1 %.
+
+    Args:
+        groups: the pictures.
+        faces: detector and judge.
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        NoFaceError: a picture of a person shows no face.
+    """
+    known: dict[Path, NDArray[np.float32]] = {}
+    for path in sorted({path for group in groups for path in group.people}):
+        found = embed_largest(load_image(path), faces.detector, faces.recogniser)
+        if found is None:
+            raise NoFaceError(f"{path}: shows no face, so nobody can be compared to it")
+        known[path] = found
+    impostors = np.array([float(known[a] @ known[b]) for a, b in combinations(known, 2)])
+    threshold = impostor_threshold(impostors)
+    scored = []
+    for done, group in enumerate(groups, 1):
+        picture = load_image(group.picture) if group.picture else None
+        seen: list[Detection] = []
+        embeddings: list[NDArray[np.float32]] = []
+        if picture:
+            seen = sorted(faces.detector.detect(picture), key=attrgetter("area"), reverse=True)
+            embeddings = [faces.recogniser.embed(picture, face.landmarks) for face in seen]
+        alike = similarities([known[path] for path in group.people], embeddings)
+        places: list[int | None] | None = None
+        if group.regions:
+            places = faces_in(Regions.read(group.regions), seen, picture.size) if picture else [None] * len(alike)
+        scored.append(measure(alike, len(seen), threshold, places))
+        if progress:
+            progress(done, len(groups))
+    return scored, threshold
+
+
+def report(
+    groups: Sequence[Group], scored: Sequence[Together], threshold: float, judge: str, folder: Path
+) -> dict[str, Any]:
+    """Writes people.json and people.md: every measure of every method with its interval over groups of people."""
+    methods: dict[str, dict[str, Estimate]] = {}
+    for method in dict.fromkeys(group.method for group in groups):
+        rows = [i for i, group in enumerate(groups) if group.method == method]
+        methods[method] = summary([scored[i] for i in rows], np.array([groups[i].names for i in rows]))
+    data = {
+        "judge": judge,
+        "threshold at FAR 1 %": threshold,
+        "methods": {name: {key: asdict(value) for key, value in found.items()} for name, found in methods.items()},
+    }
+    names = [item.name for item in fields(Together)]
+    lines = [f"Judge: {judge}.", "", f"| method | pictures | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
+    for method, found in methods.items():
+        cells = [f"{found[name].value:.3f} ({found[name].low:.3f} to {found[name].high:.3f})" for name in names]
+        lines.append(f"| {method} | {found[names[0]].pictures} | {' | '.join(cells)} |")
+    home = check_folder(folder)
+    for name, content in (("people.json", encode_json(data)), ("people.md", ("\n".join(lines) + "\n").encode())):
+        with replacing(home / name) as temporary:
+            temporary.write_bytes(content)
+    return data

@@ -1,0 +1,112 @@
+"""The protocol `people`: lists of pictures, their scores, and pairs that a preset draws."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import tiny
+from consistentid.cli import main
+from consistentid.errors import InputError, NoFaceError
+from consistentid.evaluation.groups import LIST, Group, make_pairs, read_list, score_groups, write_list
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
+
+LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Group]:
+    """Two faces in their places, one face where two were asked for, and a picture that was never made."""
+    ada, tom = tmp_path / "ada.png", tmp_path / "tom.png"
+    tiny.portrait().save(ada)
+    tiny.portrait(9).save(tom)
+    tiny.draw((34, 50), (94, 60), mouth=9)[0].save(tmp_path / "two.png")
+    tiny.draw((34, 50))[0].save(tmp_path / "one.png")
+    groups = [
+        Group(tmp_path / "two.png", (ada, tom), (LEFT, RIGHT), "two friends", "ours"),
+        Group(tmp_path / "one.png", (ada, tom), (LEFT, RIGHT), "two friends", "ours"),
+        Group(None, (ada, tom), (), "two friends", "theirs"),
+    ]
+    write_list(tmp_path / LIST, groups)
+    return groups
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args], prog_name="consistentid")
+
+
+def test_lists_are_read_as_written(pictures: list[Group], tmp_path: Path) -> None:
+    assert read_list(tmp_path / LIST) == pictures
+    assert "ada.png;tom.png" in (tmp_path / LIST).read_text(), "paths are relative"
+
+
+def test_scores_and_failures(pictures: list[Group]) -> None:
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    (two, one, none), threshold = score_groups(pictures, studio.analyzer)
+    assert math.isnan(threshold), "two people are no hundred pairs of impostors"
+    assert [x.right_number for x in (two, one, none)] == [1, 0, 0]
+    assert two.similarity > one.similarity > none.similarity == 0
+    assert one.least == 0
+    assert two.swapped in (0, 1)
+    assert math.isnan(none.swapped), "it was asked for no places"
+    picture = pictures[0].picture
+    assert picture is not None
+    blank = picture.with_name("blank.png")
+    tiny.Image.new("RGB", (64, 64), "white").save(blank)
+    with pytest.raises(NoFaceError, match=r"blank\.png: shows no face"):
+        score_groups([Group(picture, (blank,))], studio.analyzer)
+
+
+def test_any_tool_s_pictures_by_the_command(pictures: list[Group], tmp_path: Path) -> None:
+    judge = ["--judge", tiny.preset() / "recogniser.onnx"]
+    line = ["evaluate", "--protocol", "people", "--preset", tiny.preset(), *judge, "--conditioned-judge"]
+    refused = run(*line[:-1], "--manifest", tmp_path / LIST, "--out", tmp_path / "report")
+    assert refused.exit_code == 2
+    assert "is the recogniser that conditioned the model" in refused.stderr
+    done = run(*line, "--manifest", tmp_path / LIST, "--out", tmp_path / "report", "--json")
+    assert done.exit_code == 0, done.output
+    methods = json.loads(done.stdout)["methods"]
+    assert methods["ours"]["right_number"]["value"] == 0.5
+    assert methods["theirs"]["similarity"]["value"] == 0
+    assert "| ours | 2 |" in (tmp_path / "report" / "people.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "lists no pictures"),
+        ("picture,people\n,nobody.png\n", r"line 2: .*nobody\.png does not exist"),
+        ("picture,people\n,\n", "0 people and 0 regions do not fit"),
+        ("picture,people,regions\n,ada.png,left\n", "regions='left' are no numbers"),
+        ('picture,people,regions\n,ada.png,"0,0,1,1;0,0,1,1"\n', "1 people and 2 regions do not fit"),
+    ],
+)
+def test_bad_lists_are_named(pictures: list[Group], tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "bad.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_list(tmp_path / "bad.csv")
+    with pytest.raises(InputError, match="cannot be read as CSV"):
+        read_list(tmp_path / "missing.csv")
+
+
+def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    who = studio.identify(tiny.portrait())
+    asked: list[int] = []
+    # tiny networks find no face in these drawings
+    monkeypatch.setattr(studio, "identify", lambda *_: who)
+    sample = studio.sample
+    monkeypatch.setattr(studio, "sample", lambda request: asked.append(len(request.people)) or sample(request))
+    made = make_pairs(studio, tmp_path, 1, ["two friends"])
+    assert [group.method for group in made] == ["regions", "tokens only", "one person", "one person"]
+    assert asked == [2, 2, 1, 1]
+    assert read_list(tmp_path / LIST) == made
+    assert made[0].picture is not None
+    made[0].picture.unlink()
+    asked.clear()
+    assert make_pairs(studio, tmp_path, 1, ["two friends"]) == made
+    assert asked == [2]
