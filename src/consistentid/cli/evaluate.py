@@ -170,7 +170,7 @@ def _evaluate_people(
     from consistentid.evaluation.encoders import judge_of
     from consistentid.evaluation.groups import PROMPTS, make_pairs, read_list, report, score_groups
     from consistentid.faces.analyzer import FaceAnalyzer
-    from consistentid.files.output import check_folder
+    from consistentid.files.writing import check_folder
 
     groups = [group for manifest in manifests for group in read_list(Path(manifest), pictures)]
     if not groups and not chosen.drawings_only:

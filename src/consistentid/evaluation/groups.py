@@ -35,7 +35,8 @@ from consistentid.faces.face import Detection
 from consistentid.faces.matching import similarities
 from consistentid.faces.verification import impostor_threshold
 from consistentid.files.images import load_image
-from consistentid.files.output import check_folder, encode_json, replacing
+from consistentid.files.output import encode_json
+from consistentid.files.writing import check_folder, replacing
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in
 from consistentid.pipeline.request import Request
