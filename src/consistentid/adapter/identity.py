@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -10,8 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,6 +22,7 @@ from consistentid.faces.parts import PARTS
 from consistentid.files.writing import replacing
 
 _FORMAT = "consistentid-identity-1"
+_REMEDY = "make it again with `consistentid identify PHOTO --out FILE`"
 _TENSORS = ("embedding", "face_features", "part_features", "part_mask", "blank_features")
 
 
@@ -75,19 +78,25 @@ class Identity:
         """Names of the parts that were seen, in order of `PARTS`."""
         return tuple(part for part, visible in zip(PARTS, self.part_mask.tolist(), strict=True) if visible)
 
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        tensors = {name: getattr(self, name).contiguous().clone() for name in _TENSORS}
+        for name in ("face_features", "part_features", "blank_features"):
+            if tensors[name].abs().amax() <= torch.finfo(torch.float16).max:
+                tensors[name] = tensors[name].half()
+        data: bytes = to_safetensors(
+            tensors, metadata={**self.provenance, "face_text": self.face_text, "format": _FORMAT}
+        )
+        return data
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the identity as safetensors (features in float16 where their range allows), never half a file.
 
         Raises:
             InputError: the file cannot be written.
         """
-        tensors = {name: getattr(self, name).contiguous().clone() for name in _TENSORS}
-        for name in ("face_features", "part_features", "blank_features"):
-            if tensors[name].abs().amax() <= torch.finfo(torch.float16).max:
-                tensors[name] = tensors[name].half()
-        about = {**self.provenance, "face_text": self.face_text, "format": _FORMAT}
         with replacing(path, private=True) as temporary:  # it tells who somebody is
-            save_file(tensors, temporary, metadata=about)
+            temporary.write_bytes(self.to_bytes())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Identity:
@@ -96,25 +105,37 @@ class Identity:
         Raises:
             CheckpointError: the file is missing, truncated, or not an identity.
         """
-        remedy = "make it again with `consistentid identify PHOTO --out FILE`"
         if not Path(path).is_file():
-            raise CheckpointError(f"no identity file {path}; {remedy}")
+            raise CheckpointError(f"no identity file {path}; {_REMEDY}")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file ({error}); {remedy}") from error
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file ({error}); {_REMEDY}") from error
+        return cls.from_bytes(data, str(path))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "the identity") -> Identity:
+        """What `load` reads; `name` stands for the file in messages.
+
+        Raises:
+            CheckpointError: truncated, or not an identity.
+        """
+        try:
+            tensors = from_safetensors(data)
+            head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a number format that torch lacks
+            raise CheckpointError(f"{name} is not a readable safetensors file ({error}); {_REMEDY}") from error
+        metadata = dict(head.get("__metadata__") or {})
         if (found := metadata.pop("format", None)) != _FORMAT:
-            raise CheckpointError(f"{path} is not an identity (format {found!r} instead of {_FORMAT!r}); {remedy}")
+            raise CheckpointError(f"{name} is not an identity (format {found!r} instead of {_FORMAT!r}); {_REMEDY}")
         if set(tensors) != set(_TENSORS):
-            raise CheckpointError(f"{path} holds {sorted(tensors)} instead of {sorted(_TENSORS)}; {remedy}")
-        if broken := [name for name, tensor in tensors.items() if not tensor.float().isfinite().all()]:
-            raise CheckpointError(f"{path} holds values that are not finite in {broken}; {remedy}")
+            raise CheckpointError(f"{name} holds {sorted(tensors)} instead of {sorted(_TENSORS)}; {_REMEDY}")
+        if broken := [key for key, tensor in tensors.items() if not tensor.float().isfinite().all()]:
+            raise CheckpointError(f"{name} holds values that are not finite in {broken}; {_REMEDY}")
         try:
             return cls(**tensors, face_text=metadata.pop("face_text", ""), provenance=metadata)
         except InputError as error:
-            raise CheckpointError(f"{path}: {error}; {remedy}") from error
+            raise CheckpointError(f"{name}: {error}; {_REMEDY}") from error
 
     @classmethod
     def blend(cls, identities: Sequence[Identity], weights: Sequence[float] | None = None) -> Identity:

@@ -17,6 +17,7 @@ from consistentid.cli.evaluate import evaluate
 from consistentid.cli.generate import generate
 from consistentid.cli.identify import identify
 from consistentid.cli.repair import repair
+from consistentid.cli.serve import serve
 from consistentid.cli.train import train
 from consistentid.errors import ConsistentIDError
 
@@ -72,5 +73,5 @@ def main() -> None:
     """New portraits of a given person: one or more photos in, a prompt in, pictures of that person out."""
 
 
-for command in (generate, identify, repair, dataset, evaluate, doctor, train):
+for command in (generate, identify, repair, dataset, evaluate, doctor, train, serve):
     main.add_command(command)

@@ -362,7 +362,7 @@ class Request:
         Raises:
             ArgumentError, ImageError: as for `Request`; an unknown name, or one that is not a plain value.
         """
-        plain = [item.name for item in fields(cls) if item.name not in _NOT_PLAIN]
+        plain = plain_arguments()
         if unknown := [name for name in values if name not in plain]:
             raise ArgumentError(f"unknown argument {unknown[0]!r}; known are {', '.join(plain)}")
         given = dict(values)
@@ -391,6 +391,11 @@ class Request:
                     value = dict(value)
             found[item.name] = value
         return found
+
+
+def plain_arguments() -> tuple[str, ...]:
+    """The arguments that `Request.from_dict` knows."""
+    return tuple(item.name for item in fields(Request) if item.name not in _NOT_PLAIN)
 
 
 # -------------------------------------------------------------------------------------------------------------- checks

@@ -1,0 +1,1 @@
+"""The HTTP service: one application over `Request`, one worker that samples."""

@@ -1,0 +1,47 @@
+"""The service as a process: a socket, the application, the log."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+
+from consistentid.errors import InputError
+from consistentid.serving.access import Access
+from consistentid.serving.api import create_app
+from consistentid.serving.limits import Limits
+from consistentid.serving.logs import configure, event
+from consistentid.serving.service import Service
+
+
+def run(make: Callable[[], Any], limits: Limits, access: Access, host: str, port: int) -> None:
+    """Serve until the process is told to end.
+
+    Args:
+        make: makes the pipeline, in the background.
+        limits: what may be asked for.
+        access: who may ask.
+        host, port: where to listen; port 0 is any that is free.
+
+    Raises:
+        InputError: nothing can listen there.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+    configure()
+    shown = f"[{host}]" if ":" in host else host
+    event("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
+    config = uvicorn.Config(
+        create_app(Service(make, limits), access),
+        log_config=None,  # its log of accesses holds paths, and these the ids of jobs
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])

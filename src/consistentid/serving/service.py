@@ -1,0 +1,345 @@
+"""`Service`: the networks of a preset behind a queue. It knows nothing of HTTP, and `api` nothing of networks."""
+
+from __future__ import annotations
+
+import base64
+import math
+import secrets
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from consistentid.errors import CancelledError, CheckpointError, ConsistentIDError
+from consistentid.serving.limits import Limits
+from consistentid.serving.logs import event
+from consistentid.serving.metrics import Metrics
+from consistentid.serving.notes import collected, routed
+from consistentid.serving.queue import Job, Queue
+from consistentid.serving.refusal import RefusedError
+from consistentid.serving.uploads import check_picture, from_base64
+
+if TYPE_CHECKING:  # all of these import torch, and the service answers before that is done
+    from consistentid.adapter.identity import Identity
+    from consistentid.pipeline.pipeline import ConsistentIDPipeline
+    from consistentid.pipeline.request import Request, Step
+    from consistentid.presets.settings import Settings
+
+_PICTURES = {"image": "image", "mask": "image", "control": "control"}
+"""Pictures of a request -> the one without which it means nothing."""
+
+_NEEDED = {"strength": "image", "control_scale": "control"}
+_IDENTITIES = 1000
+_PREVIEW_EVERY = 0.5
+
+
+class Service:
+    """Identities and portraits for several clients.
+
+    Args:
+        make: makes the pipeline; called in the background by `start`.
+        limits: what may be asked for.
+
+    Attributes:
+        state: "loading", "ready" or "failed".
+        stage: what is being loaded, or why that failed.
+    """
+
+    def __init__(self, make: Callable[[], ConsistentIDPipeline], limits: Limits | None = None) -> None:
+        self._make, self.limits = make, limits or Limits()
+        self.metrics = Metrics()
+        self.state, self.stage, self.loaded = "loading", "the libraries", 0.0
+        self._studio: ConsistentIDPipeline | None = None
+        self._identities: dict[str, tuple[str, float, Identity]] = {}
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._routes = ExitStack()
+        self.queue = Queue(self.limits, self.metrics.observe)
+        self.metrics.gauge("queue_waiting", "Requests that wait", lambda: len(self.queue))
+        self.metrics.gauge("queue_running", "Requests that are worked on", lambda: self.queue.running is not None)
+        self.metrics.gauge("ready", "Whether the weights are loaded", lambda: self.state == "ready")
+
+    # ------------------------------------------------------------------------------------------------- start and stop
+
+    def start(self) -> None:
+        """Loads the weights in the background."""
+        self._routes.enter_context(routed())
+        threading.Thread(target=self._load, name="loading", daemon=True).start()
+
+    def close(self) -> None:
+        """Ends all work."""
+        self.queue.close()
+        self._jobs.clear()
+        self._identities.clear()
+        self._routes.close()
+
+    def _load(self) -> None:
+        began = time.monotonic()
+        try:
+            studio = self._make()
+            parts: dict[str, Callable[[], object]] = {
+                "the face networks": lambda: studio.analyzer,
+                "the adapter": lambda: studio.adapter,
+                "the image encoder": lambda: studio.encoder,
+                "the base": lambda: studio.sampler,
+            }
+            for number, (self.stage, load) in enumerate(parts.items()):
+                self.loaded = number / len(parts)
+                load()
+        except Exception as error:  # the service goes on saying what is wrong
+            told = str(error) if isinstance(error, ConsistentIDError) else "unexpected: see the log"
+            where = [f"{x.filename.rpartition('/')[2]}:{x.lineno}" for x in traceback.extract_tb(error.__traceback__)]
+            self.state, self.stage = "failed", told
+            event("loading failed", error=type(error).__name__, message=str(error), where=where)
+            return
+        self._studio, self.loaded, self.stage, self.state = studio, 1.0, "", "ready"
+        event("ready", preset=studio.preset.name, seconds=round(time.monotonic() - began, 1))
+
+    @property
+    def studio(self) -> ConsistentIDPipeline:
+        """The networks.
+
+        Raises:
+            RefusedError: 503, they are not loaded yet, or cannot be.
+        """
+        if self._studio is None:
+            if self.state == "failed":
+                raise RefusedError(503, "not_loaded", f"the weights cannot be loaded: {self.stage}")
+            raise RefusedError(503, "loading", f"{self.stage} is being loaded; try again in a few seconds", 5)
+        return self._studio
+
+    def tidy(self) -> None:
+        """Forgets what is past its time: identities, and pictures that nobody fetched."""
+        now = time.monotonic()
+        with self._lock:
+            for token in [token for token, (_, until, _) in self._identities.items() if now > until]:
+                del self._identities[token]
+            for job in [job for job in self._jobs.values() if now > job.ended + self.limits.keep_results]:
+                del self._jobs[job.id]
+
+    # ------------------------------------------------------------------------------------------------------ identities
+
+    def identify(
+        self, client: str, photos: Sequence[bytes], face_index: int | None = None, *, skip_bad: bool = False
+    ) -> Job:
+        """A job whose answer is who is on photos, and what was seen of each.
+
+        Raises:
+            RefusedError, ImageError: no photos, too many, or one that is none; the queue is full; not loaded yet.
+        """
+        studio = self.studio
+        self._check_photos(photos)
+
+        def work(job: Job) -> dict[str, Any]:
+            with collected() as notes:
+                sights = studio.look(*photos, face_index=face_index, skip_bad=skip_bad)
+                if job.stopped():
+                    raise CancelledError("cancelled after the photos were looked at")
+                identity = studio.encode(sights)
+            return {
+                "identity": base64.b64encode(identity.to_bytes()).decode(),
+                "token": self._keep(client, identity),
+                "expires_in": self.limits.keep_identities or None,
+                "parts": list(identity.visible_parts),
+                "networks": dict(identity.provenance),
+                "photos": [
+                    {
+                        "photo": sight.name,
+                        "faces": len(sight.faces),
+                        "face_index": sight.index,
+                        "box": [round(float(x), 1) for x in sight.face.box],
+                        "quality": round(float(sight.face.quality), 3),
+                        "warnings": list(sight.face.warnings),
+                    }
+                    for sight in sights
+                ],
+                "warnings": notes,
+            }
+
+        return self.queue.submit("identify", client, work)
+
+    def forget(self, client: str, token: str) -> None:
+        """Forgets an identity.
+
+        Raises:
+            RefusedError: there is none of that token.
+        """
+        self._kept(client, token)
+        with self._lock:
+            self._identities.pop(token, None)
+
+    def _keep(self, client: str, identity: Identity) -> str | None:
+        if not self.limits.keep_identities:
+            return None
+        token = "id_" + secrets.token_urlsafe(24)
+        self.tidy()
+        with self._lock:
+            while len(self._identities) >= _IDENTITIES:
+                del self._identities[next(iter(self._identities))]
+            self._identities[token] = (client, time.monotonic() + self.limits.keep_identities, identity)
+        return token
+
+    def _kept(self, client: str, token: str) -> Identity:
+        self.tidy()
+        with self._lock:
+            owner, _, identity = self._identities.get(token, ("", 0.0, None))
+        if identity is None or owner != client:
+            raise RefusedError(
+                404, "no_identity", "no identity of this token is kept; send photos or the identity file"
+            )
+        return identity
+
+    def identity_of(self, client: str, given: str) -> Identity:
+        """An identity that is kept under a token, or the file of one in base64.
+
+        Raises:
+            RefusedError: it is neither.
+        """
+        from consistentid.adapter.identity import Identity
+
+        if given.startswith("id_"):
+            return self._kept(client, given)
+        try:
+            identity = Identity.from_bytes(from_base64(given, "identity"))
+        except CheckpointError as error:
+            raise RefusedError(400, "no_identity_file", str(error)) from None
+        return identity
+
+    # ------------------------------------------------------------------------------------------------------- portraits
+
+    def portraits(
+        self,
+        client: str,
+        values: Mapping[str, Any],
+        *,
+        identity: str | None = None,
+        photos: Sequence[bytes] = (),
+        face_index: int | None = None,
+        keep: bool = False,
+    ) -> Job:
+        """A job whose answer is portraits.
+
+        Args:
+            client: whose it is.
+            values: what `Request.from_dict` reads.
+            identity: see `identity_of`; or `photos` of the person; or neither with ``base_alone``.
+            photos: files.
+            face_index: which face of them.
+            keep: whether the answer is fetched later, by `job`.
+
+        Raises:
+            RefusedError, InputError: not to be done like this; the queue is full; not loaded yet.
+        """
+        studio = self.studio
+        self._check_request(values, studio.preset.settings)
+        if identity is not None and photos:
+            raise RefusedError(400, "invalid_request", "both an identity and photos; send one of them")
+        who = None if identity is None else self.identity_of(client, identity)
+        if who is not None:
+            who.check_networks(studio.adapter.spec.networks)
+        elif photos:
+            self._check_photos(photos)
+        elif not values.get("base_alone"):
+            raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
+
+        def work(job: Job) -> dict[str, Any]:
+            from consistentid.pipeline.request import Request
+
+            with collected() as notes:
+                # only now the pictures are decoded: those of all who wait would fill the memory
+                request = Request.from_dict(values, on_step=_Reporter(job), cancelled=job.stopped)
+                person = who or (studio.identify(*photos, face_index=face_index) if photos else None)
+                if job.stopped():
+                    raise CancelledError("cancelled after the photos were looked at")
+                request = replace(request, identity=person)
+                made = studio.generate(request) if person else studio.sample(request)
+                return {
+                    "pictures": [
+                        {
+                            "b64_json": base64.b64encode(made.to_png(number)).decode(),
+                            "prompt": made.prompts[number],
+                            "seed": made.seeds[number],
+                            "likeness": None if math.isnan(score := made.scores[number]) else score,
+                            "withheld": made.withheld[number],
+                            "width": made.images[number].width,
+                            "height": made.images[number].height,
+                        }
+                        for number in range(len(made))
+                    ],
+                    "record": dict(made.record),
+                    "warnings": notes,
+                }
+
+        job = self.queue.submit("portraits", client, work)
+        if keep:
+            self.tidy()
+            with self._lock:
+                ended = [other.id for other in self._jobs.values() if other.finished]
+                for old in ended[: max(0, len(ended) - self.limits.waiting)]:
+                    del self._jobs[old]
+                self._jobs[job.id] = job
+        return job
+
+    def job(self, client: str, id: str) -> Job:
+        """A background job.
+
+        Raises:
+            RefusedError: there is none of that id.
+        """
+        self.tidy()
+        with self._lock:
+            job = self._jobs.get(id)
+        if job is None or job.client != client:
+            raise RefusedError(
+                404, "no_job", "no such job: its pictures were fetched, or it was cancelled, or too long ago"
+            )
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Ends a job, if it has not ended, and forgets it."""
+        self.queue.cancel(job)
+        with self._lock:
+            self._jobs.pop(job.id, None)
+
+    # ---------------------------------------------------------------------------------------------------------- checks
+
+    def _check_photos(self, photos: Sequence[bytes]) -> None:
+        if not photos:
+            raise RefusedError(400, "no_photo", "no photo; send at least one in the field 'photo'")
+        if len(photos) > self.limits.photos:
+            raise RefusedError(400, "over_limit", f"{len(photos)} photos of one person; at most {self.limits.photos}")
+        for number, data in enumerate(photos, 1):
+            check_picture(data, f"photo {number}", self.limits.pixels)
+
+    def _check_request(self, values: Mapping[str, Any], defaults: Settings) -> Request:
+        """Refuses what can be refused before any picture is decoded; the request without them."""
+        from consistentid.pipeline.request import Request
+
+        for name in _PICTURES:
+            if values.get(name) is not None:
+                check_picture(from_base64(values[name], name), name, self.limits.pixels)
+        brought = [name for name in _PICTURES if values.get(name) is not None]
+        left_out = {*brought, *(name for name, needs in _NEEDED.items() if needs in brought)}
+        request = Request.from_dict({name: value for name, value in values.items() if name not in left_out})
+        self.limits.check_request(request, defaults)
+        return request
+
+
+class _Reporter:
+    """Notes in a job how far it is; previews only while somebody looks, as each takes a pass of the decoder."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._next = job, 0.0
+
+    def __call__(self, step: Step) -> None:
+        left = None if math.isnan(step.seconds_left) else round(step.seconds_left, 1)
+        self._job.progress = {"stage": step.stage, "done": step.done, "total": step.total, "seconds_left": left}
+        if self._job.watched and time.monotonic() >= self._next and step.latents is not None:
+            from consistentid.files.output import encode_png
+
+            pictures = [encode_png(image, {"preview": True, "ai_generated": True}) for image in step.preview()]
+            self._job.previews = [base64.b64encode(data).decode() for data in pictures]
+            self._next = time.monotonic() + _PREVIEW_EVERY

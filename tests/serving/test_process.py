@@ -1,0 +1,90 @@
+"""The command as a process of its own, on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from served import ADA
+
+from consistentid.cli import main
+
+TOKEN = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the lines of its log."""
+    line = [sys.executable, "-m", "consistentid", "serve", "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "CONSISTENTID_TOKEN": TOKEN}
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr
+    lines = [process.stderr.readline()]
+    try:
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+        reader.start()
+        yield json.loads(lines[0])["url"], lines
+    finally:
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(30)
+        reader.join(10)
+    assert code in (0, -signal.SIGTERM), lines
+
+
+def test_a_process_answers_at_once_is_ready_later_and_frees_the_place_of_who_leaves(
+    server: tuple[str, list[str]],
+) -> None:
+    url, lines = server
+    with httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.get("/health").json()["status"] == "ok"
+        first = client.get("/ready")
+        assert first.status_code == 503, "loading torch alone takes longer"
+        assert first.json()["state"] == "loading"
+        early = client.post("/v1/identities", files={"photo": ADA.read_bytes()})
+        assert early.status_code == 503
+        assert int(early.headers["retry-after"]) > 0
+        for _ in range(600):
+            if client.get("/ready").status_code == 200:
+                break
+            time.sleep(0.1)
+        assert httpx.get(f"{url}/metrics").status_code == 401
+        assert httpx.get(f"{url}/health").status_code == 200
+        made = client.post("/v1/identities", files={"photo": ADA.read_bytes()})
+        assert made.status_code == 200, made.text
+        request = {"prompt": "a woman of secrets", "num_inference_steps": 100, "num_images_per_prompt": 16}
+        body = {"identity": made.json()["identity"], "request": request}
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/portraits", json=body, timeout=0.5)
+        began = time.monotonic()
+        while 'kind="portraits",state="cancelled"} 1.0' not in client.get("/metrics").text:
+            assert time.monotonic() - began < 20, lines
+            time.sleep(0.1)
+    events = [json.loads(line) for line in list(lines)]
+    assert {"listening", "ready", "request"} <= {event["event"] for event in events}
+    assert "secrets" not in "".join(lines)
+
+
+def test_it_binds_to_others_only_with_a_token_or_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONSISTENTID_TOKEN", raising=False)
+    result = CliRunner().invoke(main, ["serve", "--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "--token-file, or --allow-anyone" in result.stderr
+    monkeypatch.setenv("CONSISTENTID_TOKEN", "short")
+    result = CliRunner().invoke(main, ["serve", "--host", "0.0.0.0"])
+    assert "CONSISTENTID_TOKEN: token 1 is no secret" in result.stderr
+
+
+def test_a_port_that_is_taken_is_told_of(server: tuple[str, list[str]]) -> None:
+    port = server[0].rpartition(":")[2]
+    result = CliRunner().invoke(main, ["serve", "--port", port])
+    assert result.exit_code == 2
+    assert f"--port {port}: cannot listen there" in result.stderr
