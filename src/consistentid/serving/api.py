@@ -209,7 +209,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
         identity = texts.get("identity") if sent is None else base64.b64encode(sent).decode()
         return {
             "values": parse_json(texts.get("request", "{}"), "the field 'request'"),
-            "identity": identity,
+            "identity": () if identity is None else (identity,),
             "photos": files[0],
             "face_index": whole_number("face_index", texts.get("face_index")),
             "background": truth("background", texts.get("background")),
@@ -223,11 +223,12 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
     wanted, identity, photos = values.get("request"), values.get("identity"), values.get("photos") or []
     if not isinstance(wanted, dict):
         raise RefusedError(400, "invalid_field", '\'request\' must be an object, such as {"prompt": "a woman"}')
-    if not isinstance(identity, str | None) or not isinstance(photos, list):
-        raise RefusedError(400, "invalid_field", "'identity' must be a text, and 'photos' a list of files in base64")
+    people = [] if identity is None else identity if isinstance(identity, list) else [identity]
+    if not all(isinstance(person, str) for person in people) or not isinstance(photos, list):
+        raise RefusedError(400, "invalid_field", "'identity' must be a text or several, 'photos' a list of files")
     return {
         "values": wanted,
-        "identity": identity,
+        "identity": people,
         "photos": [from_base64(photo, f"photo {number}") for number, photo in enumerate(photos, 1)],
         "face_index": whole_number("face_index", values.get("face_index")),
         "background": truth("background", values.get("background")),

@@ -61,7 +61,6 @@ class Limits:
             RefusedError: it does not; the message names the bound.
         """
         settings = request.settings(defaults)
-        texts = [*request.prompts, settings.negative_prompt, request.face_text or "", *(request.parts or {}).values()]
         for what, found, most in (
             (
                 "pictures (prompts x best_of or num_images_per_prompt)",
@@ -72,7 +71,6 @@ class Limits:
             ("width", settings.width, self.side),
             ("height", settings.height, self.side),
             ("batch_size", settings.batch_size, max(defaults.batch_size, 1)),
-            ("characters of a text", max(map(len, texts)), self.characters),
         ):
             if found > most:
                 raise RefusedError(400, "over_limit", f"{what}: {found} are too many for this service; at most {most}")

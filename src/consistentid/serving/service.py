@@ -8,9 +8,8 @@ import secrets
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from consistentid.errors import CancelledError, CheckpointError, ConsistentIDError
@@ -25,11 +24,10 @@ from consistentid.serving.uploads import check_picture, from_base64
 if TYPE_CHECKING:  # all of these import torch, and the service answers before that is done
     from consistentid.adapter.identity import Identity
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
-    from consistentid.pipeline.request import Request, Step
+    from consistentid.pipeline.request import Step
     from consistentid.presets.settings import Settings
 
-_PICTURES = {"image": "image", "mask": "image", "control": "control"}
-"""Pictures of a request -> the one without which it means nothing."""
+_PICTURES = ("image", "mask", "control")
 
 _NEEDED = {"strength": "image", "control_scale": "control"}
 _IDENTITIES = 1000
@@ -215,7 +213,7 @@ class Service:
         client: str,
         values: Mapping[str, Any],
         *,
-        identity: str | None = None,
+        identity: Sequence[str] = (),
         photos: Sequence[bytes] = (),
         face_index: int | None = None,
         keep: bool = False,
@@ -225,7 +223,7 @@ class Service:
         Args:
             client: whose it is.
             values: what `Request.from_dict` reads.
-            identity: see `identity_of`; or `photos` of the person; or neither with ``base_alone``.
+            identity: see `identity_of`, one for each person; or `photos` of one; or neither with ``base_alone``.
             photos: files.
             face_index: which face of them.
             keep: whether the answer is fetched later, by `job`.
@@ -234,15 +232,17 @@ class Service:
             RefusedError, InputError: not to be done like this; the queue is full; not loaded yet.
         """
         studio = self.studio
-        self._check_request(values, studio.preset.settings)
-        if identity is not None and photos:
+        if identity and photos:
             raise RefusedError(400, "invalid_request", "both an identity and photos; send one of them")
-        who = None if identity is None else self.identity_of(client, identity)
-        if who is not None:
-            who.check_networks(studio.adapter.spec.networks)
-        elif photos:
+        if len(identity) > self.limits.photos:
+            raise RefusedError(400, "over_limit", f"{len(identity)} people; at most {self.limits.photos}")
+        people = [self.identity_of(client, given) for given in identity]
+        self._check_request(values, people, studio.preset.settings)
+        for person in people:
+            person.check_networks(studio.adapter.spec.networks)
+        if photos:
             self._check_photos(photos)
-        elif not values.get("base_alone"):
+        elif not people and not values.get("base_alone"):
             raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
 
         def work(job: Job) -> dict[str, Any]:
@@ -250,12 +250,13 @@ class Service:
 
             with collected() as notes:
                 # only now the pictures are decoded: those of all who wait would fill the memory
-                request = Request.from_dict(values, on_step=_Reporter(job), cancelled=job.stopped)
-                person = who or (studio.identify(*photos, face_index=face_index) if photos else None)
+                known = people or ([studio.identify(*photos, face_index=face_index)] if photos else [])
                 if job.stopped():
                     raise CancelledError("cancelled after the photos were looked at")
-                request = replace(request, identity=person)
-                made = studio.generate(request) if person else studio.sample(request)
+                report = _Reporter(job)
+                request = Request.from_dict(values, identity=_one_or_all(known), on_step=report, cancelled=job.stopped)
+                self.limits.check_request(request, studio.preset.settings)
+                made = studio.generate(request) if known else studio.sample(request)
                 return {
                     "pictures": [
                         {
@@ -314,18 +315,40 @@ class Service:
         for number, data in enumerate(photos, 1):
             check_picture(data, f"photo {number}", self.limits.pixels)
 
-    def _check_request(self, values: Mapping[str, Any], defaults: Settings) -> Request:
-        """Refuses what can be refused before any picture is decoded; the request without them."""
+    def _check_request(self, values: Mapping[str, Any], people: Sequence[Identity], defaults: Settings) -> None:
+        """Refuses what can be refused before any picture is decoded."""
         from consistentid.pipeline.request import Request
 
-        for name in _PICTURES:
-            if values.get(name) is not None:
-                check_picture(from_base64(values[name], name), name, self.limits.pixels)
-        brought = [name for name in _PICTURES if values.get(name) is not None]
+        regions = values.get("regions")
+        masks = [mask for mask in regions if isinstance(mask, str)] if isinstance(regions, list) else []
+        given = [(name, values[name]) for name in _PICTURES if values.get(name) is not None]
+        for name, value in [*given, *(("regions", mask) for mask in masks)]:
+            check_picture(from_base64(value, name), name, self.limits.pixels)
+        texts = {name: value for name, value in values.items() if name not in (*_PICTURES, "regions")}
+        if (longest := max(map(len, _texts(texts)), default=0)) > self.limits.characters:
+            raise RefusedError(
+                400, "over_limit", f"a text has {longest} characters; at most {self.limits.characters} are allowed"
+            )
+        if masks:
+            return  # what is said of people can only be checked together with their regions
+        brought = [name for name, _ in given]
         left_out = {*brought, *(name for name, needs in _NEEDED.items() if needs in brought)}
-        request = Request.from_dict({name: value for name, value in values.items() if name not in left_out})
-        self.limits.check_request(request, defaults)
-        return request
+        plain = {name: value for name, value in values.items() if name not in left_out}
+        self.limits.check_request(Request.from_dict(plain, identity=_one_or_all(people)), defaults)
+
+
+def _one_or_all(people: Sequence[Identity]) -> Any:
+    """People as `Request.identity` has them."""
+    return (people[0] if people else None) if len(people) < 2 else people
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text within a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 class _Reporter:
