@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from consistentid.data.build.job import Job, build_dataset
+from consistentid.data.build.job import Job
+from consistentid.data.build.run import build_dataset
 from consistentid.data.records import EMBEDDINGS, IMAGES, MASKS, Record, write_records
 from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.errors import PhotographError

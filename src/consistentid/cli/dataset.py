@@ -96,7 +96,8 @@ def build(
     the rest of their folder, are marked. A run that was stopped goes on where it was.
     """
     quiet()
-    from consistentid.data.build.job import REJECTED, SUMMARY, Job, build_dataset
+    from consistentid.data.build.job import REJECTED, SUMMARY, Job
+    from consistentid.data.build.run import build_dataset
 
     job = Job(photos, out, preset, size, batch, captioner, device)
     report = build_dataset(job, engine=engine, workers=workers, progress=progress_bar("picture"))

@@ -23,7 +23,9 @@ from PIL import Image
 from consistentid.adapter.prompt import find_parts
 from consistentid.cli import main
 from consistentid.data.build.annotate import PLAIN_CAPTION
-from consistentid.data.build.job import Job, build_dataset, scan
+from consistentid.data.build.job import Job
+from consistentid.data.build.plan import scan
+from consistentid.data.build.run import build_dataset
 from consistentid.data.check import check_dataset
 from consistentid.data.open import open_dataset
 from consistentid.data.records import read_records
