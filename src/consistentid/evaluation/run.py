@@ -20,7 +20,8 @@ from consistentid.evaluation.generation import Plan, generate, identity_of
 from consistentid.evaluation.manifest import NAME, Row, write_manifest
 from consistentid.evaluation.people import draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
-from consistentid.evaluation.report.report import REPORT_FILES, About, write_report
+from consistentid.evaluation.report.report import REPORT_FILES, write_report
+from consistentid.evaluation.report.tables import About
 from consistentid.evaluation.variants import CURVES, FULL, Variant, ablation
 from consistentid.files.claims import claimed
 from consistentid.files.output import encode_png, versions

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from consistentid.evaluation.benchmark import MEASURES, Benchmark, Scored
 from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.report import charts
+from consistentid.evaluation.report.tables import Table
 from consistentid.files.images import load_image
 from consistentid.pages.render import inline_picture, render
 
@@ -26,7 +27,7 @@ def page(
     facts: Mapping[str, Any],
     marks: Sequence[str],
     sheets: Mapping[str, Path],
-    tables: Sequence[Any],
+    tables: Sequence[Table],
     curves: Sequence[str],
 ) -> str:
     """One HTML page with everything in it; nothing is loaded from anywhere.
