@@ -30,7 +30,7 @@ from random_models import Base, filled, image_encoder, now, pipeline, unet
 from transformers import CLIPImageProcessorPil
 
 from consistentid import ConsistentID, ConsistentIDPipeline
-from consistentid.adapter import injection, store
+from consistentid.adapter import injection, layouts
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.parsing import FaceParser
@@ -181,9 +181,9 @@ def shapes(base: Base, size: tuple[int, int]) -> dict[str, Any]:
     inventory = json.loads((INVENTORY / CHECKPOINTS[base]).read_text())["state_dict"]
     with torch.device("meta"):
         nested = {m: {k: torch.empty(shape) for k, shape in keys.items()} for m, keys in inventory.items()}
-        tensors, _ = store.to_ours(nested, CHECKPOINTS[base])
-        spec = store.released_spec(tensors, base, CHECKPOINTS[base])
-        store.check(spec, tensors, CHECKPOINTS[base])
+        tensors, _ = layouts.to_ours(nested, CHECKPOINTS[base])
+        spec = layouts.released_spec(tensors, base, CHECKPOINTS[base])
+        layouts.check(spec, tensors, CHECKPOINTS[base])
         cid, network = ConsistentID(spec), unet(base)
         plain = count(network)
         parts = torch.empty(5, 257, spec.clip_dim)

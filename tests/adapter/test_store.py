@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from consistentid.adapter import store
+from consistentid.adapter import layouts, store
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError, PipelineError
@@ -24,12 +24,12 @@ SMALL = AdapterSpec(
 def small_state(spec: AdapterSpec = SMALL) -> dict[str, torch.Tensor]:
     """A whole adapter with one self- and one cross-attention layer, in our layout."""
     modules = {
-        "image_projection": store.build_image_projection(spec),
-        "facial_encoder": store.build_facial_encoder(spec),
+        "image_projection": layouts.build_image_projection(spec),
+        "facial_encoder": layouts.build_facial_encoder(spec),
     }
     state = {f"{m}.{name}": tensor for m, module in modules.items() for name, tensor in module.state_dict().items()}
     for index in range(2):
-        for name in store.layer_names(index):
+        for name in layouts.layer_names(index):
             shape = {"down": (2, 16), "up": (16, 2)}.get(name.split(".")[1], (16, 16))
             state[f"attention.{index}.{name}"] = torch.randn(shape)
     return state
@@ -83,9 +83,9 @@ def test_training_dump_with_and_without_a_wrapper(tmp_path: Path, prefix: str) -
 def test_full_size_checkpoints_fit_by_name_and_shape(file: str, text_dim: int, layers: int, id_heads: int) -> None:
     inventory = json.loads((GOLDEN / "inventory" / f"{file}.json").read_text())["state_dict"]
     nested = {m: {k: torch.empty(shape, device="meta") for k, shape in keys.items()} for m, keys in inventory.items()}
-    tensors, _ = store.to_ours(nested, file)
-    spec = store.released_spec(tensors, "sd15", file)
-    store.check(spec, tensors, file)
+    tensors, _ = layouts.to_ours(nested, file)
+    spec = layouts.released_spec(tensors, "sd15", file)
+    layouts.check(spec, tensors, file)
     expected = AdapterSpec.released(
         "sdxl" if text_dim == 2048 else "sd15", text_dim=text_dim, id_heads=id_heads, clip_dim=1280, lora_rank=128
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from consistentid.adapter import encoding, injection, store
+from consistentid.adapter import encoding, injection, layouts, store
 from consistentid.adapter.long_text import LongText, Reader, Span, SpanTexts, check_width
 from consistentid.adapter.merge import Callback, DelayedMerge, Swap
 from consistentid.adapter.nn.facial_encoder import FacialEncoder
@@ -59,8 +59,8 @@ class ConsistentID:
             spec: sizes and habits.
         """
         self.spec = spec
-        self.image_projection: ImageProjection = store.build_image_projection(spec)
-        self.facial_encoder: FacialEncoder = store.build_facial_encoder(spec)
+        self.image_projection: ImageProjection = layouts.build_image_projection(spec)
+        self.facial_encoder: FacialEncoder = layouts.build_facial_encoder(spec)
         # The UNet's layers borrow these very Parameters while attached, so training and saving see one set of values.
         self._layers: dict[str, nn.Parameter] = {}
         self._scale = 1.0

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from consistentid.adapter.layouts import layer_names
 from consistentid.adapter.long_text import Reader
 from consistentid.adapter.processors import regional
 from consistentid.adapter.spec import AdapterSpec
-from consistentid.adapter.store import layer_names
 from consistentid.errors import PipelineError
 
 LORA_NAME = "consistentid"

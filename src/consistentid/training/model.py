@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 
-from consistentid.adapter import store
+from consistentid.adapter import layouts, store
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
@@ -178,7 +178,7 @@ def _initial_weights(source: str) -> Mapping[str, Tensor]:
     state, _ = store.read_state(path)
     if "ip_adapter" in state:  # an IP-Adapter-FaceID-Plus: the same layers, numbered alike, and no facial encoder
         state = {"image_proj": state["image_proj"], "adapter_modules": state["ip_adapter"]}
-    return store.to_ours(state, str(path))[0]
+    return layouts.to_ours(state, str(path))[0]
 
 
 def _located(source: str) -> tuple[str, str | None]:
