@@ -1,0 +1,94 @@
+"""The fuzzer of `benchmarks/`: that it finds faults, makes the same case again, and finds none in its first cases."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the fuzzer forks")
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> Any:
+    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz"] = module  # for its dataclasses
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def prepared(fuzz: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many files as cases need to be made, not to be run."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "preset").mkdir()
+    for name in ("photo.png", "tom.jpg", "preset/preset.yaml", "preset.yaml", "recipe.yaml"):
+        (folder / name).write_text('{"a": [1, {"b": 2}]}')
+    (folder / "folder").mkdir()
+    fuzz.traps(folder)
+    return folder
+
+
+def test_seed_and_number_make_the_same_case(fuzz: Any, prepared: Path, tmp_path: Path) -> None:
+    once, again, other = (
+        [fuzz.make(seed, number, prepared, tmp_path / f"{turn}-{number}") for number in range(33)]
+        for turn, seed in enumerate((3, 3, 4))
+    )
+    assert once == again
+    assert once != other
+    assert len({case.seed for case in once}) == len(fuzz.commands())
+    assert any(case.spoiled for case in once)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "faults"),
+    [
+        (0, "fine", []),
+        (2, "error: photo.png: no such file", []),
+        (2, "Traceback (most recent call last):\n...\nerror: x", ["traceback"]),
+        (1, "error: KeyError: 'a'. This is unexpected", ["exit code 1"]),
+        (-9, "", ["exit code -9"]),
+        (2, "", ["0 error lines"]),
+        (2, "error: a\nerror: b", ["2 error lines"]),
+    ],
+)
+def test_what_counts_as_a_fault(fuzz: Any, tmp_path: Path, code: int, text: str, faults: list[str]) -> None:
+    running = object.__new__(fuzz.Running)
+    running.case, running.output, running.killed = fuzz.Case(0, "doctor", ["doctor"]), tmp_path / "out.txt", ""
+    running.code, running.megabytes, running.seconds = code, 100.0, 1.0
+    running.output.write_text(text)
+    assert running.faults() == faults
+    running.megabytes = 2000.0
+    assert set(running.faults()) == {*faults, "memory"}
+
+
+def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "WAIT", 0)
+    began = time.monotonic()
+    running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
+    running.wait()
+    assert running.faults() == ["time"]
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+def test_the_first_cases_have_no_fault() -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--seed", "0", "--cases", "11"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["faults"] == {}
+    assert sum(figures["commands"].values()) == 11
