@@ -22,7 +22,6 @@ import shlex
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
@@ -485,18 +484,11 @@ class Running:
         self.code: int | None = None
         self.megabytes = self.seconds = 0.0
         self.killed = ""
-        if fresh:
-            with output.open("wb") as file:
-                self.pid = subprocess.Popen(
-                    [sys.executable, "-m", "consistentid", *case.arguments],
-                    cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-                ).pid  # fmt: skip
-            return
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
-            _child(case.arguments, folder, output)
+            _child(case.arguments, folder, output, fresh)
 
     def poll(self) -> bool:
         """Whether it has ended; it is ended when it is far beyond a limit."""
@@ -551,7 +543,7 @@ class Running:
         return found
 
 
-def _child(arguments: list[str], folder: Path, output: Path) -> None:
+def _child(arguments: list[str], folder: Path, output: Path, fresh: bool) -> None:
     """Be the command line: own session, files and folder. Does not return."""
     code = 1
     try:
@@ -560,10 +552,12 @@ def _child(arguments: list[str], folder: Path, output: Path) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         for target, source in ((0, null), (1, file), (2, file)):
             os.dup2(source, target)
-        # A pipe or file has no terminal, and the interpreter would have made these so.
+        os.chdir(folder)
+        if fresh:
+            os.execv(sys.executable, [sys.executable, "-m", "consistentid", *arguments])
+        # As the interpreter makes them where there is no terminal.
         sys.stdout = os.fdopen(1, "w", errors="surrogateescape", closefd=False)
         sys.stderr = os.fdopen(2, "w", errors="backslashreplace", closefd=False)
-        os.chdir(folder)
         sys.argv = ["consistentid", *arguments]
         from consistentid.cli import main
 
