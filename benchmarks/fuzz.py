@@ -68,8 +68,13 @@ SEEDS: dict[str, list[str]] = {
         "evaluate --preset preset --pictures . --manifest manifest.csv --protocol protocol.yaml --out report",
     ],
     "doctor": ["doctor --preset preset", "doctor --preset preset.yaml --json"],
+    "serve": ["serve --preset preset --host 203.0.113.1 --port 0 --allow-anyone"],
 }
-"""Command lines that work in the folder that `prepare` makes."""
+"""Command lines that work in the folder that `prepare` makes; a service at an address that no machine has, so that it
+ends."""
+
+KEPT = {"host": "serve"}
+"""Options that are left as they are."""
 
 NUMBERS = (
     "nan", "inf", "-inf", "1e309", "-1", "-0.0", "0", "1e-320", "999999999999", "-99999999999999999999999", "1e38",
@@ -387,7 +392,7 @@ def make(seed: int, number: int, prepared: Path, folder: Path) -> Case:
             _spoil_option(case, known[word], split, rng)
         elif kind < 0.5:
             _spoil_path(case, split, rng, folder)
-        elif kind < 0.62:
+        elif kind < 0.62 and word not in KEPT.values():
             _spoil_line(case, split, rng)
         else:
             _spoil_file(case, rng, folder)
@@ -409,7 +414,7 @@ def _spoil_option(case: Case, command: click.Command, split: int, rng: random.Ra
     options = [
         option
         for option in command.params
-        if isinstance(option, click.Option) and option.name not in {"as_json", "help"}
+        if isinstance(option, click.Option) and option.name not in {"as_json", "help", *KEPT}
     ]
     option = rng.choice(options)
     name = option.opts[-1]

@@ -48,7 +48,7 @@ def test_seed_and_number_make_the_same_case(fuzz: Any, prepared: Path, tmp_path:
     )
     assert once == again
     assert once != other
-    assert len({case.seed for case in once}) == len(fuzz.commands())
+    assert {case.seed for case in once} == set(fuzz.commands()), "every command has a line in SEEDS"
     assert any(case.spoiled for case in once)
 
 
