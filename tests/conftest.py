@@ -18,6 +18,7 @@ import build  # isort: skip
 import synth  # isort: skip
 
 from consistentid.adapter.identity import Identity
+from consistentid.adapter.spec import AdapterSpec
 from consistentid.faces.parts import PARTS, part_pictures
 
 pytest_plugins = ["small_networks"]
@@ -69,6 +70,8 @@ def golden_identity(golden: Path) -> Callable[..., Identity]:
         "only_background": synth.maps()["only_background"],
     }
 
+    provenance = AdapterSpec.released("sd15").networks
+
     @cache
     @torch.no_grad()
     def features(variant: str, map: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -82,7 +85,7 @@ def golden_identity(golden: Path) -> Callable[..., Identity]:
         return whole, torch.stack([by_name.get(part, blank) for part in PARTS]), mask, blank
 
     def make(variant: str, map: str, embedding: np.ndarray) -> Identity:
-        return Identity(torch.from_numpy(embedding), *features(variant, map), {"part_layout": "canvas"})
+        return Identity(torch.from_numpy(embedding), *features(variant, map), {**provenance, "part_layout": "canvas"})
 
     return make
 

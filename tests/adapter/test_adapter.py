@@ -1,5 +1,6 @@
 """Attaching, detaching, training and saving; and each trap on the way that must stay closed."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.callbacks import PipelineCallback
+from diffusers.callbacks import IPAdapterScaleCutoffCallback, PipelineCallback, SDCFGCutoffCallback
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -99,6 +100,8 @@ def fingerprint(unet: Any) -> dict[str, Any]:
         "projection": unet.encoder_hid_proj,
         "adapters": sorted(unet.peft_config) if hasattr(unet, "peft_config") else None,
         "lora loaded": bool(unet._hf_peft_config_loaded),
+        "hooks": list(unet._forward_pre_hooks),
+        "saves": "save_pretrained" not in vars(unet),
     }
 
 
@@ -506,6 +509,113 @@ def test_fused_qkv_is_noticed(pipe: Any, cid: ConsistentID, person: Callable[...
     run(pipe, cid.inputs(person(), PROMPT))
 
 
+# -------------------------------------------------------------------------------- diffusers' own calls while attached
+
+
+def test_a_strength_changed_by_diffusers_own_call_is_noticed(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any]
+) -> None:
+    inputs = cid.inputs(person(), PROMPT)
+    usual = run(pipe, inputs)
+    pipe.set_ip_adapter_scale(0.25)
+    words = r"tokens in .* is 0\.25, but the adapter's scale is 1\.0.*cid\.scale = 1"
+    for use in (lambda: cid.inputs(person(), PROMPT), lambda: run(pipe, inputs)):
+        with pytest.raises(PipelineError, match=words):
+            use()
+    cid.scale = 1
+    assert torch.equal(run(pipe, inputs), usual)
+    pipe.set_ip_adapter_scale({"mid": 1.0})  # of the other blocks 0
+    with pytest.raises(PipelineError, match=r"set_ip_adapter_scale\(\) or a callback changed it"):
+        cid.inputs(person(), PROMPT)
+
+
+def test_a_callback_changes_the_strength_for_its_own_call_alone(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any]
+) -> None:
+    usual = run(pipe, cid.inputs(person(), PROMPT))
+    cutoff = IPAdapterScaleCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
+    inputs = cid.inputs(person(), PROMPT, callback=cutoff)
+    cut = run(pipe, inputs)
+    assert not torch.equal(cut, usual)
+    assert torch.equal(run(pipe, inputs), cut)
+    assert torch.equal(run(pipe, cid.inputs(person(), PROMPT)), usual)
+
+    def stop(pipe: Any, *_: Any) -> None:
+        pipe.set_ip_adapter_scale(0)
+        pipe._interrupt = True
+
+    run(pipe, cid.inputs(person(), PROMPT, callback=stop))
+    assert torch.equal(run(pipe, cid.inputs(person(), PROMPT)), usual)
+
+
+def test_id_tokens_follow_guidance_that_a_callback_switches_off(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any]
+) -> None:
+    """As if guidance had gone on with the strength that leaves the conditional branch alone."""
+
+    def without_effect(pipe: Any, *_: Any) -> None:
+        pipe._guidance_scale = 1 + 1e-6
+
+    def conditional_half(pipe: Any, step: int, _t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._guidance_scale = 0.0
+        return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[1] if step == 0 else tensors["prompt_embeds"]}
+
+    conditional_half.tensor_inputs = ["prompt_embeds"]  # type: ignore[attr-defined]
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=0)
+    for number in (1, 3):
+        more = {"steps": 4, "num_images_per_prompt": number}
+        expected = run(pipe, cid.inputs(person(), PROMPT, callback=without_effect), **more)
+        found = run(pipe, cid.inputs(person(), PROMPT, callback=conditional_half), **more)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+        if number == 1:
+            assert torch.equal(run(pipe, cid.inputs(person(), PROMPT, callback=cutoff), **more), found)
+    with pytest.raises(PipelineError, match=r"1 rows for 3 pictures: the callback that switched guidance off"):
+        run(pipe, cid.inputs(person(), PROMPT, callback=cutoff), **more)
+
+
+def test_saving_a_pipeline_with_the_adapter_in_it_is_refused(pipe: Any, cid: ConsistentID, tmp_path: Path) -> None:
+    for fold in (False, True):
+        cid.detach()
+        cid.attach(pipe, fold=fold)
+        for saved in (pipe, pipe.unet):
+            with pytest.raises(PipelineError, match=r"call detach\(\) first, then pipe\.save_pretrained"):
+                saved.save_pretrained(tmp_path / "pipe")
+        assert not list(tmp_path.iterdir())
+    cid.detach()
+    pipe.save_pretrained(tmp_path / "pipe")
+    StableDiffusionPipeline.from_pretrained(tmp_path / "pipe")
+
+
+def test_all_is_as_usual_after_inference_mode(person: Callable[..., Any]) -> None:
+    """Whatever was made there can be used, trained and taken away outside; ComfyUI runs every node in that mode."""
+    pipe, other = small_pipe(), small_pipe()
+
+    def fresh() -> ConsistentID:
+        torch.manual_seed(1)
+        return ConsistentID(SMALL)
+
+    with fresh().attached(pipe) as usual:
+        expected = run(pipe, usual.inputs(person(), PROMPT))
+    with torch.inference_mode():
+        cid, who, made_inside = fresh(), person(), small_pipe()
+        cid.attach(pipe)
+        inputs = cid.inputs(who, PROMPT)
+        assert torch.equal(run(pipe, inputs), expected)
+        cid.detach()
+    cid.attach(pipe)
+    assert torch.equal(run(pipe, inputs), expected)
+    for group in cid.parameter_groups().values():
+        assert not any(x.is_inference() or not x.requires_grad for x in group)
+    cid.id_tokens(who.embedding[None], who.face_features[None]).sum().backward()
+    cid.detach()
+    for fold in (True, False):
+        with cid.attached(made_inside, fold=fold):
+            run(made_inside, cid.inputs(who, PROMPT))
+    with torch.inference_mode(), cid.attached(other, fold=True):
+        run(other, cid.inputs(who, PROMPT))
+    assert same(weights(other.unet), weights(small_pipe().unet))
+
+
 # ----------------------------------------------------------------------------------------------------------- inference
 
 
@@ -646,8 +756,12 @@ def test_the_user_s_callback_is_chained_with_the_tensors_it_asks_for(
     assert not run(pipe, cid.inputs(person(), PROMPT, callback=zero)).any()
 
 
-def test_free_init_starts_each_round_from_the_plain_text(cid: ConsistentID, person: Callable[..., Any]) -> None:
-    inputs = cid.inputs(person(), PROMPT, merge_at=0.5)
+@pytest.mark.parametrize("merge_at", [0.5, 0.75, 0.99])
+def test_free_init_starts_each_round_from_the_plain_text(
+    cid: ConsistentID, person: Callable[..., Any], merge_at: float
+) -> None:
+    """Also where the merge comes at the end of the last step, or never."""
+    inputs = cid.inputs(person(), PROMPT, merge_at=merge_at)
     pipe = type("Pipe", (), {"num_timesteps": 4, "free_init_enabled": True})()
     rows = inputs["prompt_embeds"].clone()
     for _ in range(2):
@@ -662,6 +776,9 @@ def test_text_changed_between_inputs_and_the_call_is_an_error(
     inputs = cid.inputs(person(), PROMPT)
     with pytest.raises(PipelineError, match="none of the 2 rows of prompt_embeds"):
         run(pipe, inputs | {"prompt_embeds": inputs["prompt_embeds"] * 1.01})
+    longer = {name: torch.randn(1, 2 * 77, 48) for name in ("prompt_embeds", "negative_prompt_embeds")}
+    with pytest.raises(PipelineError, match="none of the 2 rows of prompt_embeds"):
+        run(pipe, inputs | longer)
 
 
 def test_a_prompt_equal_to_the_negative_one_is_refused(cid: ConsistentID, person: Callable[..., Any]) -> None:
@@ -702,6 +819,18 @@ def test_identities_of_other_networks_are_refused(cid: ConsistentID, person: Cal
     cid.spec = replace(cid.spec, networks={}, clip_dim=32)
     with pytest.raises(IncompatibleIdentityError, match=rf"features of {WIDTH}, the adapter expects {ID_DIM} and 32"):
         cid.inputs(person(), PROMPT)
+
+
+def test_people_seen_by_another_recogniser_than_released_weights_know_are_told_by_name(
+    golden: Path, base: Callable[[str], Any], person: Callable[..., Any]
+) -> None:
+    known = {"image_encoder": "CLIP-ViT-H-14-laion2B-s32B-b79K@1", "part_layout": "canvas"}
+    with ConsistentID.from_pretrained(golden / "micro15" / "ConsistentID-v1.bin").attached(base("micro15")) as cid:
+        with pytest.warns(UserWarning, match=r"recogniser: this identity has antelope@2, expected w600k_r50"):
+            cid.inputs(person(recogniser="antelope@2", **known), PROMPT)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            cid.inputs(person(recogniser="w600k_r50@3", **known), PROMPT)
 
 
 def test_half_precision_pipelines(person: Callable[..., Any]) -> None:

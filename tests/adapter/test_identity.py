@@ -182,5 +182,8 @@ def test_expected_networks() -> None:
         ada.check_networks({"part_layout": "canvas"})
     with pytest.raises(IncompatibleIdentityError, match=r"recogniser: .*expected w600k_r50@ffffffffffff"):
         ada.check_networks({"recogniser": "w600k_r50@ffffffffffff"})
+    ada.check_networks({"recogniser": PROVENANCE["recogniser"].replace("w600k_r50", "renamed")})
     with pytest.raises(IncompatibleIdentityError, match="judge: this identity has none"):
+        ada.check_networks({"judge": "x@ffffffffffff"})
+    with pytest.warns(UserWarning, match="made by other networks .*judge: this identity has none, expected x"):
         ada.check_networks({"judge": "x"})

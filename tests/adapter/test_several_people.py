@@ -214,7 +214,7 @@ def test_regions_share_where_they_overlap_and_the_base_ratio_brings_in_the_scene
     ):
         close(both[:, :, columns], expected[:, :, columns])
 
-    pipe.set_ip_adapter_scale(0)
+    cid.scale = 0
     scene, whole, mixed = (
         first_layer(pipe, cid.inputs(person(1), **common, **more))
         for more in (

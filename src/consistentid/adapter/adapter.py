@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,7 +29,7 @@ from consistentid.adapter.regions import Region, Regions
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import IncompatibleIdentityError, InputError, PipelineError
 from consistentid.faces.parts import PARTS
-from consistentid.files.devices import moved
+from consistentid.files.devices import moved, ordinary_tensors
 
 if TYPE_CHECKING:
     from consistentid.adapter.identity import Identity
@@ -52,6 +53,7 @@ class ConsistentID:
         reader: says at each step of the attached UNet what is in the rows of a text of several people.
     """
 
+    @ordinary_tensors()
     def __init__(self, spec: AdapterSpec) -> None:
         """Fresh weights for training; the layers in the UNet get theirs when first attached.
 
@@ -74,6 +76,7 @@ class ConsistentID:
         self._undo = ExitStack()
 
     @classmethod
+    @ordinary_tensors()
     def from_pretrained(
         cls,
         source: str | os.PathLike[str],
@@ -144,6 +147,7 @@ class ConsistentID:
             "lora": [x for name, x in self._layers.items() if "_lora." in name],
         }
 
+    @ordinary_tensors()
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
         """Moves `image_projection` and `facial_encoder`; the layers in the UNet go where the UNet goes.
 
@@ -163,11 +167,18 @@ class ConsistentID:
         if not math.isfinite(value):
             raise InputError(f"scale must be a finite number, got {value}; 1 is as trained, 0 is off")
         self._scale = float(value)
+        self._restore_scale()
+
+    def _restore_scale(self) -> None:
         if self._pipe is not None:
             injection.set_scale(self._attached_layers, self._scale)
 
+    def _check_scale(self) -> None:
+        injection.check_scale(self._attached_layers, self._scale)
+
     # ---------------------------------------------------------------------------------------------- attach and detach
 
+    @ordinary_tensors()
     def attach(self, pipe: Any, *, fold: bool = False) -> None:
         """Adds the ID layers and the LoRA to `pipe.unet`; everything else of the pipeline stays as it is.
 
@@ -194,6 +205,7 @@ class ConsistentID:
             parameter.data = parameter.data.to(device, dtype)
         self.to(device)
         with ExitStack() as undo:
+            injection.forbid_saving(pipe, undo)
             injection.add_id_layers(unet, layers, parameters, self.spec.tokens, self.reader, undo)
             if getattr(pipe, "controlnet", None) is not None:
                 injection.add_reader(pipe.controlnet, self.reader, undo)
@@ -206,6 +218,7 @@ class ConsistentID:
         self._processors, self._fused_loras = injection.id_processors(layers), injection.fused_loras(layers)
         self.scale = self._scale
 
+    @ordinary_tensors()
     def detach(self) -> None:
         """Restores the pipeline exactly; trained values stay in this object. Does nothing when not attached.
 
@@ -293,6 +306,7 @@ class ConsistentID:
 
     # ------------------------------------------------------------------------------------------------------- inference
 
+    @ordinary_tensors()
     def inputs(
         self,
         identity: Identity | Sequence[Identity],
@@ -389,7 +403,9 @@ class ConsistentID:
         pooled = [texts.pooled_at(point, placeless) for point in (0.0, *points)]
         negative = None if texts.negative is None else _joined(texts.negative, held[0], layout)
         swaps = [Swap(point, (rows[i], rows[i + 1]), _pair(pooled[i], pooled[i + 1])) for i, point in enumerate(points)]
-        step = DelayedMerge.of(swaps, negative, callback, layout)
+        step = replace(
+            DelayedMerge.of(swaps, negative, callback, layout), check=self._check_scale, restore=self._restore_scale
+        )
         embeds = {
             "prompt_embeds": rows[0],
             "negative_prompt_embeds": negative,
@@ -444,6 +460,7 @@ class ConsistentID:
         if self.spec.lora_rank and not self._folded:
             injection.check_lora(unet, self._attached_layers)
         self._check_fused_loras()
+        self._check_scale()
         return self._pipe
 
     def _check_fused_loras(self) -> None:
@@ -604,9 +621,9 @@ def _warn_if_cut(text: FacialText, limit: int) -> None:
         warnings.warn(
             f"the facial sentence was cut to fit the text encoder's {limit} tokens, left out: {text.cut!r};"
             " a shorter prompt leaves more room",
-            stacklevel=3,
+            stacklevel=4,
         )
     if text.unseen:
         warnings.warn(
-            f"left out of the facial sentence, because no picture shows it: {', '.join(text.unseen)}", stacklevel=3
+            f"left out of the facial sentence, because no picture shows it: {', '.join(text.unseen)}", stacklevel=4
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn.functional import normalize
 
 from consistentid.errors import CheckpointError, IncompatibleIdentityError, InputError
 from consistentid.faces.parts import PARTS
+from consistentid.files.devices import ordinary_tensors
 from consistentid.files.writing import replacing
 
 _FORMAT = "consistentid-identity-1"
@@ -54,10 +56,13 @@ class Identity:
     provenance: Mapping[str, str]
     face_text: str = ""
 
+    @ordinary_tensors()
     def __post_init__(self) -> None:
         for name in _TENSORS:
             dtype = torch.bool if name == "part_mask" else torch.float32
-            object.__setattr__(self, name, getattr(self, name).detach().to("cpu", dtype))
+            given = getattr(self, name).detach()
+            given = given.clone() if given.is_inference() else given
+            object.__setattr__(self, name, given.to("cpu", dtype))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         features = tuple(self.face_features.shape)
         expected = {"part_features": (len(PARTS), *features), "part_mask": (len(PARTS),), "blank_features": features}
@@ -204,19 +209,32 @@ class Identity:
 
         Args:
             expected: provenance key -> ``name@hash``, or a bare ``name`` that any version satisfies; empty = unknown.
+                Copies of a network bear other names, so a hash decides where both have one, and another name than a
+                bare one is a `UserWarning`.
 
         Raises:
             IncompatibleIdentityError: a network differs; the message names both.
         """
-        wrong = [
-            f"{key}: this identity has {found or 'none'}, expected {wanted}"
-            for key, wanted in expected.items()
-            if wanted and (found := self.provenance.get(key, "")) != wanted and found.partition("@")[0] != wanted
-        ]
+        wrong: list[str] = []
+        doubtful: list[str] = []
+        for key, wanted in expected.items():
+            found = self.provenance.get(key, "")
+            (name, _, digest), wanted_digest = found.partition("@"), wanted.partition("@")[2]
+            if not wanted or (digest == wanted_digest if digest and wanted_digest else name == wanted):
+                continue
+            named_only = not wanted_digest and key != "part_layout"
+            (doubtful if named_only else wrong).append(f"{key}: this identity has {found or 'none'}, expected {wanted}")
         if wrong:
             raise IncompatibleIdentityError(
                 f"the identity was made by other networks ({'; '.join(wrong)}); "
                 "identify the photo again with this preset"
+            )
+        if doubtful:
+            warnings.warn(
+                f"the identity seems to be made by other networks than the adapter was trained with"
+                f" ({'; '.join(doubtful)}); unless that is the same under another name, the pictures show nobody in"
+                " particular: identify the photo with those",
+                stacklevel=2,
             )
 
 

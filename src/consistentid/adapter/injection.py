@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -98,6 +99,7 @@ def add_id_layers(
         raise PipelineError("the pipeline already has an image adapter; call pipe.unload_ip_adapter() first")
     undo.callback(unet.register_to_config, encoder_hid_dim_type=unet.config.encoder_hid_dim_type)
     undo.callback(setattr, unet, "encoder_hid_proj", None)
+    undo.callback(unet.register_forward_pre_hook(_follow_guidance, with_kwargs=True).remove)
     # the tokens come finished: computed once instead of at every step, and without state between images
     unet.encoder_hid_proj = MultiIPAdapterImageProjection([nn.Identity()])
     unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
@@ -125,16 +127,69 @@ def add_reader(controlnet: Any, reader: Reader, undo: ExitStack) -> None:
         undo.callback(network.register_forward_pre_hook(reader.read_controlnet, with_kwargs=True).remove)
 
 
+def forbid_saving(pipe: Any, undo: ExitStack) -> None:
+    """Refuses `save_pretrained` of the pipeline and its UNet, whose folder nobody could load, until `undo`."""
+    for saved in (pipe, pipe.unet):
+        undo.callback(vars(saved).pop, "save_pretrained")
+        vars(saved)["save_pretrained"] = _refuse_saving
+
+
+def _refuse_saving(*_: Any, **__: Any) -> None:
+    raise PipelineError(
+        "the adapter is attached, and a folder saved now could not be loaded: call detach() first, then"
+        " pipe.save_pretrained(); the adapter itself is saved by its own save_pretrained()"
+    )
+
+
 def set_scale(layers: Mapping[str, Any], scale: float) -> None:
     """Strength of the ID tokens in every cross-attention layer."""
     for layer in list(layers.values())[1::2]:
         layer.processor.scale = [scale]
 
 
+def check_scale(layers: Mapping[str, Any], scale: float) -> None:
+    """Makes sure that the ID tokens still have this strength: diffusers' own calls and callbacks change it, too.
+
+    Raises:
+        PipelineError: they have another one; the message says what to type.
+    """
+    for name, layer in list(layers.items())[1::2]:
+        if layer.processor.scale != [scale]:
+            raise PipelineError(
+                f"the strength of the ID tokens in {name} is {layer.processor.scale[0]}, but the adapter's scale is"
+                f" {scale}: pipe.set_ip_adapter_scale() or a callback changed it; set the adapter's scale, as in"
+                f" cid.scale = {scale}, to the strength that you want"
+            )
+
+
+def _follow_guidance(unet: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Before each run of the UNet: where guidance was switched off since the call began, so are its ID tokens.
+
+    A callback can take the unconditional rows from the text, but it does not see the ID tokens, of which those come
+    first, too.
+
+    Raises:
+        PipelineError: the rows of the text do not fit the pictures.
+    """
+    given = inspect.signature(unet.forward).bind(*args, **kwargs).arguments
+    pictures, text, added = given["sample"], given.get("encoder_hidden_states"), given.get("added_cond_kwargs")
+    if text is None or not added or "image_embeds" not in added:
+        return args, kwargs
+    if len(text) % len(pictures):
+        raise PipelineError(
+            f"the text has {len(text)} rows for {len(pictures)} pictures: the callback that switched guidance off kept"
+            " too few of them, as diffusers' CFG cutoff callbacks do; sample one picture a call, or use a callback that"
+            " keeps the conditional half, prompt_embeds.chunk(2)[-1]"
+        )
+    tokens = [x[len(text) :] if len(x) == 2 * len(text) else x for x in added["image_embeds"]]
+    return args, kwargs | {"added_cond_kwargs": added | {"image_embeds": tokens}}
+
+
 def add_lora(unet: Any, layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], undo: ExitStack) -> None:
     """Adds the LoRA next to any other that is loaded; `undo` gets what removes it again."""
     active = _active_loras(unet)
-    trainable = [parameter for parameter in unet.parameters() if parameter.requires_grad]
+    # what was made inside torch.inference_mode() can never be trained
+    trainable = [x for x in unet.parameters() if x.requires_grad and not x.is_inference()]
     targets = {
         (f"{name}.{theirs}", ab): parameters[f"{index}.{ours}_lora.{side}.weight"]
         for index, name in enumerate(layers)
@@ -169,11 +224,17 @@ def fold_lora(layers: Mapping[str, Any], parameters: Mapping[str, nn.Parameter],
                 raise PipelineError("the UNet's weights are quantised, no LoRA can be folded in; attach without fold")
             up, down = (parameters[f"{index}.{ours}_lora.{side}.weight"].detach().float() for side in ("up", "down"))
             undo.callback(_restore, linear, old.cpu())
-            linear.weight.data = (old.float() + up @ down).to(old.dtype)
+            _set_weight(linear, (old.float() + up @ down).to(old.dtype))
 
 
 def _restore(linear: Any, old: torch.Tensor) -> None:
-    linear.weight.data = old.to(linear.weight)  # the pipeline may have been moved in between
+    _set_weight(linear, old.to(linear.weight))  # the pipeline may have been moved in between
+
+
+def _set_weight(linear: Any, new: torch.Tensor) -> None:
+    made_in_inference_mode = linear.weight.is_inference()  # as ComfyUI loads pipelines; it takes only its like
+    with torch.inference_mode(made_in_inference_mode):
+        linear.weight.data = new.clone() if made_in_inference_mode else new
 
 
 def id_processors(layers: Mapping[str, Any]) -> list[Any]:

@@ -41,11 +41,15 @@ class DelayedMerge:
         swaps: in their order.
         callback: the user's own, called afterwards with the tensors it asks for.
         keeps: what must live as long as this does.
+        check: called in the first step; raises when the adapter is not as `inputs` left it.
+        restore: called when sampling ends; a callback's changes of the adapter count for its own call alone.
     """
 
     swaps: tuple[Swap, ...]
     callback: Callback | None = None
     keeps: object = None
+    check: Callable[[], None] | None = None
+    restore: Callable[[], None] | None = None
 
     @classmethod
     def of(
@@ -94,17 +98,22 @@ class DelayedMerge:
     def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """The pipeline's call at the end of each step."""
         steps = pipe.num_timesteps
+        last = step == steps - 1
+        if step == 0 and self.check:
+            self.check()
         text, pooled = tensors.get("prompt_embeds"), tensors.get("add_text_embeds")
         for swap in self.swaps:
             if step == round(swap.at * steps):
                 _swap_rows(text, pooled, swap.text, swap.pooled)
-        if step == steps - 1 and getattr(pipe, "free_init_enabled", False):
+        if last and getattr(pipe, "free_init_enabled", False):
             for swap in reversed(self.swaps):  # FreeInit runs all steps again, from the plain text
                 if round(swap.at * steps) <= step:
                     _swap_rows(text, pooled, swap.text[::-1], swap.pooled and swap.pooled[::-1])
         result = {name: tensors[name] for name in self._own}
         if self.callback:
             result |= self.callback(pipe, step, timestep, {name: tensors[name] for name in self._wanted}) or {}
+        if self.restore and (last or getattr(pipe, "interrupt", False)):
+            self.restore()
         return result
 
 
@@ -113,8 +122,9 @@ def _swap_rows(
 ) -> None:
     """Replaces rows in place: not every pipeline looks at what a callback returns."""
     before, after = change[0].to(text), change[1].to(text)
-    hits = [(text == one).flatten(1).all(dim=1) for one in before]
-    if not torch.stack(hits).any():
+    # text of another length broadcasts at best
+    hits = [(text == one).flatten(1).all(dim=1) for one in before] if text.shape[1:] == before.shape[1:] else []
+    if not any(hit.any() for hit in hits):
         raise PipelineError(
             f"none of the {len(text)} rows of prompt_embeds is the text that inputs() gave: pass everything inputs()"
             " returns to the pipeline's call, and change the text before that"

@@ -40,7 +40,8 @@ class AdapterSpec:
         marker: literal text that the second text encoder reads after each fused word; empty = none.
 
     networks
-        Names of the networks that identities must come from ("recogniser", "image_encoder", "parser"); may be empty.
+        Names of the networks that identities must come from ("recogniser", "image_encoder", "parser"), see
+        `Identity.check_networks`; may be empty.
     """
 
     id_dim: int = 512
@@ -116,6 +117,7 @@ _RELEASED_BOTH: dict[str, Any] = {
     "swapped_parts": ("eyes", "ears"),
     "fuse_negative": True,
     "clauses": True,
+    "networks": {"recogniser": "w600k_r50", "image_encoder": "CLIP-ViT-H-14-laion2B-s32B-b79K"},
 }
 _RELEASED: dict[str, dict[str, Any]] = {
     "sd15": _RELEASED_BOTH

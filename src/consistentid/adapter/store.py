@@ -19,7 +19,7 @@ from torch import Tensor
 from consistentid.adapter.layouts import REMEDY, check, released_spec, to_ours
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError
-from consistentid.files.weights import listed
+from consistentid.files.weights import check_finite, listed
 from consistentid.files.writing import replacing, write_whole
 
 WEIGHTS_NAME = "model.safetensors"
@@ -49,7 +49,7 @@ def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
 
     Raises:
         CheckpointError: the file is missing, truncated, no weights, or of another layout; missing, unexpected and
-            misshapen entries are listed by name.
+            misshapen entries, and those that are not finite, are listed by name.
     """
     state, metadata = read_state(path)
     tensors, released = to_ours(state, str(path))
@@ -59,6 +59,7 @@ def read(path: Path, spec: AdapterSpec | None = None) -> Checkpoint:
     elif spec is None:
         spec = _read_spec(path, metadata)
     check(spec, tensors, str(path))
+    check_finite(tensors.items(), str(path))
     return Checkpoint(spec, tensors, guessed)
 
 

@@ -20,7 +20,7 @@ from consistentid.faces.analyzer import FaceAnalyzer, Recogniser
 from consistentid.faces.face import Face
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
-from consistentid.files.weights import check_complete, fingerprint
+from consistentid.files.weights import check_network, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.presets.loading import TEXT_PROJECTION, loading, onnx_file
 from consistentid.presets.preset import Preset
@@ -289,7 +289,7 @@ def _clip(source: str, device: torch.device) -> ClipEncoder:
         processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("CLIP model", source, "--clip", error) from error
-    check_complete(report["missing_keys"], f"the CLIP model {source}")
+    check_network(model, report["missing_keys"], f"the CLIP model {source}")
     model.to(device).eval()
     return ClipEncoder(
         source,
@@ -333,9 +333,8 @@ def _dino(source: str, device: torch.device) -> VisionEncoder:
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable("vision transformer", source, "--dino", error) from error
     # DINO has no pooler, and the class token is taken without it.
-    check_complete(
-        (x for x in report["missing_keys"] if not x.startswith("pooler.")), f"the vision transformer {source}"
-    )
+    missing = (x for x in report["missing_keys"] if not x.startswith("pooler."))
+    check_network(model, missing, f"the vision transformer {source}")
     model.to(device).eval()
     return VisionEncoder(source, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], processor, device)
 

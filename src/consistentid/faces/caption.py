@@ -104,7 +104,7 @@ class Captioner:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        from consistentid.files.weights import check_complete
+        from consistentid.files.weights import check_network
 
         chosen = dtype or (torch.float32 if torch.device(device).type == "cpu" else "auto")
         try:
@@ -118,7 +118,7 @@ class Captioner:
                 f"captioner: {name_or_path} cannot be loaded ({reason}); give a vision-language model of transformers "
                 "by hub id or folder, such as llava-hf/llava-1.5-7b-hf"
             ) from error
-        check_complete(report["missing_keys"], f"captioner: {name_or_path}")
+        check_network(model, report["missing_keys"], f"captioner: {name_or_path}")
         return cls(model.to(device), processor, batch_size)
 
     def describe(self, images: Sequence[Image.Image]) -> list[Caption]:

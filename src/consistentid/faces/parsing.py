@@ -22,7 +22,7 @@ from consistentid.errors import CheckpointError, first_line
 from consistentid.faces.bisenet import BiSeNet
 from consistentid.faces.onnx import open_session
 from consistentid.faces.parts import LABELS
-from consistentid.files.weights import check_complete
+from consistentid.files.weights import check_network
 
 _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -124,7 +124,7 @@ class FaceParser:
         except (OSError, ValueError, SafetensorError, RuntimeError) as error:
             reason = first_line(error)
             raise CheckpointError(f"{name_or_path} is not a usable SegFormer ({reason}); check the name") from error
-        check_complete(report["missing_keys"], f"the SegFormer parser {name_or_path}")
+        check_network(network, report["missing_keys"], f"the SegFormer parser {name_or_path}")
         size = dict(processor.size)
         return cls(
             network.to(device),

@@ -36,6 +36,7 @@ class OnnxRecogniser:
                 f"needed is (B, 3, {SIZE}, {SIZE}) to (B, D)"
             )
         self._input = inputs[0].name
+        self._path = path
         width = shapes[1][1]
         if not isinstance(width, int):
             width = self._session.run(None, {self._input: np.zeros((1, 3, SIZE, SIZE), np.float32)})[0].shape[1]
@@ -54,5 +55,7 @@ class OnnxRecogniser:
         faces = [np.asarray(align(*face), np.float32) for face in zip(images, landmarks, strict=True)]
         pixels = np.stack(faces).transpose(0, 3, 1, 2) / np.float32(127.5) - np.float32(1)
         embeddings: NDArray[np.float32] = self._session.run(None, {self._input: pixels})[0].astype(np.float32)
+        if not np.isfinite(embeddings).all():
+            raise CheckpointError(f"{self._path} computes values that are not finite; get the file again")
         embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(np.finfo(np.float32).tiny)
         return embeddings

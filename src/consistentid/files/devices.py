@@ -55,16 +55,30 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
+def ordinary_tensors() -> Iterator[None]:
+    """Within the block, or a function decorated with it, tensors are ordinary even inside `torch.inference_mode()`.
+
+    What is made there for good (weights, identities, remembered texts) could be used only there ever after: ComfyUI,
+    for one, runs every node in that mode. Whether gradients are recorded stays as it is.
+    """
+    gradients = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+        yield
+
+
+@contextmanager
 def moved(device: torch.device | str, *modules: nn.Module) -> Iterator[None]:
     """Within the block the modules are on the device, after it back where they were, whatever happens."""
     homes = [next(module.parameters()).device for module in modules]
     try:
-        for module in modules:
-            module.to(device)
+        with ordinary_tensors():
+            for module in modules:
+                module.to(device)
         yield
     finally:
-        for module, home in zip(modules, homes, strict=True):
-            module.to(home)
+        with ordinary_tensors():
+            for module, home in zip(modules, homes, strict=True):
+                module.to(home)
 
 
 @contextmanager

@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from consistentid.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 _SHOWN: Final = 20
 _WEIGHTS: Final = (".safetensors", ".bin", ".pth", ".pt", ".onnx")
@@ -62,6 +65,37 @@ def check_complete(missing: Iterable[str], source: str) -> None:
     """
     if names := sorted(missing, key=natural):
         raise CheckpointError(f"{source} lacks the weights {listed(names)}; get its files again")
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], source: str) -> None:
+    """Refuses weights of which some are NaN or infinite: one of them makes every picture black.
+
+    Args:
+        tensors: names and weights.
+        source: name for messages.
+
+    Raises:
+        CheckpointError: there are such weights.
+    """
+    # the extremes of a tensor are NaN where anything in it is, and thirty times as fast to find as a map of it
+    known = ((name, x) for name, x in tensors if x.is_floating_point() and x.numel() and not x.is_meta)
+    if wrong := [name for name, x in known if not all(extreme.isfinite() for extreme in x.aminmax())]:
+        raise CheckpointError(f"{source} holds values that are not finite in {listed(wrong)}; get its files again")
+
+
+def check_network(network: nn.Module, missing: Iterable[str], source: str) -> None:
+    """Refuses a loaded network whose file lacks weights, or holds some that are no numbers.
+
+    Args:
+        network: as it was loaded.
+        missing: names of weights that its file lacks.
+        source: name for messages.
+
+    Raises:
+        CheckpointError: it is such a network.
+    """
+    check_complete(missing, source)
+    check_finite(network.state_dict().items(), source)
 
 
 def natural(name: str) -> list[tuple[int, str]]:

@@ -23,7 +23,6 @@ from consistentid.adapter.regions import Region, Regions
 from consistentid.errors import (
     ArgumentError,
     CancelledError,
-    CheckpointError,
     FaceError,
     InputError,
     NoFaceError,
@@ -36,7 +35,7 @@ from consistentid.faces.matching import assign, similarities
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.faces.sight import Sight, look
-from consistentid.files.devices import fast_bfloat16, moved, resolve_device, resolve_dtype
+from consistentid.files.devices import fast_bfloat16, moved, ordinary_tensors, resolve_device, resolve_dtype
 from consistentid.files.images import Photo, pixel_digest, read_photo
 from consistentid.files.output import versions
 from consistentid.pipeline.places import faces_in, regions_of
@@ -45,6 +44,7 @@ from consistentid.pipeline.repair import STRENGTH, Repaired, face_mask, is_small
 from consistentid.pipeline.request import SEEDS, Request, Step
 from consistentid.pipeline.sampling import Sampler, report
 from consistentid.presets.loading import (
+    check_width,
     load_analyzer,
     load_base,
     load_controlnet,
@@ -115,6 +115,7 @@ class ConsistentIDPipeline:
         return cls(load_preset(name_or_path).override(**overrides), device, dtype, low_memory=low_memory, fold=fold)
 
     @cached_property
+    @ordinary_tensors()
     def adapter(self) -> ConsistentID:
         """The ConsistentID weights."""
         network = self.preset.adapter
@@ -124,6 +125,7 @@ class ConsistentIDPipeline:
             return ConsistentID.from_pretrained(network.repo, revision=network.revision)
 
     @cached_property
+    @ordinary_tensors()
     def pipe(self) -> Any:
         """The diffusers pipeline with the adapter attached.
 
@@ -143,6 +145,7 @@ class ConsistentIDPipeline:
         return self._ready(pipe)
 
     @cached_property
+    @ordinary_tensors()
     def controlnet(self) -> Any:
         """The ControlNet.
 
@@ -176,6 +179,7 @@ class ConsistentIDPipeline:
         return pipe
 
     @cached_property
+    @ordinary_tensors()
     def analyzer(self) -> FaceAnalyzer:
         """The face networks.
 
@@ -184,7 +188,15 @@ class ConsistentIDPipeline:
         """
         return load_analyzer(self.preset, "cpu" if self.low_memory else self.device)
 
+    def _checked_analyzer(self) -> FaceAnalyzer:
+        """The face networks, whose embeddings the adapter can read."""
+        recogniser: Any = self.analyzer.recogniser
+        with loading("recogniser", self.preset.recogniser):
+            check_width("recogniser", self.preset.recogniser, "embeddings", recogniser.width, self.adapter.spec.id_dim)
+        return self.analyzer
+
     @cached_property
+    @ordinary_tensors()
     def encoder(self) -> IdentityEncoder:
         """Face networks and image encoder, which make an `Identity` of photos.
 
@@ -192,18 +204,12 @@ class ConsistentIDPipeline:
             CheckpointError: weights are missing, broken, or of another kind.
         """
         preset = self.preset
-        analyzer = self.analyzer
-        made, wanted = getattr(analyzer.recogniser, "width", None), self.adapter.spec.id_dim
-        if made not in (None, wanted):
-            raise CheckpointError(
-                f"recogniser: {preset.recogniser} makes embeddings of {made} numbers, and the adapter takes {wanted};"
-                f" use a recogniser of {wanted}, or an adapter that was trained with this one"
-            )
+        analyzer = self._checked_analyzer()
         with loading("image_encoder", preset.image_encoder):
             # Nearly all of the time that a person takes on a CPU; its features are kept in half precision anyway.
             faster = self._auto_dtype and fast_bfloat16(self.device)
             dtype = torch.bfloat16 if faster else self.dtype
-            image_encoder, processor = load_image_encoder(preset.image_encoder, dtype)
+            image_encoder, processor = load_image_encoder(preset.image_encoder, dtype, self.adapter.spec.clip_dim)
         used = {"recogniser": preset.recogniser, "image_encoder": preset.image_encoder, "parser": preset.parser}
         return IdentityEncoder(
             analyzer,
@@ -254,6 +260,7 @@ class ConsistentIDPipeline:
         """
         return self.encode(self.look(*photos, face_index=face_index, skip_bad=skip_bad), captioner)
 
+    @ordinary_tensors()
     def look(
         self, *photos: Photo, face_index: int | Sequence[int | None] | None = None, skip_bad: bool = False
     ) -> list[Sight]:
@@ -270,6 +277,7 @@ class ConsistentIDPipeline:
                 skip_bad=skip_bad,
             )
 
+    @ordinary_tensors()
     def encode(self, sights: Sequence[Sight], captioner: Captioner | None = None) -> Identity:
         """The person of whom these are sights: only now the image encoder is loaded.
 
@@ -308,6 +316,7 @@ class ConsistentIDPipeline:
         """
         return self.generate(Request(identity, prompt, **arguments))
 
+    @ordinary_tensors()
     def generate(self, request: Request) -> Portraits:
         """The pictures of a request with their likeness, the best of them where it asks for the best.
 
@@ -322,7 +331,7 @@ class ConsistentIDPipeline:
         """
         with self._lock:
             people = self._people(request)
-            _ = self.analyzer  # what cannot be loaded is told before the long work, not after it
+            self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
             placed = self._placed(request) if len(people) > 1 and request.regions is None else [request]
             batches = [self._sample(one) for one in placed]
             made = Portraits.together([batch.portraits for batch in batches])
@@ -336,7 +345,7 @@ class ConsistentIDPipeline:
                 warnings.warn(
                     f"the likeness could not be measured ({first_line(error)}); all {len(made)} pictures are kept"
                     " without it",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
                 return made
         if not request.best_of:
@@ -350,6 +359,7 @@ class ConsistentIDPipeline:
             order += best[: request.num_images_per_prompt]
         return made.chosen(order)
 
+    @ordinary_tensors()
     def sample(self, request: Request) -> Portraits:
         """All pictures of a request, their likeness not measured.
 
@@ -361,6 +371,7 @@ class ConsistentIDPipeline:
                 self._people(request)
             return self._sample(request).portraits
 
+    @ordinary_tensors()
     def score(
         self,
         images: Sequence[Image.Image],
@@ -383,6 +394,7 @@ class ConsistentIDPipeline:
             found = [self._see(image, people, places).likenesses for image, places in zip(images, where, strict=True)]
         return [each[0] for each in found] if isinstance(identity, Identity) else found
 
+    @ordinary_tensors()
     def repair(
         self,
         picture: Photo,
@@ -464,7 +476,7 @@ class ConsistentIDPipeline:
             if attempt:
                 warnings.warn(
                     f"seed {row.seed} shows fewer than {len(people)} faces, so seed {seed} was taken instead",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
             there = sorted(faces[: len(people)], key=lambda face: face.centre[0])
             yield request.for_picture(row.prompt, seed, regions_of(there, first.size), number, len(rows))

@@ -19,7 +19,7 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.merge import Callback
 from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Regions
-from consistentid.errors import ArgumentError, CancelledError, InputError
+from consistentid.errors import ArgumentError, CancelledError, InputError, PipelineError
 from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.request import Request, Row, Step
 from consistentid.presets.settings import Settings
@@ -114,7 +114,7 @@ class Sampler:
                 batch = rows[start : start + settings.batch_size]
                 watch.begin(range(start, start + len(batch)), self._texts(request, batch), size)
                 output = self._call(pipe, request, settings, canvas, batch, watch)
-                windows += output.images
+                windows += _pictures(pipe, output.images, batch)
                 withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         image, mask, _ = request.pictures
         if image is None or mask is None or canvas is None:
@@ -143,6 +143,7 @@ class Sampler:
             **self._texts_and_identity(request, prompt, settings, after_step),
             **_call_arguments(pipe, request, canvas, settings, len(batch)),
             num_inference_steps=settings.steps,
+            output_type="pt",  # Pillow's pictures do not tell black from what is no number
             num_images_per_prompt=len(batch) if single else 1,
             # On the CPU, so that a seed means the same picture on every device.
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
@@ -319,6 +320,24 @@ def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
         if upcast:
             vae.to(torch.float16)
     images: list[Image.Image] = pipe.image_processor.postprocess(pixels.float(), output_type="pil")
+    return images
+
+
+def _pictures(pipe: Any, pixels: torch.Tensor, batch: Sequence[Row]) -> list[Image.Image]:
+    """RGB pictures of (B, 3, H, W) pixels in [0, 1].
+
+    Raises:
+        PipelineError: some are no numbers.
+    """
+    finite = pixels.flatten(1).isfinite().all(dim=1).tolist()
+    if broken := [str(row.seed) for row, whole in zip(batch, finite, strict=True) if not whole]:
+        raise PipelineError(
+            f"the pictures of seed {', '.join(broken)} hold values that are not finite: the networks overflow at"
+            f" {pipe.unet.dtype} in the UNet or {pipe.vae.dtype} in the VAE, or their weights or a LoRA's strength are"
+            " out of range; try --dtype float32, or leave out LoRAs"
+        )
+    processor = pipe.image_processor
+    images: list[Image.Image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels))
     return images
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
-from consistentid.files.weights import check_complete, fingerprint
+from consistentid.files.weights import check_finite, check_network, fingerprint
+from consistentid.presets.components import component_classes
 from consistentid.presets.network import UNREACHABLE, Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
@@ -50,8 +50,6 @@ def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
         InputError: an unknown scheduler.
         CheckpointError: a single file of another kind or family, or weights that are missing.
     """
-    import diffusers
-
     base = preset.base
     if base.single_file:
         family = base.config or load_preset("sdxl" if text_dim > 1024 else "sd15").base
@@ -59,36 +57,54 @@ def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
     else:
         pipe = _load_folder(base, dtype)
     if preset.scheduler:
-        sampler = SAMPLERS.get(preset.scheduler, Sampler(preset.scheduler))
-        known = getattr(diffusers, sampler.scheduler, None)
-        if known is None:
-            raise InputError(
-                f"scheduler={preset.scheduler!r} is not known; give one of {', '.join(SAMPLERS)}, or the name of a"
-                " scheduler class of diffusers"
-            )
-        pipe.scheduler = known.from_config(pipe.scheduler.config, **{**sampler.options, **preset.scheduler_options})
+        pipe.scheduler = _scheduler(preset, pipe.scheduler)
     return pipe
+
+
+def _scheduler(preset: Preset, before: Any) -> Any:
+    """The scheduler that a preset names, with what it shares with the base's own.
+
+    Raises:
+        InputError: diffusers has none of that name for these models, or it has no such options.
+    """
+    import diffusers
+
+    sampler = SAMPLERS.get(preset.scheduler, Sampler(preset.scheduler))
+    what = f"scheduler={preset.scheduler!r}"
+    kind: Any = getattr(diffusers, sampler.scheduler, None) if sampler.scheduler.endswith("Scheduler") else None
+    remedy = f"give one of {', '.join(SAMPLERS)}, or the name of a scheduler class of diffusers such as DDIMScheduler"
+    if kind is None:
+        raise InputError(f"{what} is not known; {remedy}")
+    options = {**sampler.options, **preset.scheduler_options}
+    try:
+        known = [name for name in signature(kind).parameters if name != "kwargs"]
+        scheduler = kind.from_config(before.config, **options)
+    except Exception as error:  # each has checks of its own
+        used = f"{what} with {options or 'no options'}"
+        raise InputError(f"{used} cannot be used ({first_line(error)}); {remedy}") from error
+    if unknown := sorted(options.keys() - set(known)):
+        raise InputError(f"scheduler_options: {kind.__name__} has no {', '.join(unknown)}; it has {', '.join(known)}")
+    # what these pipelines ask of a scheduler, and those for other kinds of models lack
+    if not all(hasattr(scheduler, name) for name in ("init_noise_sigma", "scale_model_input", "set_timesteps", "step")):
+        raise InputError(f"{what} is made for other models than Stable Diffusion; {remedy}")
+    return scheduler
 
 
 def _load_folder(base: Network, dtype: torch.dtype) -> Any:
     """A pipeline in diffusers' layout. Its networks are loaded singly, which says what they lack."""
-    from diffusers import AutoPipelineForText2Image, DiffusionPipeline, pipelines
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
 
     source, options = base.pretrained
     folder = Path(source) if base.path else Path(DiffusionPipeline.download(source, **options))
     networks = {}
-    for name, component in DiffusionPipeline.load_config(folder).items():
-        if not isinstance(component, list) or component[0] is None:
-            continue
-        library, class_name = component
-        kind = getattr(getattr(pipelines, library, None) or import_module(library), class_name)
+    for name, kind in component_classes(DiffusionPipeline.load_config(folder), f"base: {base}").items():
         if issubclass(kind, nn.Module):
             variant = base.variant if base.variant and any((folder / name).glob(f"*.{base.variant}.*")) else None
             safe = any((folder / name).glob("*.safetensors"))  # else libraries log an error before they read pickles
             networks[name], report = kind.from_pretrained(
                 folder / name, dtype=dtype, variant=variant, output_loading_info=True, use_safetensors=safe
             )
-            check_complete(report["missing_keys"], f"base: {base}/{name}")
+            check_network(networks[name], report["missing_keys"], f"base: {base}/{name}")
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
     takes_pictures = "image" in signature(type(pipe).__call__).parameters  # one saved for inpainting does
     return AutoPipelineForText2Image.from_pipe(pipe) if takes_pictures else pipe
@@ -108,6 +124,9 @@ def load_lora(pipe: Any, lora: Network, name: str) -> None:
         pipe.load_lora_weights(lora.repo, revision=lora.revision, adapter_name=name)
     if name not in {found for names in pipe.get_list_adapters().values() for found in names}:
         raise CheckpointError(f"{lora}: has no layers of this base; choose a LoRA made for its family")
+    networks = [network for network in pipe.components.values() if isinstance(network, nn.Module)]
+    layers = ((layer, x) for network in networks for layer, x in network.named_parameters() if f".{name}." in layer)
+    check_finite(layers, str(lora))
 
 
 def load_controlnet(network: Network, dtype: torch.dtype) -> Any:
@@ -119,18 +138,25 @@ def load_controlnet(network: Network, dtype: torch.dtype) -> Any:
     from diffusers import ControlNetModel
 
     if network.single_file:
-        return ControlNetModel.from_single_file(str(network.fetch()), dtype=dtype).eval()
+        model = ControlNetModel.from_single_file(str(network.fetch()), dtype=dtype)
+        check_network(model, (), f"controlnet: {network}")
+        return model.eval()
     source, options = network.pretrained
     model, report = ControlNetModel.from_pretrained(source, dtype=dtype, output_loading_info=True, **options)
-    check_complete(report["missing_keys"], f"controlnet: {network}")
+    check_network(model, report["missing_keys"], f"controlnet: {network}")
     return model.eval()
 
 
-def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_image_encoder(network: Network, dtype: torch.dtype, clip_dim: int | None = None) -> tuple[Any, Any]:
     """The CLIP vision model, frozen, and its image processor.
 
+    Args:
+        network: where it is.
+        dtype: of its weights.
+        clip_dim: width of its hidden states that the adapter reads, where there is one.
+
     Raises:
-        CheckpointError: weights are missing in it.
+        CheckpointError: weights are missing in it, or it is of another width.
     """
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
@@ -138,8 +164,22 @@ def load_image_encoder(network: Network, dtype: torch.dtype) -> tuple[Any, Any]:
     model, report = CLIPVisionModelWithProjection.from_pretrained(
         source, dtype=dtype, output_loading_info=True, **options
     )
-    check_complete(report["missing_keys"], f"image_encoder: {network}")
+    check_network(model, report["missing_keys"], f"image_encoder: {network}")
+    check_width("image_encoder", network, "features", model.config.hidden_size, clip_dim)
     return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
+
+
+def check_width(role: str, network: Network, what: str, found: int, wanted: int | None) -> None:
+    """Makes sure that a network gives as many numbers as the adapter reads.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    if wanted is not None and found != wanted:
+        raise CheckpointError(
+            f"{role}: {network} makes {what} of {found} numbers, and the adapter takes {wanted}; use a network of"
+            f" {wanted}, or an adapter that was trained with this one"
+        )
 
 
 def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAnalyzer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -134,6 +135,10 @@ class Lora(Network):
     """
 
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.scale, (int, float)) or not math.isfinite(self.scale):
+            raise InputError(f"lora {self}: scale={self.scale!r} is not allowed; give a finite number, 1 = as trained")
 
 
 def lora_named(source: str) -> Lora:

@@ -92,7 +92,7 @@ class Preset:
         direct: dict[str, Any] = {name: changes[name] for name in plain if name in changes}
         direct |= {role: self._another(role, changes[role]) for role in ROLES if role in changes}
         if "loras" in changes:
-            direct["loras"] = tuple(lora_named(source) for source in changes["loras"])
+            direct["loras"] = tuple(lora_named(str(source)) for source in changes["loras"])
         needed = needed_settings(changes.get("scheduler", ""))
         chosen = {name: changes[name] for name in settings if changes.get(name) is not None}
         direct["settings"] = self.settings.with_overrides(**{**needed, **chosen})

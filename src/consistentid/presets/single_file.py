@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from consistentid.errors import CheckpointError
-from consistentid.files.weights import check_complete
+from consistentid.files.weights import check_complete, check_network
+from consistentid.presets.components import component_classes
 
 _UNET = "model.diffusion_model."
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
@@ -49,12 +50,14 @@ def load_single_file(file: Path, config: Path, text_dim: int, dtype: torch.dtype
         name: _network(kind.load_config(config / name) | changes, kind, convert, weights, dtype, f"{file}: the {name}")
         for name, (kind, changes, convert) in parts.items()
     }
-    pipeline = getattr(diffusers, diffusers.DiffusionPipeline.load_config(config)["_class_name"])
+    index = diffusers.DiffusionPipeline.load_config(config)
+    component_classes(index, f"config {config}")
+    pipeline = getattr(diffusers, index["_class_name"])
     pipe = pipeline.from_single_file(str(file), config=str(config), dtype=dtype, **networks)
     for name, network in pipe.components.items():
         if isinstance(network, nn.Module):
             missing = (weight for weight, value in network.named_parameters() if value.is_meta)
-            check_complete(missing, f"{file}: the {name}")
+            check_network(network, missing, f"{file}: the {name}")
     return pipe
 
 
