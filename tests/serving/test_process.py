@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import httpx
+import openai
 import pytest
 from click.testing import CliRunner
 from served import ADA
@@ -71,6 +72,15 @@ def test_a_process_answers_at_once_is_ready_later_and_frees_the_place_of_who_lea
     events = [json.loads(line) for line in list(lines)]
     assert {"listening", "ready", "request"} <= {event["event"] for event in events}
     assert "secrets" not in "".join(lines)
+
+
+def test_the_stock_client_of_openai_is_answered(server: tuple[str, list[str]]) -> None:
+    client = openai.OpenAI(base_url=f"{server[0]}/v1", api_key=TOKEN, max_retries=5)  # which waits for the weights
+    made = client.images.edit(image=ADA, prompt="a woman", extra_body={"num_inference_steps": 2, "seed": 3})
+    assert made.data is not None
+    assert made.data[0].b64_json is not None
+    with pytest.raises(openai.AuthenticationError, match="token is needed"):
+        client.with_options(api_key="another").images.edit(image=ADA, prompt="a woman")
 
 
 def test_it_binds_to_others_only_with_a_token_or_when_told(monkeypatch: pytest.MonkeyPatch) -> None:

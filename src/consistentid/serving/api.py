@@ -22,14 +22,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from consistentid.errors import ConsistentIDError
 from consistentid.serving import document as doc
 from consistentid.serving.access import Access
+from consistentid.serving.calls import LOOK, answered, client_of, form_of, truth, whole_number
+from consistentid.serving.images import add_images
 from consistentid.serving.metrics import Observed
 from consistentid.serving.queue import Job
 from consistentid.serving.refusal import RefusedError, refusal_of
 from consistentid.serving.service import Service
-from consistentid.serving.uploads import BodyLimit, from_base64, parse_json, read_form, read_json, text_fields, uploaded
-
-_LOOK = 0.03
-"""Seconds between two looks at a job or at whether its client is still there."""
+from consistentid.serving.uploads import BodyLimit, from_base64, parse_json, read_json, text_fields, uploaded
 
 _TIDY = 5.0
 _VERSION = version("consistentid")
@@ -76,6 +75,7 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
     _add_identities(app, service)
     _add_portraits(app, service)
     _add_jobs(app, service)
+    add_images(app, service)
     return app
 
 
@@ -106,7 +106,7 @@ def _add_identities(app: FastAPI, service: Service) -> None:
         responses=doc.answers(doc.IDENTITY, 400, 413, 415, 422, 429, 503, 504),
     )  # fmt: skip
     async def identify(http: HttpRequest) -> JSONResponse:
-        async with _form(http) as form:
+        async with form_of(http) as form:
             texts = text_fields(form, {"face_index": "a number", "skip_bad": "true or false"}, ("photo", "photo[]"))
             photos = await uploaded(form, "photo", "photo[]")
         index = whole_number("face_index", texts.get("face_index"))
@@ -181,24 +181,10 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 # ------------------------------------------------------------------------------------------------------ what was asked
 
 
-def client_of(http: HttpRequest) -> str:
-    """Whose request it is."""
-    return str(http.state.client)
-
-
-@asynccontextmanager
-async def _form(http: HttpRequest) -> AsyncIterator[Any]:
-    form = await read_form(http)
-    try:
-        yield form
-    finally:
-        await form.close()
-
-
 async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
     """The arguments of `Service.portraits`, and "background", of a form or a JSON document."""
     if http.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with _form(http) as form:
+        async with form_of(http) as form:
             files = [await uploaded(form, "photo", "photo[]")]
             kept = form.get("identity")
             sent = None if kept is None or isinstance(kept, str) else await kept.read()
@@ -235,54 +221,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
     }
 
 
-def whole_number(name: str, value: Any) -> int | None:
-    """A number from 0 that JSON or a form holds; None where there is none.
-
-    Raises:
-        RefusedError: it is no such number.
-    """
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 10:
-        return int(value)
-    if value is None or (type(value) is int and 0 <= value < 10**9):
-        return value
-    raise RefusedError(400, "invalid_field", f"{name}={str(value)[:40]!r} is not allowed; give a number from 0")
-
-
-def truth(name: str, value: Any) -> bool:
-    """True or false of JSON or a form; false where there is none.
-
-    Raises:
-        RefusedError: it is neither.
-    """
-    known = {None: False, "false": False, "0": False, "": False, "true": True, "1": True}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str | None) and value in known:
-        return known[value]
-    raise RefusedError(400, "invalid_field", f"{name}={str(value)[:40]!r} is not allowed; give true or false")
-
-
 # ---------------------------------------------------------------------------------------------------- what is answered
-
-
-async def answered(http: HttpRequest, service: Service, job: Job) -> Any:
-    """The answer of a job, for which its client waits; should the client leave, or the server end, so does the job.
-
-    Raises:
-        RefusedError: there is none.
-    """
-    try:
-        while not job.finished:
-            if await http.is_disconnected():
-                raise RefusedError(499, "gone", "the client has left")
-            await asyncio.sleep(_LOOK)
-            if job.state == "queued" and job.stopped():
-                service.queue.tidy()
-    finally:
-        service.queue.cancel(job)
-    if job.error is not None:
-        raise job.error
-    return job.answer
 
 
 def _told(service: Service, job: Job, *, result: bool = False) -> dict[str, Any]:
@@ -308,7 +247,7 @@ async def _events(service: Service, job: Job, *, preview: bool) -> AsyncIterator
             if job.state == "queued" and job.stopped():
                 service.queue.tidy()
             told = _told(service, job)
-            silent += _LOOK
+            silent += LOOK
             if told != last:
                 last, silent = told, 0.0
                 yield event("progress", told)
@@ -318,7 +257,7 @@ async def _events(service: Service, job: Job, *, preview: bool) -> AsyncIterator
             if preview and job.previews and job.previews is not shown:
                 shown = job.previews
                 yield event("preview", {"pictures": shown})
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(LOOK)
         yield event(job.state, _told(service, job))
     finally:
         job.watched -= preview
