@@ -16,6 +16,7 @@ from consistentid.cli.doctor import doctor
 from consistentid.cli.evaluate import evaluate
 from consistentid.cli.generate import generate
 from consistentid.cli.identify import identify
+from consistentid.cli.inspect import inspect
 from consistentid.cli.repair import repair
 from consistentid.cli.serve import serve
 from consistentid.cli.train import train
@@ -73,5 +74,5 @@ def main() -> None:
     """New portraits of a given person: one or more photos in, a prompt in, pictures of that person out."""
 
 
-for command in (generate, identify, repair, dataset, evaluate, doctor, train, serve):
+for command in (generate, identify, repair, dataset, evaluate, doctor, train, serve, inspect):
     main.add_command(command)

@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from consistentid.errors import InputError
+from consistentid.errors import InputError, first_line
 
 RECORD_KEY = "consistentid"
 """PNG text chunk that holds the record of how a picture was made, as JSON."""
@@ -56,11 +56,14 @@ def read_record(path: str | PathLike[str]) -> dict[str, Any]:
         with Image.open(path) as image:
             image.load()
             text = image.info.get(RECORD_KEY)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); name a PNG made by consistentid") from None
-    if not isinstance(text, str):
+    except Exception as error:  # broken files make Pillow's plugins raise nearly anything
+        raise InputError(f"{path}: cannot be read ({first_line(error)}); name a PNG made by consistentid") from None
+    try:
+        record = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
         raise InputError(f"{path}: holds no record of how it was made; name a PNG made by consistentid")
-    record: dict[str, Any] = json.loads(text)
     return record
 
 
