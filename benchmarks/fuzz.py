@@ -67,6 +67,7 @@ SEEDS: dict[str, list[str]] = {
         "evaluate --preset preset --people 1 --photos photos --prompts 1 --steps 1 --protocol protocol.yaml --out new",
         "evaluate --preset preset --pictures . --manifest manifest.csv --protocol protocol.yaml --out report",
     ],
+    "inspect": ["inspect made.png", "inspect made.png --json"],
     "doctor": ["doctor --preset preset", "doctor --preset preset.yaml --json"],
     "serve": ["serve --preset preset --host 203.0.113.1 --port 0 --allow-anyone"],
 }
@@ -138,6 +139,7 @@ def prepare(folder: Path) -> None:
         RuntimeError: one of the commands that make it fails.
     """
     import consistentid
+    from consistentid.files.output import encode_png
 
     package = Path(consistentid.__file__).parent
     folder.mkdir(parents=True)
@@ -153,6 +155,7 @@ def prepare(folder: Path) -> None:
     Image.open(ada).save(folder / "photo.png")
     Image.new("L", (64, 64), 255).save(folder / "mask.png")
     shutil.copy(tom, folder / "tom.jpg")
+    (folder / "made.png").write_bytes(encode_png(Image.open(ada).convert("RGB"), {"prompt": "A", "seed": 1}))
     recipe = {
         "size": 64,
         "adapter": {

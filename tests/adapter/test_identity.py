@@ -187,3 +187,10 @@ def test_expected_networks() -> None:
         ada.check_networks({"judge": "x@ffffffffffff"})
     with pytest.warns(UserWarning, match="made by other networks .*judge: this identity has none, expected x"):
         ada.check_networks({"judge": "x"})
+
+
+def test_a_file_of_holes_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    with (tmp_path / "sparse.safetensors").open("wb") as file:
+        file.truncate(1 << 36)
+    with pytest.raises(CheckpointError, match=r"sparse\.safetensors: has .* identity at most"):
+        Identity.load(tmp_path / "sparse.safetensors")

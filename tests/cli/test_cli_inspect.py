@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -36,6 +37,8 @@ def test_what_holds_no_record_is_told_of(tmp_path: Path) -> None:
         info.add_itxt(RECORD_KEY, text)
         Image.new("RGB", (32, 32)).save(tmp_path / f"forged{number}.png", pnginfo=info)
         assert "holds no record" in run(tmp_path / f"forged{number}.png").stderr
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "is not a regular file" in run(tmp_path / "pipe.png").stderr
     for name in ("plain.png", "text.png", "broken.png", "missing.png"):
         result = run(tmp_path / name)
         assert result.exit_code == 2, result.output

@@ -21,6 +21,7 @@ from torch.nn.functional import normalize
 from consistentid.errors import CheckpointError, IncompatibleIdentityError, InputError
 from consistentid.faces.parts import PARTS
 from consistentid.files.devices import ordinary_tensors
+from consistentid.files.reading import read_bytes
 from consistentid.files.writing import replacing
 
 _FORMAT = "consistentid-identity-1"
@@ -112,10 +113,7 @@ class Identity:
         """
         if not Path(path).is_file():
             raise CheckpointError(f"no identity file {path}; {_REMEDY}")
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file ({error}); {_REMEDY}") from error
+        data = read_bytes(path, what="identity", error=CheckpointError)
         return cls.from_bytes(data, str(path))
 
     @classmethod

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from consistentid.errors import InputError, first_line
+from consistentid.files.reading import check_file
 
 RECORD_KEY = "consistentid"
 """PNG text chunk that holds the record of how a picture was made, as JSON."""
@@ -52,8 +53,9 @@ def read_record(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: the file is no PNG of this program.
     """
+    file = check_file(path, what="picture")
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             text = image.info.get(RECORD_KEY)
     except Exception as error:  # broken files make Pillow's plugins raise nearly anything
