@@ -268,7 +268,7 @@ def _document(data: bytes, rng: random.Random) -> bytes:
     """JSON or YAML with one or more things in it replaced, removed or added."""
     try:
         value = yaml.safe_load(data)
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError, RecursionError):
         return _flipped(data, rng)
     for _ in range(rng.choice([1, 1, 2])):
         value = _other(value, rng)
@@ -467,6 +467,9 @@ def _spoil_file(case: Case, rng: random.Random, folder: Path) -> None:
     holder = rng.choice(holders)
     files = [holder] if holder.is_file() else sorted(path for path in holder.rglob("*") if path.is_file())
     files = [path for path in files if path.stat().st_size < 1 << 30 and not path.is_symlink()]
+    files = [
+        path for path in files if not any(what.startswith(f"{path.relative_to(folder)} ") for what in case.spoiled)
+    ]
     if files:
         file = rng.choice(files)
         small = sorted(path for path in folder.iterdir() if path.suffix and path.is_file() and not path.is_symlink())

@@ -160,6 +160,14 @@ def test_the_pack_command(folder: Path, shards: Path, tmp_path: Path) -> None:
     assert again.stdout == f"{tmp_path / 'shards/index.parquet'}  7 samples in 3 shards\n"
 
 
+def test_packing_does_not_go_on_with_a_shard_that_lost_samples(folder: Path, shards: Path, tmp_path: Path) -> None:
+    torn = shutil.copytree(shards, tmp_path / "torn")
+    shard = sorted(torn.glob("*.tar"))[1]
+    shard.write_bytes(bytes(20_480))  # which is a tar file, of nothing
+    with pytest.raises(DatasetError, match=r"shard-000001\.tar: lacks 000000003\..*; delete it and pack again"):
+        pack_dataset(folder, torn, samples=3)
+
+
 def test_broken_shards_are_named(shards: Path, tmp_path: Path) -> None:
     shutil.copytree(shards, tmp_path / "torn")
     data = open_dataset(tmp_path / "torn")

@@ -179,7 +179,10 @@ def _indexed(dataset: FolderDataset, chosen: range, path: Path) -> Iterator[dict
         row = asdict(record) | {"key": record.key, "shard": path.name}
         row["extra"] = json.dumps(record.extra, ensure_ascii=False)
         for kind in record.files(dataset.folder):
-            row[f"{kind}_offset"], row[f"{kind}_length"] = places[_member(record, index, kind)]
+            name = _member(record, index, kind)
+            if name not in places:  # tar files of nothing but zeros, or cut between two members, can be read
+                raise DatasetError(f"{path}: lacks {name}; delete it and pack again")
+            row[f"{kind}_offset"], row[f"{kind}_length"] = places[name]
         yield row
 
 
