@@ -69,6 +69,7 @@ SEEDS: dict[str, list[str]] = {
     ],
     "inspect": ["inspect made.png", "inspect made.png --json"],
     "doctor": ["doctor --preset preset", "doctor --preset preset.yaml --json"],
+    "inspect": ["inspect made/portrait-1.png", "inspect made/portrait-1.png --json"],
     "serve": ["serve --preset preset --host 203.0.113.1 --port 0 --allow-anyone"],
 }
 """Command lines that work in the folder that `prepare` makes; a service at an address that no machine has, so that it
@@ -174,6 +175,7 @@ def prepare(folder: Path) -> None:
     (folder / "protocol.yaml").write_text(yaml.safe_dump({"about": "one", "prompts": [asked]}))
     (folder / "manifest.csv").write_text("picture,identity,reference,prompt\ntom.jpg,ada,photo.png,a person in a hat\n")
     done(folder, "identify photo.png --preset preset --out ada.safetensors")
+    done(folder, "generate photo.png --prompt A --num 1 --steps 1 --seed 1 --preset preset --out made")
     done(folder, "dataset pack people --samples 2 --out shards")
     done(folder, "train recipe.yaml --data people --device cpu --out begun")
     for empty in ("folder", "locked"):
@@ -386,7 +388,7 @@ def make(seed: int, number: int, prepared: Path, folder: Path) -> Case:
     # Every command gets its share, however many lines of SEEDS it has.
     word = list(known)[number % len(known)]
     lines = [line for all_of_one in SEEDS.values() for line in all_of_one if line.startswith(f"{word} ")]
-    line = rng.choice(lines).split()
+    line = rng.choice(lines or [f"{word} photo.png"]).split()
     split = len(word.split())
     case = Case(number, word, line)
     for _ in range(rng.choice([1, 1, 1, 2, 3])):

@@ -43,12 +43,12 @@ def prepared(fuzz: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_seed_and_number_make_the_same_case(fuzz: Any, prepared: Path, tmp_path: Path) -> None:
     once, again, other = (
-        [fuzz.make(seed, number, prepared, tmp_path / f"{turn}-{number}") for number in range(33)]
+        [fuzz.make(seed, number, prepared, tmp_path / f"{turn}-{number}") for number in range(39)]
         for turn, seed in enumerate((3, 3, 4))
     )
     assert once == again
     assert once != other
-    assert {case.seed for case in once} == set(fuzz.commands()), "every command has a line in SEEDS"
+    assert {case.seed for case in once} == set(fuzz.commands())
     assert any(case.spoiled for case in once)
 
 
@@ -86,9 +86,9 @@ def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, mon
 @pytest.mark.slow
 def test_the_first_cases_have_no_fault() -> None:
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--seed", "0", "--cases", "11"], capture_output=True, text=True, check=False
+        [sys.executable, SCRIPT, "--seed", "0", "--cases", "13"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["faults"] == {}
-    assert sum(figures["commands"].values()) == 11
+    assert sum(figures["commands"].values()) == 13
