@@ -65,9 +65,9 @@ def mask(root: Path, change: Callable[[np.ndarray], object], mode: str = "L") ->
 
 
 FAULTY: dict[str, tuple[str, str, Callable[[Path], object]]] = {
-    "no picture": ("missing", "3.jpg: cannot be read", lambda r: (r / "resize_IMG/3.jpg").unlink()),
-    "no mask": ("missing", "3.png: cannot be read", lambda r: (r / "parsing_mask_IMG/3.png").unlink()),
-    "no embedding": ("missing", "3.bin: cannot be read", lambda r: (r / "all_faceID/3.bin").unlink()),
+    "no picture": ("missing", "3.jpg: no such file", lambda r: (r / "resize_IMG/3.jpg").unlink()),
+    "no mask": ("missing", "3.png: no such file", lambda r: (r / "parsing_mask_IMG/3.png").unlink()),
+    "no embedding": ("missing", "3.bin: no such file", lambda r: (r / "all_faceID/3.bin").unlink()),
     "torn picture": ("broken", "3.jpg: ", lambda r: (r / "resize_IMG/3.jpg").write_bytes(b"\xff\xd8\xff")),
     "torn mask": ("broken", "is no mask", lambda r: (r / "parsing_mask_IMG/3.png").write_bytes(b"\x89PNG")),
     "torn embedding": ("broken", "is no face embedding", lambda r: (r / "all_faceID/3.bin").write_bytes(b"PK\3\4")),

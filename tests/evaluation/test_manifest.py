@@ -60,6 +60,7 @@ def test_the_real_picture_is_one_of_the_others(folder: Path) -> None:
     [
         ("picture,identity\n", "lacks the columns reference, prompt"),
         ("picture,identity,reference,prompt\n", "lists no pictures"),
+        ("picture,identity,reference,prompt,sed\n", "has unknown columns sed; known are method, identity, prompt"),
         ("picture,identity,reference,prompt\nout/a.png,,ada/1.png,x\n", "line 2: identity.* must not be empty"),
         ("picture,identity,reference,prompt,seed\nout/a.png,ada,ada/1.png,x,one\n", "must be numbers"),
     ],
@@ -71,5 +72,5 @@ def test_broken_lists_are_refused(folder: Path, text: str, message: str) -> None
 
 
 def test_a_missing_list_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
         read_manifest(tmp_path / "none.csv")

@@ -62,7 +62,7 @@ def test_unknown_protocols_and_values_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"helmet.*crown"):
         load_protocol(file)
     file.write_text("prompts: [{words: a person}]")
-    with pytest.raises(InputError, match="is not a protocol"):
+    with pytest.raises(InputError, match=r"prompts\.0 has unknown options words; known are text, group, asks"):
         load_protocol(file)
     with pytest.raises(InputError, match="1 to 45"):
         load_protocol("paper").first(46)

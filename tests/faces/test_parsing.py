@@ -205,7 +205,7 @@ def test_normalisation_and_order_of_an_onnx_parser_are_options(tmp_path: Path) -
 def test_other_onnx_files_and_wrong_options_are_refused(tmp_path: Path, recogniser_path: Path) -> None:
     path = onnx_parser(tmp_path / "p.onnx")
     for arguments, message in (
-        ({"path": tmp_path / "none.onnx"}, "no ONNX file"),
+        ({"path": tmp_path / "none.onnx"}, "none.onnx: no such file"),
         ({"path": recogniser_path}, r"recogniser\.onnx is not a face parser: it maps .* needed is"),
         ({"path": path, "labels": LABELS[:18]}, "is not a parser of the 19"),
         ({"path": path, "size": 128}, "takes pictures of 64 pixels, size=128 is wrong"),

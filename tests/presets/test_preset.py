@@ -153,6 +153,25 @@ def test_samplers_loras_and_controlnet_in_yaml(tmp_path: Path) -> None:
         load_preset(write(tmp_path / "wrong.yaml", loras=[{"repo": "me/style", "weight": 1}]))
 
 
+def test_a_preset_says_what_differs_from_another(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run/preset.yaml"
+    file.write_text("extends: drawn\nadapter: ./\njudge:\nsettings: {steps: 7}\n")
+    drawn, mine = load_preset("drawn"), load_preset(tmp_path / "run")
+    assert mine.name == "preset"
+    assert mine.adapter.path == (tmp_path / "run").resolve()
+    assert (mine.adapter.repo, mine.judge) == ("", None)
+    assert mine.base == drawn.base
+    assert mine.settings == drawn.settings.with_overrides(steps=7)
+    (tmp_path / "mine.yaml").write_text("extends: run\nscheduler: lcm\nparser: {kind: bisenet, path: x.pth}\n")
+    again = load_preset(tmp_path / "mine.yaml")
+    assert again.adapter == mine.adapter  # relative to the file that names it
+    assert (again.settings.steps, again.settings.guidance_scale) == (8, 1.0)  # what the scheduler needs
+    assert again.parser.path == tmp_path / "x.pth"
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert load_preset(tmp_path / "moved").adapter.path == (tmp_path / "moved").resolve()
+
+
 def test_the_preset_that_the_manual_shows(tmp_path: Path) -> None:
     page = Path(__file__).parents[2] / "docs" / "pipelines.md"
     shown, extending = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)

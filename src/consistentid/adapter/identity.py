@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +19,7 @@ from torch.nn.functional import normalize
 from consistentid.errors import CheckpointError, IncompatibleIdentityError, InputError
 from consistentid.faces.parts import PARTS
 from consistentid.files.devices import ordinary_tensors
-from consistentid.files.reading import read_bytes
+from consistentid.files.reading import parse_json, read_bytes
 from consistentid.files.writing import replacing
 
 _FORMAT = "consistentid-identity-1"
@@ -111,9 +109,10 @@ class Identity:
         Raises:
             CheckpointError: the file is missing, truncated, or not an identity.
         """
-        if not Path(path).is_file():
-            raise CheckpointError(f"no identity file {path}; {_REMEDY}")
-        data = read_bytes(path, what="identity", error=CheckpointError)
+        try:
+            data = read_bytes(path, what="identity")
+        except InputError as error:
+            raise CheckpointError(f"{error}; {_REMEDY}") from None
         return cls.from_bytes(data, str(path))
 
     @classmethod
@@ -125,7 +124,7 @@ class Identity:
         """
         try:
             tensors = from_safetensors(data)
-            head = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            head = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
         except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a number format that torch lacks
             raise CheckpointError(f"{name} is not a readable safetensors file ({error}); {_REMEDY}") from error
         metadata = dict(head.get("__metadata__") or {})

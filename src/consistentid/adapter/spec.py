@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from consistentid.errors import CheckpointError
+from consistentid.files.config import Between, build
 
 PHRASES = {"face": "one face", "eyes": "two eyes", "ears": "two ears", "nose": "one nose", "mouth": "one mouth"}
 """The facial sentence when none is given: part -> phrase, in the order of the sentence."""
+
+_Size = Annotated[int, Between(1, 1 << 16)]
+_Depth = Annotated[int, Between(1, 256)]
+_Rank = Annotated[int, Between(0, 1 << 16)]
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,22 @@ class AdapterSpec:
         `Identity.check_networks`; may be empty.
     """
 
-    id_dim: int = 512
-    clip_dim: int = 1280
-    text_dim: int = 768
-    tokens: int = 4
-    dim_head: int = 64
-    id_hidden: int = 1024
-    id_depth: int = 4
-    id_heads: int = 12
-    facial_dim: int = 1024
-    facial_depth: int = 8
-    facial_heads: int = 16
-    lora_rank: int = 128
+    id_dim: _Size = 512
+    clip_dim: _Size = 1280
+    text_dim: _Size = 768
+    tokens: _Size = 4
+    dim_head: _Size = 64
+    id_hidden: _Size = 1024
+    id_depth: _Depth = 4
+    id_heads: _Size = 12
+    facial_dim: _Size = 1024
+    facial_depth: _Depth = 8
+    facial_heads: _Size = 16
+    lora_rank: _Rank = 128
     shortcut: bool = False
 
     part_layout: Literal["canvas", "square"] = "square"
-    canvas_size: int = 512
+    canvas_size: _Size = 512
     swapped_parts: tuple[str, ...] = ()
     fuse_negative: bool = False
     separator: str = ", "
@@ -90,25 +95,12 @@ class AdapterSpec:
         Raises:
             CheckpointError: an entry is not a field of the spec, or its value is not of the field's kind.
         """
-        if not isinstance(values, Mapping):
-            raise CheckpointError(f"the adapter's config must be a mapping, got {type(values).__name__}")
-        known = cls().to_dict()
-        if unknown := sorted(set(values) - set(known)):
-            raise CheckpointError(
-                f"the adapter's config has unknown entries {unknown}; known are {sorted(known)}."
-                " It was probably written by a newer version: upgrade consistentid"
-            )
-        for name, value in values.items():
-            if type(value) is not type(known[name]):
-                kind = type(known[name]).__name__
-                raise CheckpointError(f"the adapter's config has {name}: {value!r}; it must be a value of type {kind}")
-        if (layout := values.get("part_layout", "square")) not in ("square", "canvas"):
-            raise CheckpointError(f"the adapter's config has part_layout: {layout!r}; it must be 'square' or 'canvas'")
-        if set(values.get("phrases", PHRASES)) != set(PHRASES) or len(values.get("swapped_parts", ())) not in (0, 2):
+        spec = build(cls, values, "the adapter's config", error=CheckpointError)
+        if set(spec.phrases) != set(PHRASES) or len(spec.swapped_parts) not in (0, 2):
             raise CheckpointError(
                 f"the adapter's config must have phrases for {', '.join(PHRASES)} and two swapped_parts or none"
             )
-        return cls(**(dict(values) | {"swapped_parts": tuple(values.get("swapped_parts", ()))}))
+        return spec
 
 
 _RELEASED_PHRASES = {part: PHRASES[part] for part in ("face", "ears", "eyes", "nose", "mouth")}

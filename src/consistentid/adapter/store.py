@@ -19,6 +19,8 @@ from torch import Tensor
 from consistentid.adapter.layouts import REMEDY, check, released_spec, to_ours
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError
+from consistentid.files.config import MAX_CONFIG_BYTES
+from consistentid.files.reading import check_file, parse_json, read_json
 from consistentid.files.weights import check_finite, listed
 from consistentid.files.writing import replacing, write_whole
 
@@ -69,8 +71,7 @@ def read_state(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     Raises:
         CheckpointError: the file is missing, truncated, or no weights.
     """
-    if not path.is_file():
-        raise CheckpointError(f"no weights file {path}; check the path")
+    check_file(path, what="weights file", error=CheckpointError)
     return _read_safetensors(path) if path.suffix == ".safetensors" else (_read_pickle(path), {})
 
 
@@ -175,9 +176,13 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
 
 def _read_spec(path: Path, metadata: Mapping[str, str]) -> AdapterSpec:
     config = path.with_name(CONFIG_NAME)
-    if not config.is_file() and "spec" not in metadata:
+    if not config.exists() and "spec" not in metadata:
         raise CheckpointError(f"{path} does not say what it is, and there is no {CONFIG_NAME} beside it; {REMEDY}")
     try:
-        return AdapterSpec.from_dict(json.loads(config.read_text() if config.is_file() else metadata["spec"]))
-    except (OSError, ValueError, CheckpointError) as error:
+        if config.exists():
+            found = read_json(config, MAX_CONFIG_BYTES, what="config", error=CheckpointError)
+        else:
+            found = parse_json(metadata["spec"], str(path), CheckpointError)
+        return AdapterSpec.from_dict(found)
+    except CheckpointError as error:
         raise CheckpointError(f"{config} is not an adapter's config ({error}); {REMEDY}") from error

@@ -45,7 +45,10 @@ class Program(click.Group):
             _fail("stopped", 130)
         except OSError as error:
             if error.errno != errno.EPIPE:
-                _unexpected(error)
+                if error.filename is None:
+                    _unexpected(error)
+                # Of a file that a library opened, or a name that no system allows: the user's to put right.
+                _fail(f"{error.filename}: {(error.strerror or str(error)).lower()}; check the path", 2)
             # The reader of our output has left, as `head` does: nobody is there to be told.
             sys.stdout = None
             sys.exit(1)

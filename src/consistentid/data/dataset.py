@@ -24,7 +24,8 @@ from PIL import Image
 
 from consistentid.data.records import Record, read_records
 from consistentid.errors import DatasetError, ImageError, first_line
-from consistentid.files.images import to_rgb
+from consistentid.files.images import MAX_BYTES, to_rgb
+from consistentid.files.reading import read_bytes
 
 Position = tuple[int, int]
 """(epoch, samples of it that are done)."""
@@ -147,10 +148,9 @@ class FolderDataset(Dataset):
         """See `Dataset.content`."""
         file = self.records[index].files(self.folder)[kind]
         try:
-            return file.read_bytes()
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise DatasetError(f"{file}: cannot be read ({reason}); run 'consistentid dataset check'") from None
+            return read_bytes(file, MAX_BYTES, error=DatasetError)
+        except DatasetError as error:
+            raise DatasetError(f"{error}; run 'consistentid dataset check'") from None
 
     def name(self, index: int, kind: str) -> str:
         """See `Dataset.name`."""

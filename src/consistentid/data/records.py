@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from consistentid.errors import DatasetError
+from consistentid.files.reading import read_json
 from consistentid.files.writing import write_whole
 
 RECORDS: Final = "JSON_all.json"
@@ -40,6 +41,9 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 written."""
 
 _FOLDERS: Final = MappingProxyType({"image": IMAGES, "mask": MASKS, "embedding": EMBEDDINGS})
+
+
+_LARGEST: Final = 1 << 32  # bytes of the list: about four million records
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,9 @@ def read_items(folder: Path) -> list[Any]:
         DatasetError: the list is missing or broken.
     """
     path = folder / RECORDS
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise DatasetError(f"{folder}: is no data set, it has no {RECORDS}; name the folder that holds it") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
-    except ValueError as error:
-        raise DatasetError(f"{path}: is not JSON ({error}); it is truncated or damaged, write it again") from None
+    if not path.exists():
+        raise DatasetError(f"{folder}: is no data set, it has no {RECORDS}; name the folder that holds it")
+    content = read_json(path, _LARGEST, what="list of records", error=DatasetError)
     if not isinstance(content, list):
         raise DatasetError(f"{path}: holds a {type(content).__name__}; it must be a list with one record a picture")
     return content

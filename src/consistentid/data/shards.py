@@ -18,19 +18,21 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final
 
 from consistentid.data.dataset import Dataset, FolderDataset
 from consistentid.data.records import RECORDS, Record
 from consistentid.errors import DatasetError, InputError, first_line
 from consistentid.files.claims import claimed
+from consistentid.files.reading import check_file, parse_json
 from consistentid.files.writing import check_folder, replacing
 
 INDEX: Final = "index.parquet"
 
 _SUFFIXES: Final = {"image": None, "mask": ".mask.png", "embedding": ".embedding.bin"}  # the picture keeps its own
 _NOTE: Final = "pack.json"
+_LARGEST: Final = 1 << 32  # bytes of an index
 
 
 class ShardDataset(Dataset):
@@ -48,13 +50,18 @@ class ShardDataset(Dataset):
         parquet = _parquet()
         self.folder = folder
         try:
-            self._index = parquet.read_table(folder / INDEX)
+            self._index = parquet.read_table(check_file(folder / INDEX, _LARGEST, what="index", error=DatasetError))
             self.keys = self._index["key"].to_pylist()
             self.people = self._index["person"].to_pylist()
             shards = self._index["shard"].to_pylist()
         except (OSError, ValueError, KeyError) as error:  # Arrow's errors are of these kinds
             reason = first_line(error)
             raise DatasetError(f"{folder / INDEX}: is no index of shards ({reason}); pack the data set again") from None
+        for name in set(shards):
+            if name != PureWindowsPath(str(name)).name or name in ("", ".."):  # takes either slash, and drives
+                raise DatasetError(
+                    f"{folder / INDEX}: names the shard {name!r}, which is not in that folder; pack the data set again"
+                )
         self._groups = [range(rows[0], rows[-1] + 1) for rows in _runs(shards)]
 
     @property
@@ -66,21 +73,24 @@ class ShardDataset(Dataset):
         """See `Dataset.record`."""
         row = self._row(index)
         fields = ("image", "mask", "caption", "face_caption", "embedding", "person")
-        return Record(**{name: row[name] for name in fields}, extra=json.loads(row["extra"]))
+        return Record(
+            **{name: row[name] for name in fields},
+            extra=parse_json(row["extra"], f"{self.folder / INDEX}: {row['key']}", DatasetError),
+        )
 
     def content(self, index: int, kind: str) -> bytes:
         """See `Dataset.content`."""
         row = self._row(index)
-        path = self.folder / row["shard"]
+        path = check_file(self.folder / row["shard"], what="shard", error=DatasetError)
+        start, length = row[f"{kind}_offset"], row[f"{kind}_length"]
         try:
             with path.open("rb") as shard:
-                shard.seek(row[f"{kind}_offset"])
-                content: bytes = shard.read(row[f"{kind}_length"])
+                if not 0 <= start <= start + length <= path.stat().st_size:  # before memory is asked for
+                    raise DatasetError(f"{path}: ends too early; pack the data set again")
+                shard.seek(start)
+                return shard.read(length)
         except OSError as error:
             raise DatasetError(f"{path}: cannot be read ({error.strerror}); pack the data set again") from None
-        if len(content) != row[f"{kind}_length"]:
-            raise DatasetError(f"{path}: ends too early; pack the data set again")
-        return content
 
     def name(self, index: int, kind: str) -> str:
         """See `Dataset.name`."""

@@ -36,7 +36,7 @@ from consistentid.faces.matching import similarities
 from consistentid.faces.verification import impostor_threshold
 from consistentid.files.images import load_image
 from consistentid.files.output import encode_json
-from consistentid.files.writing import check_folder, replacing
+from consistentid.files.writing import check_folder, replacing, write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in
 from consistentid.pipeline.request import Request
@@ -176,8 +176,7 @@ def make_pairs(
             )
             picture = studio.sample(asked)
             file.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(file) as temporary:
-                temporary.write_bytes(picture.to_png(0))
+            write_whole(file, picture.to_png(0))
         made.append(Group(file, references, tuple(places), prompt, method))
         if progress:
             progress(done, len(groups))
@@ -250,6 +249,5 @@ def report(
         lines.append(f"| {method} | {found[names[0]].pictures} | {' | '.join(cells)} |")
     home = check_folder(folder)
     for name, content in (("people.json", encode_json(data)), ("people.md", ("\n".join(lines) + "\n").encode())):
-        with replacing(home / name) as temporary:
-            temporary.write_bytes(content)
+        write_whole(home / name, content)
     return data

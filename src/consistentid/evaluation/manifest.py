@@ -19,6 +19,7 @@ Only the first four columns are needed. Paths are relative to the folder given, 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from consistentid.errors import InputError
+from consistentid.files.reading import read_bytes
 from consistentid.files.writing import replacing
 
 NAME = "manifest.csv"
@@ -87,13 +89,16 @@ def read_manifest(file: Path, folder: Path | None = None) -> list[Row]:
     """
     base = folder or file.parent
     try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            table, columns = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_bytes(file, what="manifest").decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        table, columns = list(reader), list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file}: cannot be read as CSV ({error}); see docs/evaluation.md for its columns") from None
     if missing := [name for name in _NEEDED if name not in columns]:
         raise InputError(f"{file}: lacks the columns {', '.join(missing)}; see docs/evaluation.md")
+    known = [field.name for field in fields(Row)]
+    if unknown := [name for name in columns if name not in known]:
+        raise InputError(f"{file}: has unknown columns {', '.join(unknown)}; known are {', '.join(known)}")
     if not table:
         raise InputError(f"{file}: lists no pictures")
     return [_row(item, base, f"{file}, line {line}", file.stem) for line, item in enumerate(table, 2)]

@@ -8,11 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from consistentid.drawn.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
 from consistentid.drawn.scene_reader import FACTORS
-from consistentid.errors import InputError, first_line
+from consistentid.errors import InputError
+from consistentid.files.config import build, read_config
 from consistentid.presets.preset import Preset
 
 _FOLDER = Path(__file__).parent / "protocols"
@@ -79,17 +78,11 @@ def load_protocol(name_or_path: str | PathLike[str]) -> Protocol:
         InputError: no such protocol, or its YAML is not as it should be.
     """
     path = _FOLDER / f"{name_or_path}.yaml" if str(name_or_path) in protocol_names() else Path(name_or_path)
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        prompts = tuple(Prompt(**item) for item in data.pop("prompts"))
-        protocol = Protocol(name=path.stem, about=data.pop("about", ""), prompts=prompts, **data)
-    except FileNotFoundError:
+    if not path.exists():
         known = ", ".join(protocol_names())
-        raise InputError(f"unknown protocol {str(name_or_path)!r}; known are {known}, or give a YAML file") from None
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: is not a protocol ({first_line(error)}); it needs prompts, each with text and group"
-        ) from None
+        raise InputError(f"unknown protocol {str(name_or_path)!r}; known are {known}, or give a YAML file")
+    content = read_config(path, "protocol")
+    protocol = build(Protocol, {"name": path.stem, "about": "", **content}, str(path))
     for prompt in protocol.prompts:
         for factor, value in prompt.asks.items():
             if value not in FACTORS.get(factor, ()):

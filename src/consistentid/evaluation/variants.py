@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
-import yaml
-
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
+from consistentid.files.config import parse_yaml, plain
 from consistentid.presets.settings import Settings
 
 
@@ -85,7 +84,7 @@ def find(name: str, settings: Settings) -> Variant:
     setting, _, value = change.partition("=")
     if setting not in (known_settings := [item.name for item in fields(settings)]):
         raise InputError(f"variant {name!r}: unknown setting {setting!r}; known are {', '.join(known_settings)}")
-    number = yaml.safe_load(value)
+    number = plain(parse_yaml(value, f"variant {name!r}"))
     try:
         replace(settings, **{setting: number})
     except InputError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from consistentid.errors import CheckpointError, first_line
+from consistentid.files.reading import check_file
 
 _PROVIDERS: Final = {"cuda": ("CUDAExecutionProvider", "ROCMExecutionProvider"), "mps": ("CoreMLExecutionProvider",)}
 """Kind of a device of torch -> onnxruntime's names for what computes there."""
@@ -46,8 +46,7 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUE
     """
     import onnxruntime
 
-    if not Path(path).is_file():
-        raise CheckpointError(f"no ONNX file {path}; check the path")
+    check_file(path, 2**31, what="ONNX file", error=CheckpointError)  # the format has no larger ones
     options = onnxruntime.SessionOptions()
     # Threads that spin between calls slow torch down several times on few cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

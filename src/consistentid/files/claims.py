@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ def claimed(
 def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Collection[str]) -> None:
     file = folder / note
     try:
-        if not file.exists():
+        if not os.path.lexists(file):
             known = {*own, LOCK, file.relative_to(folder).parts[0]}
             others = folder.iterdir() if folder.exists() else iter(())
             if any(path.name not in known and not path.name.startswith(UNFINISHED) for path in others):

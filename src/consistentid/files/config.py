@@ -88,6 +88,7 @@ def read_config(
     *,
     changes: Sequence[str] = (),
     find: Callable[[str, Path], Path] = lambda name, folder: folder / name,
+    expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
     whole: Collection[str] = (),
     error: type[ConsistentIDError] = InputError,
 ) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def read_config(
         changes: "section.option=value" with the value in YAML, such as ``adapter.schedule.lr=1e-4``; paths in them
             are relative to the working folder.
         find: the file that a value of ``extends`` names, seen from a folder.
+        expand: what a file says by what it says, before it is merged with the file that it extends.
         whole: options that are replaced also where both are mappings.
         error: kind to raise.
 
@@ -107,7 +109,7 @@ def read_config(
         error: the file cannot be read, is no mapping, is too large or nested too deep, says something twice, extends
             itself; or a change is not of that form.
     """
-    content = _read(Path(path), what, find, whole, error, ())
+    content = _read(Path(path), _Reading(what, find, expand, whole, error), ())
     for change in changes:
         name, equals, value = change.partition("=")
         names = name.split(".")
@@ -320,32 +322,37 @@ _short.maxlevel = 3
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def _read(
-    path: Path,
-    what: str,
-    find: Callable[[str, Path], Path],
-    whole: Collection[str],
-    error: type[ConsistentIDError],
-    before: tuple[Path, ...],
-) -> dict[str, Any]:
-    data = read_bytes(path, MAX_CONFIG_BYTES, what=what, error=error)
+class _Reading(typing.NamedTuple):
+    """How `read_config` was called."""
+
+    what: str
+    find: Callable[[str, Path], Path]
+    expand: Callable[[dict[str, Any]], dict[str, Any]]
+    whole: Collection[str]
+    error: type[ConsistentIDError]
+
+
+def _read(path: Path, how: _Reading, before: tuple[Path, ...]) -> dict[str, Any]:
+    error = how.error
+    data = read_bytes(path, MAX_CONFIG_BYTES, what=how.what, error=error)
     folder = path.absolute().parent
     if path.suffix == ".json":
         content = _located(parse_json(data, str(path), error), folder)
     else:
         content = parse_yaml(data, str(path), folder, error)
     if not isinstance(content, dict):
-        raise error(f"{path}: holds {_told(content)}; a {what} is a mapping of options")
-    if "extends" not in content:
+        raise error(f"{path}: holds {_told(content)}; a {how.what} is a mapping of options")
+    name = content.pop("extends", None)
+    content = how.expand(content)
+    if name is None:
         return content
-    name = content.pop("extends")
     if not isinstance(name, str) or not name:
-        raise error(f"{path}: extends={_told(name)} is not allowed; give the path of another {what}")
+        raise error(f"{path}: extends={_told(name)} is not allowed; give the path of another {how.what}")
     chain = (*before, path.resolve())
-    other = find(name, folder)
+    other = how.find(name, folder)
     if other.resolve() in chain or len(chain) > _LONGEST_CHAIN:
         raise error(f"{path}: extends {_told(name)}, which extends it in turn or in too many steps; leave one out")
-    return _merged(_read(other, what, find, whole, error, chain), content, whole)
+    return _merged(_read(other, how, chain), content, how.whole)
 
 
 def _merged(base: dict[str, Any], change: dict[str, Any], whole: Collection[str]) -> dict[str, Any]:

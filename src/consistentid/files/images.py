@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from consistentid.errors import ImageError, first_line
+from consistentid.files.reading import check_file
 
 MIN_SIDE = 32
 """Pixels of the shorter side below which no face can be recognised."""
@@ -23,6 +24,8 @@ MIN_SIDE = 32
 MAX_PIXELS = 100_000_000
 """Pixels above which a picture is refused before it is decoded: about 300 MB once in memory."""
 
+MAX_BYTES = 1 << 30
+"""Size of a file above which it is refused before it is opened."""
 
 Photo = str | PathLike[str] | Image.Image | bytes | BinaryIO | NDArray[Any]
 """A picture in any form that `read_photo` knows."""
@@ -43,13 +46,7 @@ def load_image(path: str | PathLike[str]) -> Image.Image:
             f"{str(path)[:60]}: is a URL ({address[0]}...), and nothing is fetched from anywhere; download the picture"
             " and name its file"
         )
-    if not file.exists():
-        raise ImageError(f"{file}: no such file; check the path")
-    if file.is_dir():
-        raise ImageError(f"{file}: is a folder; name the picture inside it")
-    if not file.is_file():
-        raise ImageError(f"{file}: is not a regular file; save the picture to disk first")
-    return _opened(file, str(file))
+    return _opened(check_file(file, MAX_BYTES, what="picture", error=ImageError), str(file))
 
 
 def _opened(source: Path | BinaryIO, name: str) -> Image.Image:

@@ -15,7 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from consistentid.errors import InputError, first_line
-from consistentid.files.reading import check_file
+from consistentid.files.images import MAX_BYTES
+from consistentid.files.reading import check_file, parse_json
 
 RECORD_KEY = "consistentid"
 """PNG text chunk that holds the record of how a picture was made, as JSON."""
@@ -53,7 +54,7 @@ def read_record(path: str | PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: the file is no PNG of this program.
     """
-    file = check_file(path, what="picture")
+    file = check_file(path, MAX_BYTES, what="picture")
     try:
         with Image.open(file) as image:
             image.load()
@@ -61,8 +62,8 @@ def read_record(path: str | PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # broken files make Pillow's plugins raise nearly anything
         raise InputError(f"{path}: cannot be read ({first_line(error)}); name a PNG made by consistentid") from None
     try:
-        record = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
+        record = parse_json(text, str(path)) if isinstance(text, str) else None
+    except InputError:
         record = None
     if not isinstance(record, dict):
         raise InputError(f"{path}: holds no record of how it was made; name a PNG made by consistentid")

@@ -30,7 +30,11 @@ def fingerprint(path: str | os.PathLike[str], name: str | None = None) -> str:
         CheckpointError: there are no weights.
     """
     place = Path(path)
-    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if file.suffix in _WEIGHTS)
+    files = (
+        [place]
+        if place.is_file()
+        else sorted(file for file in place.rglob("*") if file.suffix in _WEIGHTS and file.is_file())
+    )
     if not files:
         raise CheckpointError(f"no weights at {place}; check the path")
     digests = [_digest(file) for file in files]

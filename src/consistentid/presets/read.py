@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from consistentid.errors import InputError
-from consistentid.files.config import build, parse_yaml, read_config
+from consistentid.files.config import build, read_config
 from consistentid.presets.preset import ROLES, Preset
 from consistentid.presets.settings import needed_settings
 
@@ -29,36 +30,38 @@ def load_preset(name_or_path: str | PathLike[str]) -> Preset:
     Raises:
         InputError: no such preset, or its YAML is not as it should be.
     """
-    if str(name_or_path) in preset_names():
-        return _parse(Path(__file__).parent / f"{name_or_path}.yaml")
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / FILE_NAME
+    path = _place(str(name_or_path), Path())
     if not path.is_file() or path.suffix not in (".yaml", ".yml"):
         raise InputError(
             f"unknown preset {str(name_or_path)!r}; known presets are {', '.join(preset_names())},"
             f" or give a YAML file or a folder that holds {FILE_NAME}"
         )
-    return _parse(path)
+    whole = (*ROLES, "scheduler_options")
+    content = read_config(path, "preset", find=_extended, expand=_with_needed_settings, whole=whole)
+    return build(Preset, {"name": path.stem, "about": "", **content}, str(path))
 
 
-def _parse(path: Path) -> Preset:
-    data = read_config(path, "preset", find=_extended, whole=(*ROLES, "scheduler_options"))
-    own = parse_yaml(path.read_bytes(), str(path))  # without what it extends
-    scheduler, settings = own.get("scheduler"), data.get("settings") or {}
-    if isinstance(scheduler, str) and isinstance(settings, dict):  # it needs what only the same file may overrule
-        data["settings"] = {**settings, **needed_settings(scheduler), **(own.get("settings") or {})}
-    return build(Preset, {"name": path.stem, "about": "", **data}, str(path))
-
-
-def _extended(name: str, folder: Path) -> Path:
+def _place(name: str, folder: Path) -> Path:
+    """The file of a preset by its name or path, seen from a folder."""
     if name in preset_names():
         return Path(__file__).parent / f"{name}.yaml"
     path = folder / Path(name).expanduser()
-    path = path / FILE_NAME if path.is_dir() else path
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _extended(name: str, folder: Path) -> Path:
+    path = _place(name, folder)
     if not path.is_file():
         known = ", ".join(preset_names())
         raise InputError(
             f"a preset in {folder} extends {name!r}, which is none; known presets are {known}, or give a path"
         )
     return path
+
+
+def _with_needed_settings(content: dict[str, Any]) -> dict[str, Any]:
+    """What a preset's file says, and what the scheduler that it names needs, which only the same file may overrule."""
+    scheduler, settings = content.get("scheduler"), content.get("settings") or {}
+    if not isinstance(scheduler, str) or not isinstance(settings, dict):
+        return content
+    return content | {"settings": {**needed_settings(scheduler), **settings}}
