@@ -14,6 +14,7 @@ from consistentid import __version__
 from consistentid.cli.dataset import dataset
 from consistentid.cli.doctor import doctor
 from consistentid.cli.evaluate import evaluate
+from consistentid.cli.fetch import fetch
 from consistentid.cli.generate import generate
 from consistentid.cli.identify import identify
 from consistentid.cli.inspect import inspect
@@ -77,5 +78,5 @@ def main() -> None:
     """New portraits of a given person: one or more photos in, a prompt in, pictures of that person out."""
 
 
-for command in (generate, identify, repair, dataset, evaluate, doctor, train, serve, inspect):
+for command in (generate, identify, repair, dataset, evaluate, doctor, fetch, train, serve, inspect):
     main.add_command(command)

@@ -22,13 +22,14 @@ Examples:
 def doctor(preset: str, as_json: bool) -> None:
     """Check this machine and what a preset needs of it: nothing is fetched or loaded.
 
-    Lists versions, devices, memory, disk and, for each network, whether it is present or would be fetched, how large it
-    is, its revision and hash, and its licence. Exit code 1 if there are problems.
+    Says all that is missing, in the order of its use, and the one line that fetches it. Lists versions, devices,
+    memory, disk and, for each network, whether it is present or would be fetched, how large it is, its revision and
+    hash, and its licence; and whether a GPU needs --low-memory. Exit code 1 if there are problems.
     """
     from consistentid.presets.doctor import examine
     from consistentid.presets.read import load_preset
 
-    report = examine(load_preset(preset))
+    report = examine(load_preset(preset), preset)
     if as_json:
         print_json(report)
     else:
@@ -52,8 +53,10 @@ def _text(report: dict[str, Any]) -> str:
         details = [f"sha256 {item['sha256']}" if item["sha256"] else "", item["licence"]]
         about = ", ".join(filter(None, [item["source"] + revision, *details]))
         lines.append(f"  {item['role']:<14} {item['state'] + size:<22} {about}")
-    if report["to_fetch_mb"]:
-        lines.append(f"  first use fetches {report['to_fetch_mb']} MB")
+    if report["fetch"]:
+        lines.append(f"  missing, {report['to_fetch_mb']} MB; this fetches all of it: {report['fetch']}")
+    if report["unpinned"]:
+        lines.append(f"  unpinned, so what is fetched may change: {', '.join(report['unpinned'])}")
     for fit in report["fits"]:
         verdict = "fits" if fit["fits"] else "with --low-memory" if fit["fits_low_memory"] else "does not fit"
         needs = f"{fit['whole_mb']} MB, with --low-memory {fit['low_memory_mb']}"

@@ -22,7 +22,7 @@ from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.files.weights import check_network, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.presets.loading import TEXT_PROJECTION, loading, onnx_file
+from consistentid.presets.loading import TEXT_PROJECTION, loading
 from consistentid.presets.preset import Preset
 
 Floats = NDArray[np.floating[Any]]
@@ -258,7 +258,7 @@ def load_encoders(
     scenes = None
     if preset.scene_reader:
         with loading("scene_reader", preset.scene_reader):
-            scenes = SceneReader(onnx_file(preset.scene_reader), onnx_providers(studio.device))
+            scenes = SceneReader(preset.scene_reader.fetch(), onnx_providers(studio.device))
     return Encoders(pair, structure, parts, faces, judge_name, scenes, tuple(marks))
 
 

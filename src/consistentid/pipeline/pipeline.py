@@ -52,7 +52,6 @@ from consistentid.presets.loading import (
     load_lora,
     loading,
     network_name,
-    onnx_file,
 )
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
@@ -235,7 +234,7 @@ class ConsistentIDPipeline:
                 f"the preset {self.preset.name!r} has no judge; name a recogniser as judge in its YAML file"
             )
         with loading("judge", network):
-            return OnnxRecogniser(onnx_file(network), onnx_providers("cpu" if self.low_memory else self.device))
+            return OnnxRecogniser(network.fetch(), onnx_providers("cpu" if self.low_memory else self.device))
 
     def identify(
         self,

@@ -5,41 +5,50 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from consistentid.errors import CheckpointError
 from consistentid.files.output import versions
+from consistentid.presets.fetch import lacking
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 
+_FETCHED = ("to fetch", "in part")
+"""States of what `consistentid fetch` gets; "not known" is a repository of which no files are named."""
 _WORKING = 1.25
 """Memory in use over that of the weights: activations and the library take some."""
 
 
-def examine(preset: Preset) -> dict[str, Any]:
+def examine(preset: Preset, name: str = "") -> dict[str, Any]:
     """Versions, devices, memory and disk of this machine, and the state of each network of the preset.
 
     Nothing is fetched and no network is loaded.
 
+    Args:
+        preset: any.
+        name: by which the command line knows it, a path for example; by default its own.
+
     Returns:
         JSON data: "versions", "system", "devices", "memory", "disk", "offline", whether the hub may not be asked,
-        "preset", "networks", "to_fetch_mb", "fits", which says for each device what the weights take of its memory, and
-        "problems", one line each with its remedy; empty = the preset can be used, after fetching what is missing.
+        "preset", "networks", "to_fetch_mb", "fetch", the command that fetches all that is missing, "unpinned", roles
+        whose networks may change on the hub, "fits", which says for each device what the weights take of its memory,
+        and "problems", one line each with its remedy; empty = the preset can be used, after fetching what is missing.
     """
     from huggingface_hub.constants import is_offline_mode
 
     networks = [_network(role, network) for role, network in preset.networks.items()]
     # Two roles may share one file: it is fetched once.
-    to_fetch = sum({x["source"]: x["megabytes"] for x in networks if x["state"] == "to fetch"}.values())
+    to_fetch = sum({x["source"]: x["megabytes"] for x in networks if x["state"] in _FETCHED}.values())
+    missing = any(x["state"] in _FETCHED for x in networks)
     memory, disk, devices = _memory(), _disk(), _devices()
     fits = [_fit(preset, device, memory["available_mb"]) for device in devices]
     problems = _problems(preset, networks, to_fetch, fits, disk)
     if to_fetch and is_offline_mode():
-        problems.append(
+        problems.insert(
+            0,
             f"offline: HF_HUB_OFFLINE is set, and {to_fetch} MB are not here; unset it, or fetch them on another"
-            " machine and name their paths in a preset of your own"
+            " machine and name their paths in a preset of your own",
         )
     return {
         "versions": versions(),
@@ -51,6 +60,8 @@ def examine(preset: Preset) -> dict[str, Any]:
         "preset": preset.name,
         "networks": networks,
         "to_fetch_mb": to_fetch,
+        "fetch": f"consistentid fetch --preset {name or preset.name}" if missing else None,
+        "unpinned": [role for role, network in preset.networks.items() if network.repo and not network.revision],
         "fits": fits,
         "problems": problems,
     }
@@ -58,8 +69,14 @@ def examine(preset: Preset) -> dict[str, Any]:
 
 def _network(role: str, network: Network) -> dict[str, Any]:
     found = network.find()
-    if found:
+    if network.incomplete():
+        state, megabytes = "incomplete", network.megabytes
+    elif found and lacking(found):
+        state, megabytes = "in part", network.megabytes
+    elif found:
         state, megabytes = "present", round(_bytes(found) / 1e6)
+    elif network.repo and not network.files:
+        state, megabytes = "not known", network.megabytes
     elif network.repo or network.kind == "insightface":
         state, megabytes = "to fetch", network.megabytes
     else:
@@ -95,8 +112,13 @@ def _problems(
         for item in networks
         if item["state"] == "missing"
     ]
-    if any(item["kind"] == "insightface" for item in networks) and not find_spec("insightface"):
-        problems.append("face analysis: insightface is not installed; run: pip install 'consistentid[photos]'")
+    problems += [f"{role}: {broken}" for role, network in preset.networks.items() if (broken := network.incomplete())]
+    for role, network in preset.networks.items():  # sums of what is small; those of gigabytes are checked by fetch
+        if network.sha256:
+            try:
+                network.check()
+            except CheckpointError as damage:
+                problems.append(f"{role}: {damage}")
     if to_fetch > disk["free_mb"]:
         problems.append(f"disk: {to_fetch} MB to fetch, {disk['free_mb']} MB free at {disk['path']}; free some space")
     if not any(fit["fits"] or fit["fits_low_memory"] for fit in fits):
@@ -136,7 +158,7 @@ def _fit(preset: Preset, device: dict[str, Any], available: int) -> dict[str, An
 
 def _parameters(network: Network) -> list[float]:
     """Millions of parameters of each of a network's files."""
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if network.parameters:
         return list(network.parameters)
@@ -146,8 +168,11 @@ def _parameters(network: Network) -> list[float]:
     counts = []
     for file in [found] if found.is_file() else sorted(found.rglob("*.safetensors")):
         if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as weights:
-                shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no dict
+            try:
+                with safe_open(file, "pt") as weights:
+                    shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no dict
+            except SafetensorError:  # damaged, which is said elsewhere
+                continue
             counts.append(sum(math.prod(shape) for shape in shapes) / 1e6)
     return counts or [_bytes(found) / 2e6]
 

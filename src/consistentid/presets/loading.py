@@ -13,7 +13,7 @@ from torch import nn
 
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import Detector, FaceAnalyzer
-from consistentid.faces.detection import OnnxDetector, insightface_networks
+from consistentid.faces.detection import OnnxDetector
 from consistentid.faces.from_labels import LabelDetector
 from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.onnx import onnx_providers
@@ -21,7 +21,8 @@ from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import check_finite, check_network, fingerprint
 from consistentid.presets.components import component_classes
-from consistentid.presets.network import UNREACHABLE, Network
+from consistentid.presets.download import UNREACHABLE, offline
+from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
 from consistentid.presets.settings import SAMPLERS, Sampler
@@ -33,14 +34,28 @@ TEXT_PROJECTION = "text_projection.safetensors"
 
 @contextmanager
 def loading(role: str, network: Network) -> Iterator[None]:
-    """Errors of other libraries about a network's files as one that names the network."""
+    """Errors of other libraries about a network's files as one that names the network, and a damaged file of it."""
     try:
         yield
+    except CheckpointError:
+        _blame_damage(role, network)
+        raise
     except ConsistentIDError:
         raise
     except Exception as error:  # a broken file makes loaders raise nearly anything
+        if words := offline(error):
+            raise CheckpointError(f"{role}: {network}: {words}") from error
+        _blame_damage(role, network)
         remedy = "get its files again or correct the preset" if network.path else UNREACHABLE
         raise CheckpointError(f"{role}: {network} cannot be loaded ({first_line(error)}); {remedy}") from error
+
+
+def _blame_damage(role: str, network: Network) -> None:
+    if not network.path or network.sha256:  # sums are known
+        try:
+            network.check()
+        except CheckpointError as damage:
+            raise CheckpointError(f"{role}: {damage}") from None
 
 
 def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
@@ -201,27 +216,11 @@ def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAna
         detector: Detector = (
             LabelDetector(parser)
             if preset.detector.kind == "labels"
-            else OnnxDetector(onnx_file(preset.detector), providers=providers)
+            else OnnxDetector(preset.detector.fetch(), providers=providers)
         )
     with loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(onnx_file(preset.recogniser), providers)
+        recogniser = OnnxRecogniser(preset.recogniser.fetch(), providers)
     return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
-
-
-def onnx_file(network: Network) -> Path:
-    """An ONNX file; one of kind "insightface" is of a model pack, which that library fetches if it is not there.
-
-    Raises:
-        CheckpointError: it is missing and cannot be fetched, or the pack's folder is there without it.
-    """
-    if network.kind == "insightface" and network.path and not network.path.exists():
-        pack = network.path.parent  # ROOT/models/PACK/FILE.onnx
-        if pack.is_dir():  # the library fetches whole folders only
-            raise CheckpointError(
-                f"{pack}: is incomplete, it lacks {network.path.name}; delete that folder, and it is fetched again"
-            )
-        insightface_networks(pack.name, root=str(pack.parents[1]))
-    return network.fetch()
 
 
 def network_name(network: Network) -> str:

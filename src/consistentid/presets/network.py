@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from consistentid.errors import CheckpointError, InputError, first_line
+from consistentid.errors import CheckpointError, InputError
+from consistentid.presets.download import check_sums, fetch_archive, fetch_from_hub, fetching
 
-UNREACHABLE = (
-    "check the name and the network connection, or fetch it elsewhere and name its path in a preset of your own"
-)
-"""What to do about weights that cannot be fetched."""
+_PACKS = "https://github.com/deepinsight/insightface/releases/download/v0.7"
 
 
 @dataclass(frozen=True)
@@ -23,11 +20,14 @@ class Network:
 
     Attributes:
         kind: which implementation reads it, where a role has several.
-        path: a file or folder on this machine, or
+        path: a file or folder on this machine; a file of kind "insightface" is of a model pack, ROOT/models/PACK/FILE,
+            which is fetched whole, or
         repo: a repository of the Hugging Face hub, with
         revision: the commit that was tested,
         variant: "fp16" where the repository has smaller weights of that name, and
         files: one file that is all of it, or those by which a repository used as a whole is known, the weights last.
+        url: address of a model pack, a ZIP archive, by default where the insightface library has its packs.
+        sha256: of a single file, where it is known.
         megabytes: what has to be fetched, roughly.
         parameters: millions of them, of each of its parts, where the weights are not here to be counted.
         licence: name of the licence, and what it forbids.
@@ -43,6 +43,8 @@ class Network:
     revision: str | None = None
     variant: str | None = None
     files: tuple[str, ...] = ()
+    url: str = ""
+    sha256: str = ""
     megabytes: int = 0
     parameters: tuple[float, ...] = ()
     licence: str = ""
@@ -79,21 +81,48 @@ class Network:
         return first if len(self.files) == 1 else first.parents[self.files[0].count("/")]
 
     def fetch(self) -> Path:
-        """The file or folder on this machine, after fetching a single file through huggingface_hub if need be.
+        """The file or folder on this machine, after fetching a single file or a model pack if need be.
 
         Raises:
-            CheckpointError: it is missing and cannot be fetched.
+            CheckpointError: it is missing and cannot be fetched, or a model pack's folder is there without it.
         """
         if present := self.find():
             return present
+        if self.path and self.kind == "insightface":
+            pack = self.path.parent
+            if broken := self.incomplete():
+                raise CheckpointError(broken)
+            fetch_archive(self.url or f"{_PACKS}/{pack.name}.zip", pack)
+            if broken := self.incomplete():
+                raise CheckpointError(broken)
+            self.check()
+            return self.path
         if self.path:
             raise CheckpointError(
                 f"{self.path}: no such weights; correct the preset's paths or install the package again"
             )
-        from huggingface_hub import hf_hub_download
+        if len(self.files) > 1:
+            names = [fetch_from_hub(self.repo, name, self.revision) for name in self.files]
+            return names[0].parents[self.files[0].count("/")]
+        return fetch_from_hub(self.repo, self.files[0], self.revision)
 
-        with _fetching(self):
-            return Path(hf_hub_download(self.repo, *self.files, revision=self.revision))
+    def incomplete(self) -> str:
+        """Says what to delete where a model pack was unpacked by half; else nothing."""
+        if self.kind != "insightface" or not self.path or self.path.exists() or not self.path.parent.is_dir():
+            return ""
+        return (
+            f"{self.path.parent}: is incomplete, it lacks {self.path.name}; delete that folder, and it is fetched again"
+        )
+
+    def check(self) -> None:
+        """Holds its files on this machine, if there are any, against the sums that are known of them.
+
+        Raises:
+            CheckpointError: one is damaged; the message says what to delete.
+        """
+        if found := self.find():
+            delete = found.parent if self.kind == "insightface" else None
+            check_sums(found, self.sha256 if self.single_file else "", delete)
 
     def fetch_config(self) -> Path:
         """Its folder on this machine, after fetching all but the weights through huggingface_hub if need be.
@@ -105,7 +134,7 @@ class Network:
             return self.fetch()
         from huggingface_hub import snapshot_download
 
-        with _fetching(self):
+        with fetching(str(self)):
             return Path(snapshot_download(self.repo, revision=self.revision, allow_patterns=["*.json", "*.txt"]))
 
     @property
@@ -114,16 +143,6 @@ class Network:
         chosen = {"revision": self.revision, "variant": self.variant}
         source = str(self.fetch()) if self.path else self.repo
         return source, {name: value for name, value in chosen.items() if value}
-
-
-@contextmanager
-def _fetching(network: Network) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        yield
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(f"{network}: cannot be fetched ({first_line(error)}); {UNREACHABLE}") from None
 
 
 @dataclass(frozen=True)

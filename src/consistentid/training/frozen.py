@@ -21,7 +21,7 @@ from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
-from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name, onnx_file
+from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
 from consistentid.training.cache import Cache
@@ -70,12 +70,12 @@ class FrozenNetworks:
     @cached_property
     def recogniser(self) -> OnnxRecogniser:
         """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(onnx_file(self.preset.recogniser), onnx_providers("cpu"))  # in any worker process
+        return OnnxRecogniser(self.preset.recogniser.fetch(), onnx_providers("cpu"))  # in any worker process
 
     @cached_property
     def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
         """The recognisers of the identity loss."""
-        paths = self._asked or [onnx_file(self.preset.recogniser)]
+        paths = self._asked or [self.preset.recogniser.fetch()]
         return [DifferentiableOnnx(path).to(self.device) for path in paths]
 
     @cached_property
