@@ -69,7 +69,6 @@ SEEDS: dict[str, list[str]] = {
     ],
     "inspect": ["inspect made.png", "inspect made.png --json"],
     "doctor": ["doctor --preset preset", "doctor --preset preset.yaml --json"],
-    "inspect": ["inspect made/portrait-1.png", "inspect made/portrait-1.png --json"],
     "serve": ["serve --preset preset --host 203.0.113.1 --port 0 --allow-anyone"],
 }
 """Command lines that work in the folder that `prepare` makes; a service at an address that no machine has, so that it
