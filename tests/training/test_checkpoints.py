@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import TrainingError
+from consistentid.files.writing import write_whole
 from consistentid.training import checkpoints
+
+ABOUT = {"config": {"a": 1}}
 
 
 def saved(run: Path, step: int = 5) -> Path:
@@ -22,16 +25,17 @@ def saved(run: Path, step: int = 5) -> Path:
         step,
         spec=AdapterSpec(),
         adapter={"image_projection.x": torch.ones(4)},
-        unet=("{}", {"y": torch.ones(4)}),
+        base=lambda folder: write_whole(folder / "unet/weights", b"0123"),
+        preset="extends: drawn",
         state={"weights/x": torch.randn(10_000)},
-        about={"config": {"a": 1}},
+        about=ABOUT,
         keep=2,
     )
 
 
 def test_a_half_that_a_power_cut_zeroed_is_noticed(tmp_path: Path) -> None:
     folder = saved(tmp_path)
-    state, about = checkpoints.load(folder, {"a": 1})
+    state, about = checkpoints.load(folder, ABOUT)
     assert about["step"] == 5
     file = folder / "state.safetensors"
     size = file.stat().st_size
@@ -40,19 +44,19 @@ def test_a_half_that_a_power_cut_zeroed_is_noticed(tmp_path: Path) -> None:
         stream.write(bytes(size - size // 2))
     assert len(load_file(file)["weights/x"]) == len(state["weights/x"])  # whole tensors to their reader
     with pytest.raises(TrainingError, match=r"is damaged \(state\.safetensors is not as it was written\)"):
-        checkpoints.load(folder, {"a": 1})
+        checkpoints.load(folder, ABOUT)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "unet/diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "base/unet/weights"])
 def test_every_file_of_a_checkpoint_is_held_against_its_sum(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(TrainingError, match="is not as it was written"):
-        checkpoints.load(folder, {"a": 1})
+        checkpoints.load(folder, ABOUT)
     (folder / name).unlink()
     with pytest.raises(TrainingError, match="is damaged"):
-        checkpoints.load(folder, {"a": 1})
+        checkpoints.load(folder, ABOUT)
 
 
 def test_checkpoints_of_older_versions_have_no_sums(tmp_path: Path) -> None:
@@ -60,7 +64,7 @@ def test_checkpoints_of_older_versions_have_no_sums(tmp_path: Path) -> None:
     about = json.loads((folder / "training.json").read_text())
     del about["sha256"]
     (folder / "training.json").write_text(json.dumps(about))
-    assert "weights/x" in checkpoints.load(folder, {"a": 1})[0]
+    assert "weights/x" in checkpoints.load(folder, ABOUT)[0]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="rights as POSIX has them")
@@ -68,11 +72,11 @@ def test_saved_models_are_readable_like_any_file(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         folder = saved(tmp_path)
-        checkpoints.publish(tmp_path, folder)
+        checkpoints.publish(tmp_path, folder, "extends: drawn")
     finally:
         os.umask(before)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 10
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import shutil
 import sys
 from collections.abc import Iterator
@@ -105,7 +106,7 @@ def test_it_changes_what_is_learnt(tmp_path: Path, cache: Path, plain: dict[str,
 
 def test_workers_and_the_cache_change_nothing(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
     assert same(learnt(tmp_path / "a", cache, workers=2), plain)
-    assert same(learnt(tmp_path / "b", tmp_path / "new", cache=["latents", "references"], workers=1), plain)
+    assert same(learnt(tmp_path / "b", tmp_path / "new", cache=["latents", "references"]), plain)
     assert {path.name for path in (tmp_path / "new").iterdir()} >= {"latents", "references"}
     anew = learnt(tmp_path / "c", tmp_path / "none", cache=[])
     assert not {"latents", "references", "text"} & {path.name for path in (tmp_path / "none").iterdir()}
@@ -122,6 +123,18 @@ def test_parts_of_a_step_and_checkpointed_gradients_give_the_same_gradients(tmp_
             torch.testing.assert_close(other[name], whole[name], rtol=1e-3, atol=1e-6)
     trainer = micro.trainer(tmp_path / "checkpointing", cache, gradient_checkpointing=True)
     assert trainer.frozen.pipe.unet.is_gradient_checkpointing
+
+
+def test_workers_are_spawned_and_sent_little(tmp_path: Path, cache: Path) -> None:
+    """No network and no picture: what a worker is sent is what it needs to read and prepare them."""
+    trainer = micro.trainer(tmp_path / "run", cache, workers=1, cache=[], identity_weight=1.0)
+    example = trainer.examples[0, 0, 0]  # opens sessions, which no process can be sent
+    sent = pickle.dumps(trainer.examples.samples)
+    assert len(sent) < 100_000
+    again = pickle.loads(sent)[0, 0, 0]
+    assert torch.equal(again.reference["pixels"], example.reference["pixels"])
+    assert torch.equal(again.reference["wanted"], example.reference["wanted"])
+    assert trainer._loader().multiprocessing_context.get_start_method() == "spawn"
 
 
 def test_networks_presets_sizes_and_pictures(tmp_path: Path, cache: Path) -> None:

@@ -15,17 +15,22 @@ from typing import Any
 import micro
 import pytest
 import torch
+import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 import tiny
 from consistentid import ConsistentID, ConsistentIDPipeline
+from consistentid.data.records import read_records, write_records
+from consistentid.drawn.dataset import Drawing, draw_dataset
 from consistentid.errors import InputError, TrainingError
-from consistentid.training import checkpoints
+from consistentid.training import checkpoints, precision
 from consistentid.training.checkpoints import STATE
-from consistentid.training.config import GROUPS
+from consistentid.training.config import GROUPS, TrainConfig
 from consistentid.training.examples import Example
+from consistentid.training.trainer import Trainer
 
 FULL = {
     "trained": list(GROUPS),
@@ -35,6 +40,8 @@ FULL = {
     "cache": ["latents", "references", "text"],
 }
 """Everything that has a state: averages, the optimiser's moments of both kinds of steps, the base's weights."""
+
+SHIPPED = Path(__file__).parents[2] / "src/consistentid/weights/drawn"
 
 _process = get_context("fork")  # a real process, without importing everything once more
 
@@ -74,12 +81,95 @@ def steps(run: Path) -> list[int]:
 def test_a_run_leaves_weights_that_load_and_a_preset_that_draws(in_one_go: Path) -> None:
     for folder in (in_one_go, in_one_go / "checkpoint-4", in_one_go / "checkpoint-6"):
         ConsistentID.from_pretrained(folder)
-    studio = ConsistentIDPipeline.from_preset(in_one_go)
-    who = studio.identify(tiny.portrait())
-    assert studio(who, "a woman", seed=1, width=32, height=32).images[0].size == (32, 32)
-    trained = load_file(in_one_go / "checkpoint-6/unet/diffusion_pytorch_model.safetensors")
-    assert {x.dtype for x in trained.values()} == {torch.float16}
-    torch.testing.assert_close(studio.pipe.unet.conv_in.weight.half(), trained["conv_in.weight"])
+        studio = ConsistentIDPipeline.from_preset(folder)
+        who = studio.identify(tiny.portrait())
+        assert studio(who, "a woman", seed=1, width=32, height=32).images[0].size == (32, 32)
+        trained = load_file(folder / "base/unet/diffusion_pytorch_model.safetensors")
+        assert {x.dtype for x in trained.values()} == {torch.float16}
+        torch.testing.assert_close(studio.pipe.unet.conv_in.weight.half(), trained["conv_in.weight"])
+    assert (in_one_go / "model.safetensors").samefile(in_one_go / "checkpoint-6/model.safetensors")
+
+
+def tree(folder: Path) -> Path:
+    """A recipe, the preset that it names, a data set and a run, in folders beside one another."""
+    shutil.copytree(tiny.preset(), folder / "tiny")
+    shutil.copy(tiny.preset() / "recogniser.onnx", folder / "another.onnx")
+    draw_dataset(Drawing(3, 2, 32, "train", 0), folder / "data")
+    micro.recipe(folder / "recipes", preset="../tiny", networks={"recogniser": "../another.onnx"}, **MOVED)
+    return folder
+
+
+MOVED = {"trained": ["lora", "unet"], "schedule": {"steps": 3}, "checkpoints": {"every": 1, "keep": 9}}
+
+
+def in_tree(folder: Path) -> Trainer:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = TrainConfig.from_yaml(folder / "recipes/micro.yaml")
+    return Trainer(config, folder / "run", data=folder / "data", device="cpu", say=lambda _: None)
+
+
+def test_a_run_that_was_moved_draws_and_goes_on(tmp_path: Path) -> None:
+    assert in_tree(tree(tmp_path / "here")).train()
+    before = state(tmp_path / "here/run")
+    there = tmp_path / "on/another/machine"
+    there.parent.mkdir(parents=True)
+    (tmp_path / "here").rename(there)
+    for preset in (there / "run/preset.yaml", there / "run/checkpoint-2/preset.yaml"):
+        assert str(tmp_path) not in preset.read_text()
+        studio = ConsistentIDPipeline.from_preset(preset.parent)
+        assert studio(studio.identify(tiny.portrait()), "a woman", seed=1, width=32, height=32).images
+        assert studio.preset.recogniser.path == there / "another.onnx"
+    shutil.rmtree(there / "run/checkpoint-3")
+    trainer = in_tree(there)
+    assert trainer.step == 2
+    assert trainer.train()
+    assert_same(state(there / "run"), before)
+
+
+def test_a_run_of_a_preset_that_ships_names_no_place_at_all(tmp_path: Path, cache: Path) -> None:
+    trainer = micro.trainer(tmp_path / "run", cache, preset="drawn", size=64, trained=["lora", "unet"])
+    content = yaml.safe_load(trainer._preset(tmp_path / "run"))
+    assert content == {"extends": "drawn", "adapter": "./", "base": "./base"}
+
+
+def test_a_run_does_not_go_on_with_other_pictures_or_networks(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "tree")
+    assert in_tree(folder).train()
+    records = read_records(folder / "data")
+    write_records(folder / "data", records[:-1])
+    with pytest.raises(TrainingError, match=r"begun with other options: pictures '6 pictures, .* then, '5 pictures"):
+        in_tree(folder)
+    write_records(folder / "data", records)
+    assert in_tree(folder).step == 3
+    shutil.copy(SHIPPED / "recogniser.onnx", folder / "another.onnx")
+    with pytest.raises(TrainingError, match="begun with other options: recogniser 'another@"):
+        in_tree(folder)
+
+
+def test_a_run_that_was_killed_while_it_published_publishes(tmp_path: Path, cache: Path) -> None:
+    micro.trainer(tmp_path / "run", cache, schedule={"steps": 1}).train()
+    published = load_file(tmp_path / "run/model.safetensors")
+    for name in ("preset.yaml", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()
+    assert micro.trainer(tmp_path / "run", cache, schedule={"steps": 1}).train()
+    assert_same(load_file(tmp_path / "run/model.safetensors"), published)
+    assert (tmp_path / "run/preset.yaml").exists()
+
+
+def test_automatic_precision_is_that_of_the_run(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def options(steps: int) -> dict[str, Any]:
+        return {"precision": "auto", "schedule": {"steps": 2}, "checkpoints": {"every": steps}}
+
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _: 3.0)
+    trainer = micro.trainer(tmp_path / "run", cache, **options(1))
+    assert trainer.frozen.pipe.unet.dtype == torch.bfloat16
+    trainer.train()
+    shutil.rmtree(tmp_path / "run/checkpoint-2")
+    monkeypatch.setattr(precision, "bfloat16_speedup", lambda _: 1.1)  # as a busy machine may measure
+    again = micro.trainer(tmp_path / "run", cache, **options(1))
+    assert again.config.precision == "bfloat16"
+    assert again.step == 1
+    assert micro.trainer(tmp_path / "other", cache, **options(1)).config.precision == "float32"
 
 
 def test_checkpoints_explain_themselves_and_old_ones_go(in_one_go: Path) -> None:

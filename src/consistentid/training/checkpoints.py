@@ -3,7 +3,8 @@
 ```
 RUN/checkpoint-500/
 ├── config.json, model.safetensors   the adapter, as `ConsistentID.from_pretrained` reads it
-├── unet/                            the base's UNet, if it is trained along
+├── base/                            the base, if its UNet is trained along
+├── preset.yaml                      consistentid generate --preset RUN/checkpoint-500
 ├── state.safetensors                trained weights in float32, their averages, the optimiser
 └── training.json                    step, position in the data, recipe, versions, and the SHA-256 of the other files
 ```
@@ -12,10 +13,9 @@ RUN/checkpoint-500/
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,9 +29,15 @@ from consistentid.errors import InputError, TrainingError
 from consistentid.files.output import encode_json, versions
 from consistentid.files.reading import read_json
 from consistentid.files.writing import UNFINISHED, replacing, replacing_folder, write_whole
+from consistentid.presets.read import FILE_NAME
 
 STATE: Final = "state.safetensors"
 ABOUT: Final = "training.json"
+
+BASE: Final = "base"
+
+BY_CONTENT: Final = ("preset", "networks", "init", "identity_recognisers", "data")
+"""Options that are compared by what lies at their paths: a run, its data and its networks may move."""
 
 FREE_TO_CHANGE: Final = ("accumulate", "cache", "checkpoints", "log", "validation", "workers", "gradient_checkpointing")
 """Options that a run may go on with otherwise than it began: they change what is written, not what is learnt."""
@@ -55,7 +61,8 @@ def save(
     *,
     spec: AdapterSpec,
     adapter: Mapping[str, Tensor],
-    unet: tuple[str, Mapping[str, Tensor]] | None,
+    base: Callable[[Path], None] | None,
+    preset: str,
     state: Mapping[str, Tensor],
     about: Mapping[str, Any],
     keep: int,
@@ -66,7 +73,8 @@ def save(
         run: folder of the run.
         step: steps done.
         spec, adapter: as `ConsistentID.from_pretrained` shall read them; written in half precision.
-        unet: its configuration and weights, or None.
+        base: writes the base to a folder, if it is trained along.
+        preset: YAML of a preset that makes pictures with these.
         state: whatever training needs to go on.
         about: JSON, to which step and versions are added.
         keep: how many checkpoints stay.
@@ -78,10 +86,9 @@ def save(
     try:
         with replacing_folder(final, durable=True) as partial:
             store.write_folder(partial, spec, {name: x.half() for name, x in adapter.items()})
-            if unet is not None:
-                write_whole(partial / "unet" / "config.json", unet[0])
-                weights = {name: x.detach().half().cpu().contiguous() for name, x in unet[1].items()}
-                save_file(weights, partial / "unet" / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+            if base is not None:
+                base(partial / BASE)
+            write_whole(partial / FILE_NAME, preset)
             save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / STATE)
             sums = {file: _sha256(partial / file) for file in _files(partial)}
             content = {"step": step, **about, "versions": versions(), "sha256": sums}
@@ -94,15 +101,15 @@ def save(
     return final
 
 
-def load(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(folder: Path, begun: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save` was given as ``state`` and ``about``.
 
     Args:
         folder: of the checkpoint.
-        config: options of the run that wants to go on.
+        begun: "config", "networks" and "pictures" of the run that wants to go on.
 
     Raises:
-        TrainingError: the checkpoint is damaged, or was made with other options; they are named.
+        TrainingError: the checkpoint is damaged, or was made with other options, networks or pictures; they are named.
     """
     try:
         about: dict[str, Any] = read_json(folder / ABOUT)
@@ -113,27 +120,37 @@ def load(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
         state = load_file(folder / STATE)
     except (OSError, ValueError, SafetensorError) as error:
         raise TrainingError(f"{folder}: is damaged ({error}); remove it to go on from the one before") from error
-    then, now = (json.loads(json.dumps(x, default=str)) for x in (about["config"], config))
-    changed = [name for name in now if name not in FREE_TO_CHANGE and then.get(name) != now[name]]
-    if changed:
+    told = [
+        _difference(about["config"], begun["config"], name)
+        for name in begun["config"]
+        if name not in (*FREE_TO_CHANGE, *BY_CONTENT) and about["config"].get(name) != begun["config"][name]
+    ]
+    # Checkpoints of old do not say which networks and pictures they are of.
+    then, now = (x.get("networks", {}) | {"pictures": x.get("pictures")} for x in (about, begun))
+    told += [_difference(then, now, name) for name in now if then.get(name) is not None and then[name] != now[name]]
+    if told:
         raise TrainingError(
-            f"{folder.parent} was begun with other options: {', '.join(_difference(then, now, x) for x in changed)};"
-            " give the same, or another --out"
+            f"{folder.parent} was begun with other options: {', '.join(told)}; give the same, or another --out"
         )
     return state, about
 
 
-def seconds(run: Path) -> float:
-    """What the steps of a run's last checkpoint took; 0 without one."""
+def told(run: Path) -> dict[str, Any]:
+    """What the last checkpoint of a run says of itself, such as "seconds" and "precision"; nothing without one."""
     found = newest(run)
-    if found is None:
-        return 0.0
-    about: dict[str, Any] = json.loads((found / ABOUT).read_text(encoding="utf-8"))
-    return float(about.get("seconds", 0.0))
+    if found is None or not (found / ABOUT).exists():
+        return {}
+    about: dict[str, Any] = read_json(found / ABOUT)
+    return about
 
 
-def publish(run: Path, folder: Path) -> None:
-    """Make a checkpoint's adapter that of the run's folder, without taking up space twice where links are possible.
+def publish(run: Path, folder: Path, preset: str) -> None:
+    """Make a checkpoint's networks those of the run's folder, without taking up space twice where links are possible.
+
+    Args:
+        run: folder of the run.
+        folder: of the checkpoint.
+        preset: YAML of the preset, written last: where it is, all is.
 
     Raises:
         InputError: the run's folder cannot be written to.
@@ -141,10 +158,18 @@ def publish(run: Path, folder: Path) -> None:
     for name in (store.WEIGHTS_NAME, store.CONFIG_NAME):
         with replacing(run / name) as temporary:
             temporary.unlink()
-            try:
-                os.link(folder / name, temporary)
-            except OSError:  # a file system without links
-                shutil.copyfile(folder / name, temporary)
+            _link(folder / name, temporary)
+    if (folder / BASE).exists():
+        with replacing_folder(run / BASE) as whole:
+            shutil.copytree(folder / BASE, whole, copy_function=_link, dirs_exist_ok=True)
+    write_whole(run / FILE_NAME, preset)
+
+
+def _link(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
 def _files(folder: Path) -> list[str]:

@@ -26,7 +26,7 @@ from consistentid.drawn.portraits import Caption
 from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pictures, whole_picture
 from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
-from consistentid.training.frozen import FrozenNetworks
+from consistentid.training.frozen import FrozenNetworks, Preparation
 from consistentid.training.schedule import batch_indices
 from consistentid.training.sources import Picture, Source
 
@@ -122,15 +122,30 @@ class Batch:
         return replace(self, **moved)
 
 
-class Examples(data.Dataset[Example]):
-    """Samples by `Place`, for a `DataLoader`, whose workers read and prepare pictures; `batch` runs the networks."""
+class Samples(data.Dataset[Example]):
+    """Samples by `Place`, for a `DataLoader`, whose workers read and prepare pictures; they are sent all of this.
 
-    def __init__(self, config: TrainConfig, source: Source, frozen: FrozenNetworks, spec: AdapterSpec) -> None:
-        self.config, self.source, self.frozen, self.spec = config, source, frozen, spec
-        side = config.size // frozen.pipe.vae_scale_factor
-        self.shape = (frozen.pipe.unet.config.in_channels, side, side)
-        self._latents = frozen.cache("latents", config.size, *TARGET)
-        self._references = frozen.cache("references", spec.part_layout, spec.canvas_size, *REFERENCE)
+    Args:
+        config: the recipe.
+        source: of the pictures.
+        preparation: of references.
+        spec: how parts are cut out.
+        shape: (C, h, w) of latents.
+        latents, references: where what frozen networks gave is kept.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: Source,
+        preparation: Preparation,
+        spec: AdapterSpec,
+        shape: tuple[int, int, int],
+        latents: Cache | None,
+        references: Cache | None,
+    ) -> None:
+        self.config, self.source, self.preparation, self.spec = config, source, preparation, spec
+        self.shape, self._latents, self._references = shape, latents, references
 
     def __getitem__(self, place: Place) -> Example:
         step, index, row = place
@@ -175,11 +190,32 @@ class Examples(data.Dataset[Example]):
         cut = part_pictures(image, picture.labels, self.spec.part_layout, self.spec.canvas_size)
         whole = whole_picture(image, face_box(picture.labels), self.spec.part_layout)
         return {
-            "embedding": self.frozen.embedding(picture, self.source.key(row)),
-            "wanted": self.frozen.wanted(picture, self.source.key(row)),
+            "embedding": self.preparation.embedding(picture, self.source.key(row)),
+            "wanted": self.preparation.wanted(picture, self.source.key(row)),
             "seen": torch.tensor([part in cut for part in PARTS]),
-            "pixels": self.frozen.preprocessed([whole, *cut.values()]),
+            "pixels": self.preparation.preprocessed([whole, *cut.values()]),
         }
+
+
+class Examples:
+    """The samples of a training, and the batches that frozen networks make of them.
+
+    Attributes:
+        samples: by `Place`.
+    """
+
+    def __init__(self, config: TrainConfig, source: Source, frozen: FrozenNetworks, spec: AdapterSpec) -> None:
+        self.config, self.source, self.frozen, self.spec = config, source, frozen, spec
+        side = config.size // frozen.pipe.vae_scale_factor
+        self.shape = (frozen.pipe.unet.config.in_channels, side, side)
+        self._kept = (
+            frozen.cache("latents", config.size, *TARGET),
+            frozen.cache("references", spec.part_layout, spec.canvas_size, *REFERENCE),
+        )
+        self.samples = Samples(config, source, frozen.preparation, spec, self.shape, *self._kept)
+
+    def __getitem__(self, place: Place) -> Example:
+        return self.samples[place]
 
     def _outputs(
         self,
@@ -201,12 +237,13 @@ class Examples(data.Dataset[Example]):
     def batch(self, examples: Sequence[Example]) -> Batch:
         """The tensors of samples of one step, with what frozen networks say of them."""
         config, frozen = self.config, self.frozen
+        latents_kept, references_kept = self._kept
         base = learns_base(config, examples[0].step)
         targets, references = [x.target for x in examples], [x.reference for x in examples]
-        latents = self._outputs(targets, [x.row for x in examples], self._latents, frozen.latents)
+        latents = self._outputs(targets, [x.row for x in examples], latents_kept, frozen.latents)
         rows = [x.reference_row for x in examples]
         face, parts = self._laid_out(
-            self._outputs(references, rows, self._references, frozen.features), [x["seen"] for x in references]
+            self._outputs(references, rows, references_kept, frozen.features), [x["seen"] for x in references]
         )
         dropped = torch.tensor([x.dropped for x in examples])
         texts = [self._text(x, base) for x in examples]

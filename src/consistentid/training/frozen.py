@@ -22,12 +22,61 @@ from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
 from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name
+from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
 from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.sources import Picture
 from consistentid.training.state import weights_digest
+
+
+class Preparation:
+    """What is made of pictures before the networks of torch see them. It can be sent to worker processes.
+
+    Args:
+        processor: the image encoder's.
+        recogniser: makes the embeddings that a source has not.
+        asked: ONNX files of the recognisers of the identity loss; empty for the recogniser alone.
+    """
+
+    def __init__(self, processor: Any, recogniser: Network, asked: Sequence[Path]) -> None:
+        self._processor, self._network, self._asked = processor, recogniser, tuple(asked)
+        self._sessions: dict[Path, OnnxRecogniser] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_sessions": {}}  # each process opens its own
+
+    def preprocessed(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pictures as the image encoder wants them (B, 3, S, S)."""
+        pixels: Tensor = self._processor(images=list(pictures), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def embedding(self, picture: Picture, key: str) -> Tensor:
+        """(D,) float32: the picture's own embedding, or one computed from its landmarks.
+
+        Raises:
+            DatasetError: it has neither.
+        """
+        if picture.embedding is None:
+            return self._embedded(self._network.fetch(), picture, key)
+        return torch.from_numpy(np.array(picture.embedding, np.float32))
+
+    def wanted(self, picture: Picture, key: str) -> Tensor:
+        """(K, D) float32: what each recogniser of the identity loss says of a picture with landmarks."""
+        if not self._asked:
+            return self.embedding(picture, key)[None]
+        return torch.stack([self._embedded(file, picture, key) for file in self._asked])
+
+    def _embedded(self, file: Path, picture: Picture, key: str) -> Tensor:
+        if picture.landmarks is None:
+            raise DatasetError(
+                f"{key} has no landmarks, nor what was to be computed from them; make the data set with"
+                " 'consistentid dataset build'"
+            )
+        if file not in self._sessions:
+            self._sessions[file] = OnnxRecogniser(file, onnx_providers("cpu"))  # many processes share no GPU
+        return torch.from_numpy(self._sessions[file].embed(Image.fromarray(picture.pixels), picture.landmarks))
 
 
 class FrozenNetworks:
@@ -54,6 +103,7 @@ class FrozenNetworks:
         with loading("image_encoder", self.preset.image_encoder):
             self.image_encoder, self.processor = load_image_encoder(self.preset.image_encoder, dtype)
         self.image_encoder.to(device)
+        self.preparation = Preparation(self.processor, self.preset.recogniser, self._asked)
         for module in (self.pipe.unet, self.pipe.vae, *self._text_encoders):
             module.requires_grad_(False)
         self.count = _word_by_word(encoding.token_counter(self.pipe))
@@ -68,11 +118,6 @@ class FrozenNetworks:
         return [self.pipe.tokenizer, *([self.pipe.tokenizer_2] if encoding.is_xl(self.pipe) else [])]
 
     @cached_property
-    def recogniser(self) -> OnnxRecogniser:
-        """Makes the embeddings that a source has not."""
-        return OnnxRecogniser(self.preset.recogniser.fetch(), onnx_providers("cpu"))  # in any worker process
-
-    @cached_property
     def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
         """The recognisers of the identity loss."""
         paths = self._asked or [self.preset.recogniser.fetch()]
@@ -84,35 +129,6 @@ class FrozenNetworks:
         roles = ("recogniser", "image_encoder", "parser")
         names = {role: network_name(self.preset.networks[role]) for role in roles}
         return {role: name for role, name in names.items() if name}
-
-    def embedding(self, picture: Picture, key: str) -> Tensor:
-        """(D,) float32: the picture's own embedding, or one computed from its landmarks.
-
-        Raises:
-            DatasetError: it has neither.
-        """
-        if picture.embedding is None:
-            return self._embedded(self.recogniser, picture, key)
-        return torch.from_numpy(np.array(picture.embedding, np.float32))
-
-    def wanted(self, picture: Picture, key: str) -> Tensor:
-        """(K, D) float32: what each recogniser of the identity loss says of a picture with landmarks."""
-        if not self._asked:
-            return self.embedding(picture, key)[None]
-        return torch.stack([self._embedded(recogniser, picture, key) for recogniser in self._asked_recognisers])
-
-    @cached_property
-    def _asked_recognisers(self) -> list[OnnxRecogniser]:
-        return [OnnxRecogniser(path, onnx_providers("cpu")) for path in self._asked]
-
-    @staticmethod
-    def _embedded(recogniser: OnnxRecogniser, picture: Picture, key: str) -> Tensor:
-        if picture.landmarks is None:
-            raise DatasetError(
-                f"{key} has no landmarks, nor what was to be computed from them; make the data set with"
-                " 'consistentid dataset build'"
-            )
-        return torch.from_numpy(recogniser.embed(Image.fromarray(picture.pixels), picture.landmarks))
 
     # ------------------------------------------------------------------------------------------------- what they give
 
@@ -130,15 +146,10 @@ class FrozenNetworks:
             states: Tensor = self.image_encoder(given, output_hidden_states=True).hidden_states[-2]
         return _stored(states)
 
-    def preprocessed(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures as the image encoder wants them (B, 3, S, S)."""
-        pixels: Tensor = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
-        return pixels
-
     @cached_property
     def blank(self) -> Tensor:
         """Features (L, D) of nothing: an all-zero picture, as identities have it."""
-        return self.features(torch.zeros_like(self.preprocessed([Image.new("RGB", (64, 64))])))[0]
+        return self.features(torch.zeros_like(self.preparation.preprocessed([Image.new("RGB", (64, 64))])))[0]
 
     @cached_property
     def nothing_said(self) -> dict[str, Tensor]:
@@ -167,6 +178,12 @@ class FrozenNetworks:
         return out
 
     # ---------------------------------------------------------------------------------------------------- what is kept
+
+    def names(self) -> dict[str, str]:
+        """Which networks the training depends on, wherever they lie: role -> name and hash of the weights."""
+        roles = ("base", "image_encoder", "recogniser")
+        names = {role: network_name(self.preset.networks[role]) for role in roles}
+        return names | {f"identity_recognisers.{i}": fingerprint(path) for i, path in enumerate(self._asked)}
 
     def cache(self, kind: str, *made_with: object) -> Cache | None:
         """Where outputs of a kind of `CACHEABLE` are kept, or None if the recipe does not keep them."""

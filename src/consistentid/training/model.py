@@ -16,6 +16,8 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
+from consistentid.files.weights import fingerprint
+from consistentid.presets.loading import network_name
 from consistentid.training.config import PRESETS_OWN, TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
@@ -171,6 +173,15 @@ def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID
     cid.attach(frozen.pipe)
     _copy(found, cid.state_dict(), str(source))
     return cid
+
+
+def initial_name(config: TrainConfig, frozen: FrozenNetworks) -> str | None:
+    """Name and hash of the weights that it starts from; None for fresh ones."""
+    if config.init is None:
+        return None
+    if config.init == PRESETS_OWN:
+        return network_name(frozen.preset.adapter)
+    return fingerprint(store.locate(*_located(config.init)))
 
 
 def _initial_weights(source: str) -> Mapping[str, Tensor]:

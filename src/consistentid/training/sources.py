@@ -60,6 +60,9 @@ class Source(Protocol):
     def order(self, seed: int) -> Order:
         """The order of each epoch."""
 
+    def name(self) -> str:
+        """Tells these pictures of these people, in this order, from others; wherever they lie."""
+
 
 class DrawnSource:
     """The pictures of a pool, up to a number of people."""
@@ -98,6 +101,10 @@ class DrawnSource:
     def order(self, seed: int) -> Order:
         """See `Source.order`."""
         return shuffled(len(self), seed)
+
+    def name(self) -> str:
+        """See `Source.name`."""
+        return f"{self.people} people of {self.pool.name}"
 
 
 def _digest(contents: Iterable[bytes | memoryview]) -> str:
@@ -159,3 +166,8 @@ class DatasetSource:
             return everyone[np.isin(everyone, list(self._people))]
 
         return lru_cache(maxsize=2)(rows)
+
+    def name(self) -> str:
+        """See `Source.name`."""
+        rows = [f"{self.dataset.keys[row]} {self.dataset.people[row]}".encode() for row in self._people]
+        return f"{len(rows)} pictures, {_digest(rows)[:12]}"

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from copy import deepcopy
+from dataclasses import asdict, is_dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.utils import parse_flag_from_env
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 
 from consistentid.drawn.pools import PoolSpec, open_pool
@@ -33,18 +31,17 @@ from consistentid.errors import InputError, TrainingError
 from consistentid.files.claims import claimed
 from consistentid.files.config import build
 from consistentid.files.output import encode_png
-from consistentid.files.writing import replacing_folder, write_whole
-from consistentid.presets.preset import Preset
-from consistentid.presets.read import FILE_NAME
+from consistentid.files.writing import write_whole
+from consistentid.presets.read import FILE_NAME, preset_names
 from consistentid.training import checkpoints, validation
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
-from consistentid.training.model import AdapterOnBase
+from consistentid.training.model import AdapterOnBase, initial_name
+from consistentid.training.precision import resolve_precision
 from consistentid.training.sources import DatasetSource, DrawnSource, Source
-
-SKIPS: int = 3
-"""Steps in a row without a finite loss after which a training stops."""
+from consistentid.training.state import optimiser_state, restore_optimiser, shared_like, whole
+from consistentid.training.stopping import SKIPS, stop_asked
 
 LOG = "log.jsonl"
 NOTE = "run.json"
@@ -110,14 +107,19 @@ class Trainer:
         device: str | None = None,
         say: Say = print,
     ) -> None:
-        self.config, self.run = config, run
+        processes = PartialState(cpu=device == "cpu")
+        self.say: Say = say if processes.is_main_process else lambda _: None
+        before = checkpoints.told(run)
+        self.about: dict[str, Any] = {"config": config.to_dict()}
+        precision = resolve_precision(config.precision, processes.device, before=before.get("precision"), say=self.say)
+        config = replace(config, precision=precision)
+        self.config, self.run, self.seconds = config, run, float(before.get("seconds", 0.0))
         self.accelerator = accelerator = Accelerator(
             cpu=device == "cpu",
             mixed_precision="bf16" if config.precision == "bfloat16" else "no",
             # Where the base learns alone the adapter has no gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(config.base_share))],
         )
-        self.say: Say = say if accelerator.is_main_process else lambda _: None
         _check_parallel(config, accelerator)
         run.mkdir(parents=True, exist_ok=True)
         cache = cache or run / "cache"
@@ -126,7 +128,8 @@ class Trainer:
         self.frozen = FrozenNetworks(config, cache, accelerator.device)
         self.module = AdapterOnBase(config, self.frozen)
         self.examples = Examples(config, self.source, self.frozen, self.module.cid.spec)
-        self.about = {"config": config.to_dict() | {"data": None if data is None else str(data.resolve())}}
+        names = {**self.frozen.names(), "init": initial_name(config, self.frozen)}
+        self.about |= {"networks": names, "pictures": self.source.name(), "precision": precision}
         self.parameters = [x for x in self.module.parameters() if x.requires_grad]
         optimiser = _optimiser(config, self.parameters)
         self.model, self.optimiser = accelerator.prepare(self.module, optimiser)
@@ -152,17 +155,21 @@ class Trainer:
         steps = config.schedule.steps
         if self.step >= steps:
             self.say(f"{self.run} has all its {steps} steps already")
+            if self.accelerator.is_main_process and not (self.run / FILE_NAME).exists():  # killed while publishing
+                self._publish()
+            self.accelerator.wait_for_everyone()
             return True
         self.say(f"{len(self.source)} pictures, {sum(x.numel() for x in self.parameters) / 1e6:.1f} M trained weights")
         if self.step:
             self.say(f"going on after step {self.step}")
-        loader = self._loader()
+        loader = iter(self._loader())
         self.model.train()
-        with _stop_asked() as stop, self._board() as board:
-            began, first = time.monotonic(), self.step
+        with stop_asked() as stop, self._board() as board:
+            began, first, before = time.monotonic(), self.step, self.seconds
             while self.step < steps:
                 self._one_step([next(loader) for _ in range(config.accumulate)])
                 self.step += 1
+                self.seconds = before + time.monotonic() - began
                 if self.step % config.log.every == 0 or self.step == steps:
                     self._log(board, (time.monotonic() - began) / (self.step - first))
                 asked = self._any(stop.is_set())
@@ -175,17 +182,15 @@ class Trainer:
                     return False
         return True
 
-    def _loader(self) -> Iterator[list[Example]]:
+    def _loader(self) -> DataLoader[Example]:
         accelerator, workers = self.accelerator, self.config.workers
         places = Places(self.config, self.source, self.step, accelerator.process_index, accelerator.num_processes)
-        return iter(
-            DataLoader(
-                self.examples,
-                batch_sampler=places,
-                num_workers=workers,
-                collate_fn=list,
-                multiprocessing_context="fork" if workers else None,  # memory-mapped pictures are shared, not copied
-            )
+        return DataLoader(
+            self.examples.samples,
+            batch_sampler=places,
+            num_workers=workers,
+            collate_fn=list,
+            multiprocessing_context="spawn" if workers else None,  # as every system can, whatever runs beside
         )
 
     def _one_step(self, parts: Sequence[list[Example]]) -> None:
@@ -238,15 +243,11 @@ class Trainer:
 
     def _save(self) -> None:
         # Whole tensors are put together by all processes, wherever their shards are.
-        weights = {name: _whole(x) for name, x in self._named.items()}
+        weights = {name: whole(x) for name, x in self._named.items()}
         shadow = {}
         if self.ema:
-            shadow = {name: _whole(x) for name, x in zip(self._named, self.ema.shadow_params, strict=True)}
-        moments = {
-            f"optimiser/{name}/{what}": _whole(torch.as_tensor(x))
-            for name, parameter in self._named.items()
-            for what, x in self.optimiser.optimizer.state.get(parameter, {}).items()
-        }
+            shadow = {name: whole(x) for name, x in zip(self._named, self.ema.shadow_params, strict=True)}
+        moments = {f"optimiser/{key}": x for key, x in optimiser_state(self.optimiser.optimizer, self._named).items()}
         if self.accelerator.is_main_process:
             self._write(weights, shadow, moments)
         self.accelerator.wait_for_everyone()
@@ -271,12 +272,14 @@ class Trainer:
             self.step,
             spec=module.cid.spec,
             adapter=adapter,
-            unet=(module.unet_config, unet) if unet else None,
+            base=partial(self._write_base, unet) if unet else None,
+            preset=self._preset(self.run / f"checkpoint-{self.step}"),
             state=state,
             about=self.about
             | {
                 "data": {"samples": seen, "epoch": seen // len(self.source), "position": seen % len(self.source)},
                 "processes": self.accelerator.num_processes,
+                "seconds": round(self.seconds, 1),
                 "skipped": self.skipped,
                 "averaged": self.ema.optimization_step if self.ema else 0,
                 "window": self.window,
@@ -284,45 +287,51 @@ class Trainer:
             keep=config.checkpoints.keep,
         )
         if self.step == config.schedule.steps:
-            self._publish(folder, unet)
+            self._publish()
         self.say(f"saved {folder}")
 
-    def _publish(self, folder: Path, unet: Mapping[str, Tensor]) -> None:
-        """The finished weights in the run's folder, and a preset that makes pictures with them."""
-        checkpoints.publish(self.run, folder)
-        networks: dict[str, Any] = {"adapter": "./"}
-        if unet:
-            networks["base"] = "./base"
-            from diffusers import UNet2DConditionModel
+    def _write_base(self, unet: Mapping[str, Tensor], folder: Path) -> None:
+        """The base with the trained UNet, in half precision; the networks in training stay as they are."""
+        from diffusers import UNet2DConditionModel
 
-            trained = UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float16)
-            pipe = self.frozen.pipe
-            kept = {name: part for name, part in pipe.components.items() if name != "unet"}
-            whole = type(pipe)(**kept, unet=trained)
-            dtypes = {name: x.dtype for name, x in kept.items() if isinstance(x, nn.Module)}
-            whole.to(dtype=torch.float16)
-            with replacing_folder(self.run / "base") as partial:
-                whole.save_pretrained(partial)
-            for name, dtype in dtypes.items():
-                kept[name].to(dtype)
-        write_whole(
-            self.run / FILE_NAME, yaml.safe_dump(preset_content(self.frozen.preset) | networks, sort_keys=False)
-        )
+        trained = UNet2DConditionModel.from_config(json.loads(self.module.unet_config))
+        trained.load_state_dict(unet)
+        pipe = self.frozen.pipe
+        kept = {name: part for name, part in pipe.components.items() if name != "unet"}
+        copies = {name: deepcopy(part) if isinstance(part, nn.Module) else part for name, part in kept.items()}
+        type(pipe)(**copies, unet=trained).to(dtype=torch.float16).save_pretrained(folder)
+
+    def _publish(self) -> None:
+        """The finished weights in the run's folder, and a preset that makes pictures with them."""
+        folder = checkpoints.newest(self.run)
+        assert folder
+        checkpoints.publish(self.run, folder, self._preset(self.run))
+
+    def _preset(self, folder: Path) -> str:
+        """YAML of a preset in that folder: the recipe's, with the networks that are trained."""
+        config, preset = self.config, self.frozen.preset
+        named = config.preset in preset_names()
+        tree = self.run.resolve().parent  # what lies here moves along
+        content: dict[str, Any] = {"extends": config.preset if named else _seen_from(folder, Path(config.preset), tree)}
+        for name in config.networks:
+            content[name] = _plain(getattr(preset, name), folder, tree)
+        content["adapter"] = "./"
+        if "unet" in config.trained:
+            content["base"] = f"./{checkpoints.BASE}"
+        return yaml.safe_dump(content, sort_keys=False)
 
     @torch.no_grad()
     def _resume(self, folder: Path) -> None:
-        state, about = checkpoints.load(folder, self.about["config"])
+        state, about = checkpoints.load(folder, self.about)
         named = self._named
         for name, parameter in named.items():
-            parameter.copy_(_shared_like(parameter, state[f"weights/{name}"]))
+            parameter.copy_(shared_like(parameter, state[f"weights/{name}"]))
         if self.ema:
             for name, shadow in zip(named, self.ema.shadow_params, strict=True):
-                shadow.copy_(_shared_like(shadow, state[f"average/{name}"]))
+                shadow.copy_(shared_like(shadow, state[f"average/{name}"]))
             self.ema.optimization_step = about["averaged"]
-        for key, value in state.items():
-            kind, name, *rest = key.split("/")
-            if kind == "optimiser":
-                self.optimiser.optimizer.state[named[name]][rest[0]] = _moment(named[name], value)
+        moments = {key.partition("/")[2]: x for key, x in state.items() if key.startswith("optimiser/")}
+        restore_optimiser(self.optimiser.optimizer, named, moments)
         self.step, self.skipped, self.window = about["step"], about["skipped"], about["window"]
         if self.accelerator.is_main_process:
             _cut_log(self.run / LOG, self.step)
@@ -393,18 +402,23 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
-def preset_content(preset: Preset) -> dict[str, Any]:
-    """A preset as its YAML file would have it, with absolute paths."""
+def _plain(value: Any, folder: Path, tree: Path) -> Any:
+    """A network of a preset, or another of its values, as the YAML file in a folder has it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item, folder, tree) for key, item in value.items() if item not in (None, "", 0, (), {})}
+    if isinstance(value, list | tuple):
+        return [_plain(item, folder, tree) for item in value]
+    return _seen_from(folder, value, tree) if isinstance(value, Path) else value
 
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items() if item not in (None, "", (), {})}
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return str(value) if isinstance(value, Path) else value
 
-    content: dict[str, Any] = plain(asdict(preset))
-    return {name: value for name, value in content.items() if name not in ("name", "about")}
+def _seen_from(folder: Path, path: Path, tree: Path) -> str:
+    """A path relative to a folder if it lies in a tree that moves as a whole, else absolute."""
+    path = path.resolve()
+    if not path.is_relative_to(tree):
+        return str(path)
+    return Path(os.path.relpath(path, folder.resolve())).as_posix()
 
 
 def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
@@ -439,48 +453,6 @@ def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
         )
     if plugin and (config.validation.every or config.base_share):
         raise InputError("sharded training goes without validation.every and base_share; set them to 0")
-
-
-def _whole(x: Tensor) -> Tensor:
-    """A tensor that may be shared among processes, as one."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def _shared_like(other: Tensor, x: Tensor) -> Tensor:
-    """A whole tensor, shared among processes as another is, and on its device."""
-    if isinstance(other, DTensor):
-        return distribute_tensor(x.to(other.device), other.device_mesh, other.placements)
-    return x.to(other.device)
-
-
-def _moment(parameter: Tensor, value: Tensor) -> Tensor | float:
-    """What an optimiser kept of a parameter, as it had it: 8-bit ones count steps without a tensor."""
-    if value.shape == parameter.shape:
-        return _shared_like(parameter, value)
-    if value.ndim == 0:
-        return value if value.is_floating_point() else value.item()
-    return value.to(parameter.device)
-
-
-@contextmanager
-def _stop_asked() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set within the block; a second SIGINT interrupts as usual."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def ask(number: int, _frame: FrameType | None) -> None:
-        if event.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _cut_log(path: Path, step: int) -> None:

@@ -10,7 +10,7 @@ import yaml
 from consistentid.training.config import TrainConfig
 from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.stopping import Stopped
-from consistentid.training.trainer import Trainer
+from consistentid.training.trainer import Trainer, claimed_run
 
 
 def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -30,8 +30,10 @@ def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
     adapters = tuple(x for x in recipe.changes if x.split(".")[0] in ("adapter", "size", "pictures"))
     config = TrainConfig.from_yaml(recipe.path, (*adapters, *changes))
     chosen = "cpu" if device.type == "cpu" else None
-    trainer = Trainer(config, out / "adapter", cache=recipe.cache, device=chosen)
-    if not trainer.train():
+    with claimed_run(out / "adapter"):
+        trainer = Trainer(config, out / "adapter", cache=recipe.cache, device=chosen)
+        finished = trainer.train()
+    if not finished:
         raise Stopped(f"adapter stopped after step {trainer.step}; the same line goes on from there")
 
 

@@ -58,7 +58,7 @@ class Stage:
     def spent(self, out: Path) -> float:
         """Seconds that went into the checkpoint from which it goes on."""
         if self.name == "adapter":
-            return checkpoints.seconds(out / "adapter")
+            return float(checkpoints.told(out / "adapter").get("seconds", 0.0))
         try:
             return float(read_about(stage_folder(out, self.name) / STATE).get("seconds", 0.0))
         except (FileNotFoundError, DamagedError):  # which is told when it is read
