@@ -35,7 +35,14 @@ from consistentid.faces.matching import assign, similarities
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.faces.sight import Sight, look
-from consistentid.files.devices import fast_bfloat16, moved, ordinary_tensors, resolve_device, resolve_dtype
+from consistentid.files.devices import (
+    fast_bfloat16,
+    moved,
+    ordinary_tensors,
+    resolve_device,
+    resolve_dtype,
+    torch_threads,
+)
 from consistentid.files.images import Photo, pixel_digest, read_photo
 from consistentid.files.output import versions
 from consistentid.pipeline.places import faces_in, regions_of
@@ -266,7 +273,7 @@ class ConsistentIDPipeline:
         """What is seen of the person on each photo, by the face networks alone; arguments and errors as `identify`."""
         names = [str(x) if isinstance(x, str | PathLike) else f"picture {n}" for n, x in enumerate(photos, 1)]
         images = [read_photo(x, name) for x, name in zip(photos, names, strict=True)]
-        with self._lock, self._faces():
+        with self._at_work(), self._faces():
             return look(
                 self.analyzer,
                 images,
@@ -283,11 +290,18 @@ class ConsistentIDPipeline:
         Raises:
             CheckpointError: weights are missing, broken, or of another kind.
         """
-        with self._lock, moved(self.device, self.encoder.image_encoder):
+        with self._at_work(), moved(self.device, self.encoder.image_encoder):
             identity = self.encoder.combine(sights, captioner)
             if self.low_memory:
                 del self.encoder
         return identity
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """One call at a time, and on a CPU with as many threads as the preset asks for."""
+        threads = self.preset.threads if self.device.type == "cpu" else 0
+        with self._lock, torch_threads(threads or torch.get_num_threads()):
+            yield
 
     @contextmanager
     def _faces(self) -> Iterator[None]:
@@ -328,7 +342,7 @@ class ConsistentIDPipeline:
             FaceError: too few faces for several people, whatever the seed.
             CancelledError: `request.cancelled` said so.
         """
-        with self._lock:
+        with self._at_work():
             people = self._people(request)
             self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
             placed = self._placed(request) if len(people) > 1 and request.regions is None else [request]
@@ -365,7 +379,7 @@ class ConsistentIDPipeline:
         Raises:
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError, CancelledError: see `generate`.
         """
-        with self._lock:
+        with self._at_work():
             if not request.base_alone:
                 self._people(request)
             return self._sample(request).portraits
@@ -389,7 +403,7 @@ class ConsistentIDPipeline:
         """
         people = [identity] if isinstance(identity, Identity) else list(identity)
         where = regions or [None] * len(images)
-        with self._lock, self._faces():
+        with self._at_work(), self._faces():
             found = [self._see(image, people, places).likenesses for image, places in zip(images, where, strict=True)]
         return [each[0] for each in found] if isinstance(identity, Identity) else found
 
@@ -423,7 +437,7 @@ class ConsistentIDPipeline:
         """
         image = read_photo(picture, "picture")
         request = Request(identity, prompt, image=image, regions=regions, repair=True, repair_below=below, **arguments)
-        with self._lock:
+        with self._at_work():
             people = self._people(request)
             places = request.places
             with self._faces():

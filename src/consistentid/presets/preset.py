@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from consistentid.errors import InputError
+from consistentid.files.config import Between, check
 from consistentid.presets.network import Lora, Network, lora_named, network_named
 from consistentid.presets.settings import Settings, needed_settings
 
@@ -27,6 +28,8 @@ class Preset:
         loras: for the base, beside the adapter's own.
         scheduler: a name of `SAMPLERS` or a class of diffusers; empty = the base's own. `scheduler_options` go to its
             `from_config`.
+        threads: processor threads that torch takes, on a CPU; 0 = all that it may. Small networks are hardly faster
+            with several, and many times slower where another process wants a core: the others wait, spinning.
         dtype: "auto" (float16 on a GPU, float32 elsewhere), "float32", "float16" or "bfloat16".
         drawings_only: the networks know drawings only, so photographs are refused.
         same_person: cosine of two embeddings of the recogniser from which two pictures are taken for one person, -1 to
@@ -48,12 +51,14 @@ class Preset:
     loras: tuple[Lora, ...] = ()
     scheduler: str = ""
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    threads: Annotated[int, Between(0, 1024)] = 0
     dtype: str = "auto"
     drawings_only: bool = False
-    same_person: float = 0.2
+    same_person: Annotated[float, Between(-1, 1)] = 0.2
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        check(self)
         for role, known in _KINDS.items():
             network = self.networks.get(role)
             if network and network.kind not in known:
@@ -65,8 +70,6 @@ class Preset:
                 raise InputError(
                     f"{role}: options {network.options!r} are not known; allowed are {', '.join(allowed) or 'none'}"
                 )
-        if not isinstance(self.same_person, (int, float)) or not -1 <= self.same_person <= 1:
-            raise InputError(f"same_person={self.same_person!r} is not allowed; give a number from -1 to 1")
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -85,7 +88,7 @@ class Preset:
             InputError: an unknown name; the message lists the names there are.
         """
         settings = [item.name for item in fields(Settings)]
-        plain = ["scheduler", "scheduler_options", "dtype", "drawings_only", "same_person"]
+        plain = ["scheduler", "scheduler_options", "threads", "dtype", "drawings_only", "same_person"]
         if unknown := sorted(set(changes) - {*ROLES, "loras", *settings, *plain}):
             known = [*ROLES, "loras", *plain, *settings]
             raise InputError(f"a preset has no {', '.join(unknown)}; it has {', '.join(known)}")
