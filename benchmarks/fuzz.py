@@ -460,7 +460,8 @@ def _spoil_line(case: Case, split: int, rng: random.Random) -> None:
 
 def _spoil_file(case: Case, rng: random.Random, folder: Path) -> None:
     """Of the files under what the line names, the smaller folders first: weights are many, and recipes few."""
-    named = {folder / part for argument in case.arguments for part in argument.split("@") if part and len(part) < 200}
+    parts = {part for argument in case.arguments for part in argument.split("@") if part}
+    named = {folder / part for part in parts if len(part.encode("utf-8", "surrogatepass")) < 200}  # as names may be
     # resolved: `../` leads out of the folder, and nothing there is the fuzzer's to spoil
     holders = sorted(path for path in named if path.exists() and folder.resolve() in path.resolve().parents)
     if not holders:

@@ -92,7 +92,8 @@ def golden_identity(golden: Path) -> Callable[..., Identity]:
 
 @pytest.fixture(scope="session")
 def person() -> Callable[..., Identity]:
-    """Makes an identity of random features, enough where only its influence matters."""
+    """Makes an identity of random features, enough where only its influence matters; by the released networks."""
+    released = AdapterSpec.released("sd15").networks
 
     def make(seed: int = 0, *, hidden: tuple[str, ...] = (), **provenance: str) -> Identity:
         random = torch.Generator().manual_seed(seed)
@@ -102,7 +103,7 @@ def person() -> Callable[..., Identity]:
             part_features=torch.randn(len(PARTS), 5, WIDTH, generator=random),
             part_mask=torch.tensor([part not in hidden for part in PARTS]),
             blank_features=torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(99)),
-            provenance=provenance,
+            provenance={**released, **provenance},
         )
 
     return make

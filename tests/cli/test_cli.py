@@ -306,7 +306,7 @@ REFERENCES: dict[str, tuple[Callable[[Path], str], str]] = {
     "20,000x20,000": (_write("bomb.png", png(20_000, 20_000, 8, b"")), "bomb.png: has far too many pixels; scale it"),
     "no face": (_drawing("empty.png"), "no face found in empty.png; use a picture"),
     "two faces": (_drawing("two.png", (50, 60), (180, 60)), "2 faces found in two.png; choose one by its index"),
-    "absent identity": (lambda _folder: "who.safetensors", "no identity file who.safetensors"),
+    "absent identity": (lambda _folder: "who.safetensors", "who.safetensors: no such file; check the path"),
     "no identity": (_write("who.safetensors", b"hello"), "who.safetensors is not a readable safetensors file"),
 }
 
