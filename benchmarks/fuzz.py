@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shlex
 import shutil
 import signal
@@ -498,6 +499,9 @@ class Running:
         self.code: int | None = None
         self.megabytes = self.seconds = 0.0
         self.killed = ""
+        # Until it has its own pages, and in what the kernel tells of it afterwards, a child counts for as much as this
+        # process: readings below that tell nothing of it.
+        self.inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -509,7 +513,7 @@ class Running:
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
         if pid:
             self.code = os.waitstatus_to_exitcode(status)
-            self.megabytes = max(self.megabytes, usage.ru_maxrss / 1024)
+            self._uses(usage.ru_maxrss / 1024)
             self.seconds = max(self.seconds, usage.ru_utime + usage.ru_stime)
             self._kill()  # what it may have left
             return True
@@ -520,11 +524,11 @@ class Running:
             times = process.cpu_times()
         except psutil.Error:
             return False
-        self.megabytes = max(self.megabytes, *memory)
+        self._uses(max(memory))
         self.seconds = times.user + times.system + times.children_user + times.children_system
         if not self.killed:
             late = self.seconds > SECONDS or time.monotonic() - self.began > WAIT * SECONDS
-            self.killed = "time" if late else "memory" if max(memory) > 1.5 * MEGABYTES else ""
+            self.killed = "time" if late else "memory" if self.megabytes > 1.5 * MEGABYTES else ""
             if self.killed:
                 self._kill()
         return False
@@ -535,6 +539,10 @@ class Running:
             time.sleep(0.02)
         assert self.code is not None
         return self.code
+
+    def _uses(self, megabytes: float) -> None:
+        if megabytes > self.inherited:
+            self.megabytes = max(self.megabytes, megabytes)
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):

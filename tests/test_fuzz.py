@@ -83,6 +83,17 @@ def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, mon
     assert time.monotonic() - began < 60
 
 
+def test_a_child_is_not_blamed_for_the_memory_of_the_process_that_made_it(
+    fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "MEGABYTES", 1)  # a copy of this process is larger, and so is what the kernel tells of it
+    monkeypatch.setattr(os, "chdir", lambda _folder: os._exit(0))
+    running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
+    assert running.wait() == 0
+    running.output.touch()
+    assert running.faults() == []
+
+
 @pytest.mark.slow
 def test_the_first_cases_have_no_fault() -> None:
     done = subprocess.run(
