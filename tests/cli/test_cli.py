@@ -267,8 +267,15 @@ def test_doctor(preset: Path, tmp_path: Path) -> None:
     shutil.copytree(preset, broken)
     shutil.rmtree(broken / "parser")
     result = run("doctor", "--preset", broken)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"problem: parser: {broken / 'parser'} is missing" in result.stdout
+    assert result.stderr.startswith(f"error: preset {broken}: parser: {broken / 'parser'} is missing; correct")
+    shutil.rmtree(broken / "adapter")
+    assert " (and 1 more, see above)" in run("doctor", "--preset", broken).stderr
+    (broken / "base/model_index.json").write_text("[]")
+    result = run("doctor", "--preset", broken)
+    assert result.exit_code == 2
+    assert "model_index.json: holds a list, and no mapping" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------- faults

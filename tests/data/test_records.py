@@ -86,7 +86,7 @@ def test_files_lie_in_the_folder_of_their_kind() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"records": []}, "holds a dict; it must be a list"),
+        ({"records": []}, "holds a dict, and no list"),
         (["a.png"], "record 0: is a str; it must be a mapping"),
         (
             [{"IMG": "a.png", "parsing_mask_IMG": "m"}, {"IMG": "b.png"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +124,65 @@ def test_the_drawn_pair_knows_what_a_picture_shows(encoders: Encoders, people: l
     assert nearer.mean() > 0.8
 
 
+DAMAGED: dict[str, tuple[bytes, ...]] = {
+    ".json": (b"[]", b"{"),
+    ".safetensors": (b"\x11" + bytes(7) + b'{"a": {"x": [1]}}', b"\xff" * 16),
+}
+
+
+@pytest.mark.parametrize("part", ["image_encoder", "base/text_encoder", "base/tokenizer", "clip", "dino"])
+def test_damaged_files_are_an_error_that_names_them(
+    studio: ConsistentIDPipeline, clip: Path, dino: Path, tmp_path: Path, part: str
+) -> None:
+    shipped = {"image_encoder": studio.preset.image_encoder.path, "base": studio.preset.base.path}
+    for name, source in {**shipped, "clip": clip, "dino": dino}.items():
+        assert source is not None
+        shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("unet", "vae"))
+    options = {name: str(tmp_path / name) for name in ("clip", "dino") if name == part}
+    changed = ConsistentIDPipeline(studio.preset.override(**{x: str(tmp_path / x) for x in shipped}), device="cpu")
+    vars(changed).update(analyzer=studio.analyzer, judge=studio.judge)  # which are not what is damaged
+    refused = []
+    for file in sorted(x for x in (tmp_path / part).iterdir() if x.suffix in DAMAGED):
+        before = file.read_bytes()
+        for damage in DAMAGED[file.suffix]:
+            file.write_bytes(damage)
+            with suppress(CheckpointError):
+                load_encoders(changed, **options)
+                continue  # some say nothing that anybody needs
+            refused.append(file.name)
+        file.write_bytes(before)
+    assert len(refused) >= 2
+    assert all(refused.count(file.name) == 2 for file in (tmp_path / part).glob("*.safetensors"))
+    load_encoders(changed, **options)
+
+
+def test_a_text_encoder_that_lacks_weights_does_not_score(studio: ConsistentIDPipeline, tmp_path: Path) -> None:
+    assert studio.preset.base.path is not None
+    shutil.copytree(studio.preset.base.path, tmp_path / "base", ignore=shutil.ignore_patterns("unet", "vae"))
+    changed = ConsistentIDPipeline(studio.preset.override(base=str(tmp_path / "base")), device="cpu")
+    file = tmp_path / "base/text_encoder/model.safetensors"
+    weights = load_file(file)
+    lost = next(name for name in weights if name.endswith("final_layer_norm.weight"))
+    del weights[lost]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"text_encoder lacks the weights .*final_layer_norm.weight"):
+        load_encoders(changed)
+    shutil.copy(studio.preset.base.path / "text_encoder/model.safetensors", file)
+    save_file({"text_projection.weight": torch.ones(3, 2)}, file.with_name("text_projection.safetensors"))
+    with pytest.raises(CheckpointError, match=r"text_projection\.weight of \(\d+, \d+\) is needed, .* \(3, 2\)"):
+        load_encoders(changed)
+
+
 def test_what_is_no_encoder_is_refused(studio: ConsistentIDPipeline, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no CLIP model .* with --clip"):
         load_encoders(studio, clip=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"no vision transformer .* with --dino"):
         load_encoders(studio, dino=str(tmp_path))
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(1 << 36)
+    for options in ({"clip": str(tmp_path / "holes")}, {"dino": str(tmp_path / "holes")}):
+        with pytest.raises(CheckpointError, match=rf"holes: is a file, and no .* with --{next(iter(options))}"):
+            load_encoders(studio, **options)
 
 
 def test_the_conditioning_recogniser_is_marked_when_it_is_asked_for(studio: ConsistentIDPipeline) -> None:

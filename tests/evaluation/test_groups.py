@@ -78,18 +78,22 @@ def test_any_tool_s_pictures_by_the_command(pictures: list[Group], tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "lists no pictures"),
+        ("", "lacks the columns picture, people; see docs/several-people.md"),
+        ("picture,people\n", "lists no pictures"),
+        ("picture,people,region\n,ada.png,\n", "has unknown columns region; known are picture, people, regions"),
         ("picture,people\n,nobody.png\n", r"line 2: .*nobody\.png does not exist"),
         ("picture,people\n,\n", "0 people and 0 regions do not fit"),
         ("picture,people,regions\n,ada.png,left\n", "regions='left' are no numbers"),
         ('picture,people,regions\n,ada.png,"0,0,1,1;0,0,1,1"\n', "1 people and 2 regions do not fit"),
+        ('picture,people,regions\n,ada.png,"0,0,nan,1"\n', r"line 2: regions\[0\]"),
+        ('picture,people,regions\n,ada.png,"0,0,0,1"\n', r"line 2: regions\[0\]"),
     ],
 )
 def test_bad_lists_are_named(pictures: list[Group], tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "bad.csv").write_text(content)
     with pytest.raises(InputError, match=message):
         read_list(tmp_path / "bad.csv")
-    with pytest.raises(InputError, match="cannot be read as CSV"):
+    with pytest.raises(InputError, match=r"missing\.csv: no such file"):
         read_list(tmp_path / "missing.csv")
 
 

@@ -51,6 +51,19 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
         assert len(str(caught.value)) < 600
 
 
+def test_json_of_another_kind(tmp_path: Path) -> None:
+    for text, kind, wanted in (
+        ("[1]", dict, "list, and no mapping"),
+        ("3", dict, "int, and no mapping"),
+        ("null", list, "NoneType, and no list"),
+        ('{"a": 1}', list, "dict, and no list"),
+    ):
+        with pytest.raises(InputError, match=f"x.json: holds a {wanted}"):
+            parse_json(text, "x.json", kind=kind)
+    (tmp_path / "a.json").write_text('{"a": [1]}')
+    assert read_json(tmp_path / "a.json", kind=dict) == read_json(tmp_path / "a.json") == {"a": [1]}
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"a":'])
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 400, 10_000, 1_000_000])
 def test_json_nested_without_end(opening: str, depth: int) -> None:

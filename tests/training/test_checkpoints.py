@@ -47,6 +47,28 @@ def test_a_half_that_a_power_cut_zeroed_is_noticed(tmp_path: Path) -> None:
         checkpoints.load(folder, ABOUT)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[]", "holds a list, and no mapping"),
+        ('{"step": 5}', "lacks config"),
+        ('{"step": "5", "config": {}}', "step='5' is not allowed; give an integer of at least 0"),
+        ('{"step": 5, "config": []}', r"config=\[\] is not allowed; give a mapping"),
+        ('{"step": 5, "config": {}, "seconds": -1}', "seconds=-1 is not allowed"),
+        ('{"step": 5, "config": {}, "sha256": {"config.json": 1}}', "sha256.config.json=1 is not allowed"),
+        ('{"step": 5, "config": {}, "sha256": {"../../../../dev/zero": "0"}}', "dev/zero"),
+    ],
+)
+def test_what_a_checkpoint_says_of_itself_is_looked_at(tmp_path: Path, content: str, words: str) -> None:
+    folder = saved(tmp_path)
+    (folder / "training.json").write_text(content)
+    with pytest.raises(TrainingError, match=rf"^{folder}: is damaged \(.*{words}.*; remove it to go on from the one"):
+        checkpoints.load(folder, ABOUT)
+    if "dev" not in words:
+        with pytest.raises(TrainingError, match="is damaged"):
+            checkpoints.told(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "base/unet/weights"])
 def test_every_file_of_a_checkpoint_is_held_against_its_sum(tmp_path: Path, name: str) -> None:
     folder = saved(tmp_path)

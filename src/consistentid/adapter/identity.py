@@ -124,7 +124,7 @@ class Identity:
         """
         try:
             tensors = from_safetensors(data)
-            head = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name)
+            head = parse_json(data[8 : 8 + int.from_bytes(data[:8], "little")], name, kind=dict)
         except (ValueError, KeyError, SafetensorError) as error:  # KeyError: a number format that torch lacks
             raise CheckpointError(f"{name} is not a readable safetensors file ({error}); {_REMEDY}") from error
         metadata = dict(head.get("__metadata__") or {})

@@ -24,8 +24,11 @@ def doctor(preset: str, as_json: bool) -> None:
 
     Says all that is missing, in the order of its use, and the one line that fetches it. Lists versions, devices,
     memory, disk and, for each network, whether it is present or would be fetched, how large it is, its revision and
-    hash, and its licence; and whether a GPU needs --low-memory. Exit code 1 if there are problems.
+    hash, and its licence; and whether a GPU needs --low-memory.
+
+    The exit code is 0 when nothing is wrong and 2 otherwise.
     """
+    from consistentid.errors import CheckpointError
     from consistentid.presets.doctor import examine
     from consistentid.presets.read import load_preset
 
@@ -34,8 +37,9 @@ def doctor(preset: str, as_json: bool) -> None:
         print_json(report)
     else:
         click.echo(_text(report))
-    if report["problems"]:
-        raise click.exceptions.Exit(1)
+    if problems := report["problems"]:
+        more = f" (and {len(problems) - 1} more, see above)" if len(problems) > 1 else ""
+        raise CheckpointError(f"preset {preset}: {problems[0]}{more}")
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -103,9 +103,7 @@ def read_items(folder: Path) -> list[Any]:
     path = folder / RECORDS
     if not path.exists():
         raise DatasetError(f"{folder}: is no data set, it has no {RECORDS}; name the folder that holds it")
-    content = read_json(path, _LARGEST, what="list of records", error=DatasetError)
-    if not isinstance(content, list):
-        raise DatasetError(f"{path}: holds a {type(content).__name__}; it must be a list with one record a picture")
+    content: list[Any] = read_json(path, _LARGEST, what="list of records", error=DatasetError, kind=list)
     return content
 
 

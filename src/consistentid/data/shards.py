@@ -75,7 +75,7 @@ class ShardDataset(Dataset):
         fields = ("image", "mask", "caption", "face_caption", "embedding", "person")
         return Record(
             **{name: row[name] for name in fields},
-            extra=parse_json(row["extra"], f"{self.folder / INDEX}: {row['key']}", DatasetError),
+            extra=parse_json(row["extra"], f"{self.folder / INDEX}: {row['key']}", DatasetError, dict),
         )
 
     def content(self, index: int, kind: str) -> bytes:

@@ -6,7 +6,6 @@ other pictures of the same person, as "random" real pictures of somebody else th
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ from consistentid.evaluation.protocol import Prompt, alternatives
 from consistentid.faces.parts import PARTS
 from consistentid.faces.verification import accepted, impostor_threshold
 from consistentid.files.images import load_image
-from consistentid.files.weights import listed
+from consistentid.files.weights import listed, sha256
 
 Floats = NDArray[np.floating[Any]]
 
@@ -191,13 +190,12 @@ def _shared(rows: Sequence[Row]) -> list[Row]:
 
     Copies would count as pictures of their own in the bounds, and as pairs without any distance in KID.
     """
-    first: dict[bytes, Path] = {}
+    first: dict[str, Path] = {}
 
     @cache
     def one(path: Path) -> Path:
         try:
-            with path.open("rb") as stream:
-                return first.setdefault(hashlib.file_digest(stream, "sha256").digest(), path)
+            return first.setdefault(sha256(path), path)
         except OSError:  # told of when it is looked at
             return path
 

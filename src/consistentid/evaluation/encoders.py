@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
+from consistentid.adapter.store import read_state
 from consistentid.drawn.scene_reader import SceneReader
-from consistentid.errors import CheckpointError, InputError, first_line
+from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import FaceAnalyzer, Recogniser
 from consistentid.faces.face import Face
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
-from consistentid.files.weights import check_network, fingerprint
+from consistentid.files.weights import check_finite, check_network, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.presets.loading import TEXT_PROJECTION, loading
+from consistentid.presets.loading import TEXT_PROJECTION, load_image_encoder, loading
 from consistentid.presets.preset import Preset
 
 Floats = NDArray[np.floating[Any]]
@@ -33,6 +36,7 @@ BATCH = 32
 """Pictures encoded at a time."""
 
 _GREY: Final = (128, 128, 128)  # zero to the network
+_PROJECTION: Final = "text_projection.weight"
 
 
 class PictureEncoder(Protocol):
@@ -284,11 +288,9 @@ def judge_of(preset: Preset, *, conditioned: bool = False) -> tuple[str, bool]:
 def _clip(source: str, device: torch.device) -> ClipEncoder:
     from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
-    try:
+    with _reading("CLIP model", source, "--clip"):
         model, report = CLIPModel.from_pretrained(source, output_loading_info=True)
         processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreadable("CLIP model", source, "--clip", error) from error
     check_network(model, report["missing_keys"], f"the CLIP model {source}")
     model.to(device).eval()
     return ClipEncoder(
@@ -303,7 +305,7 @@ def _clip(source: str, device: torch.device) -> ClipEncoder:
 
 def _clip_of_preset(preset: Preset, device: torch.device) -> ClipEncoder:
     """The pair of a preset that ships: its image encoder, and the text encoder of its base with a projection."""
-    from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+    from transformers import CLIPTextModel, CLIPTokenizer
 
     base, pictures = preset.base.fetch(), preset.image_encoder.fetch()
     file = base / "text_encoder" / TEXT_PROJECTION
@@ -311,27 +313,44 @@ def _clip_of_preset(preset: Preset, device: torch.device) -> ClipEncoder:
         raise CheckpointError(
             f"{file}: no such file, so texts and pictures cannot be compared; name a model with --clip"
         )
-    vision = CLIPVisionModelWithProjection.from_pretrained(pictures, dtype=torch.float32).to(device).eval()
-    text = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32).to(device).eval()
-    projection = load_file(file, device=str(device))["text_projection.weight"].float()
+    with loading("image_encoder", preset.image_encoder):
+        vision, processor = load_image_encoder(preset.image_encoder, torch.float32)
+    with loading("base", preset.base):
+        text, report = CLIPTextModel.from_pretrained(
+            base / "text_encoder", dtype=torch.float32, output_loading_info=True
+        )
+        check_network(text, report["missing_keys"], f"base: {preset.base}/text_encoder")
+        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
+        projection = _projection(file, (vision.config.projection_dim, text.config.hidden_size)).to(device)
+    vision.to(device)
+    text.to(device).eval()
     return ClipEncoder(
         fingerprint(pictures),
         lambda pixels: vision(pixel_values=pixels).image_embeds,
-        CLIPImageProcessorPil.from_pretrained(pictures),
+        processor,
         lambda ids: text(input_ids=ids).pooler_output @ projection.T,
-        CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        tokenizer,
         device,
     )
+
+
+def _projection(file: Path, shape: tuple[int, int]) -> Tensor:
+    """What takes a text's features into the space of pictures."""
+    weights = read_state(file)[0]
+    projection: Tensor | None = weights.get(_PROJECTION)
+    if projection is None or projection.shape != shape:
+        found = "lacks it" if projection is None else f"has one of {tuple(projection.shape)}"
+        raise CheckpointError(f"{file}: {_PROJECTION} of {shape} is needed, and it {found}; get its files again")
+    check_finite(weights.items(), str(file))
+    return projection.float()
 
 
 def _dino(source: str, device: torch.device) -> VisionEncoder:
     from transformers import AutoImageProcessor, AutoModel
 
-    try:
+    with _reading("vision transformer", source, "--dino"):
         model, report = AutoModel.from_pretrained(source, output_loading_info=True)
         processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _unreadable("vision transformer", source, "--dino", error) from error
     # DINO has no pooler, and the class token is taken without it.
     missing = (x for x in report["missing_keys"] if not x.startswith("pooler."))
     check_network(model, missing, f"the vision transformer {source}")
@@ -339,7 +358,16 @@ def _dino(source: str, device: torch.device) -> VisionEncoder:
     return VisionEncoder(source, lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], processor, device)
 
 
-def _unreadable(kind: str, source: str, option: str, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"{source}: no {kind} can be loaded from it ({first_line(error)}); give a hub id or a folder with {option}"
-    )
+@contextmanager
+def _reading(kind: str, source: str, option: str) -> Iterator[None]:
+    """Errors of other libraries about a model that an option names as one that names both."""
+    if os.path.isfile(source):  # which libraries would read to its end
+        raise CheckpointError(f"{source}: is a file, and no {kind}; give a hub id or a folder with {option}")
+    try:
+        yield
+    except ConsistentIDError:
+        raise
+    except Exception as error:  # a broken file makes loaders raise nearly anything
+        raise CheckpointError(
+            f"{source}: no {kind} can be loaded from it ({first_line(error)}); give a hub id or a folder with {option}"
+        ) from error

@@ -13,7 +13,6 @@ A list of pictures is a CSV file, one line a picture, paths relative to it:
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -26,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consistentid.adapter.regions import Regions
-from consistentid.errors import InputError, NoFaceError
+from consistentid.errors import ArgumentError, InputError, NoFaceError
 from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.people import Person, draw_people
 from consistentid.evaluation.together import Together, measure, summary
@@ -36,7 +35,8 @@ from consistentid.faces.matching import similarities
 from consistentid.faces.verification import impostor_threshold
 from consistentid.files.images import load_image
 from consistentid.files.output import encode_json
-from consistentid.files.writing import check_folder, replacing, write_whole
+from consistentid.files.tables import read_table, write_table
+from consistentid.files.writing import check_folder, write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in
 from consistentid.pipeline.request import Request
@@ -77,22 +77,23 @@ class Group:
         return " + ".join(str(path) for path in self.people)
 
 
+_COLUMNS = tuple(field.name for field in fields(Group))
+
+
 def write_list(file: Path, groups: Sequence[Group]) -> None:
     """Writes a list whose paths are relative to its own folder."""
     home = file.parent
-    with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(item.name for item in fields(Group))
-        for group in groups:
-            writer.writerow(
-                [
-                    "" if group.picture is None else _from(home, group.picture),
-                    ";".join(_from(home, path) for path in group.people),
-                    ";".join(",".join(f"{x:g}" for x in box) for box in group.regions),
-                    group.prompt,
-                    group.method,
-                ]
-            )
+    lines = [
+        [
+            "" if group.picture is None else _from(home, group.picture),
+            ";".join(_from(home, path) for path in group.people),
+            ";".join(",".join(f"{x:g}" for x in box) for box in group.regions),
+            group.prompt,
+            group.method,
+        ]
+        for group in groups
+    ]
+    write_table(file, _COLUMNS, lines)
 
 
 def _from(home: Path, path: Path) -> str:
@@ -110,27 +111,23 @@ def read_list(file: Path, folder: Path | None = None) -> list[Group]:
         InputError: the file is missing, no CSV of this form, or a picture of a person is missing.
     """
     base = folder or file.parent
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            table = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{file}: cannot be read as CSV ({error}); see docs/several-people.md for its columns"
-        ) from None
-    if not table or not {"picture", "people"} <= set(table[0]):
-        raise InputError(f"{file}: lists no pictures; it needs the columns picture and people")
     groups = []
-    for number, item in enumerate(table, 2):
-        cells = {name: (item.get(name) or "").strip() for name in (field.name for field in fields(Group))}
+    lines = read_table(file, _COLUMNS, ("picture", "people"), what="list", help_page="docs/several-people.md")
+    for where, cells in lines:
         people = tuple(base / name.strip() for name in cells["people"].split(";") if name.strip())
         if absent := [path for path in people if not path.is_file()]:
-            raise InputError(f"{file}, line {number}: {absent[0]} does not exist; paths are relative to {base}")
+            raise InputError(f"{where}: {absent[0]} does not exist; paths are relative to {base}")
         try:
             regions = tuple(tuple(float(x) for x in box.split(",")) for box in cells["regions"].split(";") if box)
         except ValueError:
-            raise InputError(f"{file}, line {number}: regions={cells['regions']!r} are no numbers") from None
+            raise InputError(f"{where}: regions={cells['regions']!r} are no numbers") from None
         if not people or (regions and len(regions) != len(people)):
-            raise InputError(f"{file}, line {number}: {len(people)} people and {len(regions)} regions do not fit")
+            raise InputError(f"{where}: {len(people)} people and {len(regions)} regions do not fit")
+        try:
+            if regions:
+                Regions.read(regions)
+        except ArgumentError as error:
+            raise InputError(f"{where}: {error}") from None
         picture = base / cells["picture"] if cells["picture"] else None
         known = picture if picture and picture.is_file() else None
         groups.append(Group(known, people, regions, cells["prompt"], cells["method"] or file.stem))

@@ -18,8 +18,6 @@ Only the first four columns are needed. Paths are relative to the folder given, 
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Sequence
@@ -27,8 +25,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from consistentid.errors import InputError
-from consistentid.files.reading import read_bytes
-from consistentid.files.writing import replacing
+from consistentid.files.tables import read_table, write_table
 
 NAME = "manifest.csv"
 _NEEDED = ("picture", "identity", "reference", "prompt")
@@ -56,6 +53,9 @@ class Row:
         return self.identity, self.prompt, self.seed
 
 
+_COLUMNS = tuple(field.name for field in fields(Row))
+
+
 def write_manifest(file: Path, rows: Sequence[Row]) -> None:
     """Write a manifest whose paths are relative to its own folder."""
 
@@ -71,10 +71,7 @@ def write_manifest(file: Path, rows: Sequence[Row]) -> None:
                 return "" if math.isnan(value) else f"{value:.4g}"
         return str(value)
 
-    with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(item.name for item in fields(Row))
-        writer.writerows([cell(getattr(row, item.name)) for item in fields(Row)] for row in rows)
+    write_table(file, _COLUMNS, ([cell(getattr(row, name)) for name in _COLUMNS] for row in rows))
 
 
 def read_manifest(file: Path, folder: Path | None = None) -> list[Row]:
@@ -88,24 +85,11 @@ def read_manifest(file: Path, folder: Path | None = None) -> list[Row]:
         InputError: the file is missing, no CSV of this form, or a reference that it names is missing.
     """
     base = folder or file.parent
-    try:
-        text = read_bytes(file, what="manifest").decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        table, columns = list(reader), list(reader.fieldnames or [])
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); see docs/evaluation.md for its columns") from None
-    if missing := [name for name in _NEEDED if name not in columns]:
-        raise InputError(f"{file}: lacks the columns {', '.join(missing)}; see docs/evaluation.md")
-    known = [field.name for field in fields(Row)]
-    if unknown := [name for name in columns if name not in known]:
-        raise InputError(f"{file}: has unknown columns {', '.join(unknown)}; known are {', '.join(known)}")
-    if not table:
-        raise InputError(f"{file}: lists no pictures")
-    return [_row(item, base, f"{file}, line {line}", file.stem) for line, item in enumerate(table, 2)]
+    lines = read_table(file, _COLUMNS, _NEEDED, what="manifest", help_page="docs/evaluation.md")
+    return [_row(cells, base, where, file.stem) for where, cells in lines]
 
 
-def _row(item: dict[str, str | None], base: Path, where: str, method: str) -> Row:
-    cells = {name: (item.get(name) or "").strip() for name in (field.name for field in fields(Row))}
+def _row(cells: dict[str, str], base: Path, where: str, method: str) -> Row:
     picture = base / cells["picture"] if cells["picture"] else None
     others = tuple(base / name for name in cells["others"].split(";") if name)
     real = base / cells["real"] if cells["real"] else None

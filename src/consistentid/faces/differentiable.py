@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consistentid.errors import CheckpointError, InputError, first_line
+from consistentid.faces.onnx import MAX_ONNX_BYTES
+from consistentid.files.reading import check_file
 
 Operator = Callable[..., Tensor]
 
@@ -41,6 +43,7 @@ class DifferentiableOnnx(nn.Module):
                 "to look through a recogniser takes another package; run 'pip install consistentid[train]'"
             ) from None
         super().__init__()
+        check_file(path, MAX_ONNX_BYTES, what="ONNX file", error=CheckpointError)
         try:
             graph = onnx.load(path).graph
         except Exception as error:  # protobuf's errors share no public base class

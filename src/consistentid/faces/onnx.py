@@ -16,6 +16,10 @@ _PROVIDERS: Final = {"cuda": ("CUDAExecutionProvider", "ROCMExecutionProvider"),
 """Kind of a device of torch -> onnxruntime's names for what computes there."""
 
 
+MAX_ONNX_BYTES: Final = 2**31
+"""The format has no larger files."""
+
+
 def onnx_providers(device: torch.device | str) -> tuple[Any, ...]:
     """The execution providers of onnxruntime for networks on a device of torch, in order of preference.
 
@@ -46,7 +50,7 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUE
     """
     import onnxruntime
 
-    check_file(path, 2**31, what="ONNX file", error=CheckpointError)  # the format has no larger ones
+    check_file(path, MAX_ONNX_BYTES, what="ONNX file", error=CheckpointError)
     options = onnxruntime.SessionOptions()
     # Threads that spin between calls slow torch down several times on few cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

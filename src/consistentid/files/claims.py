@@ -63,11 +63,11 @@ def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Co
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
-        found = read_json(file)
+        found = read_json(file, kind=dict)
         holds = found.get(_HOLDS, kind)  # the notes of older versions do not say it
         same = about if holds == kind else {}
         different = [f"{key} {found[key]} instead of {value}" for key, value in same.items() if found[key] != value]
-    except (InputError, LookupError, TypeError, AttributeError):
+    except (InputError, LookupError):
         raise InputError(f"{file}: is not the note of a {kind}, or damaged; name a new folder") from None
     if holds != kind:
         raise InputError(f"{folder}: holds a {holds}, and no {kind}; name a new folder")

@@ -83,20 +83,23 @@ def read_json(
     *,
     what: str = "file",
     error: type[ConsistentIDError] = InputError,
+    kind: type = object,
 ) -> Any:
-    """What a JSON file in UTF-8 holds.
+    """What a JSON file in UTF-8 holds: a mapping or a list where `kind` is dict or list.
 
     Raises:
-        error: see `check_file`; it is no JSON; or it is nested deeper than `MAX_DEPTH`.
+        error: see `check_file` and `parse_json`.
     """
-    return parse_json(read_bytes(path, limit, what=what, error=error), str(path), error)
+    return parse_json(read_bytes(path, limit, what=what, error=error), str(path), error, kind)
 
 
-def parse_json(content: bytes | str, where: str, error: type[ConsistentIDError] = InputError) -> Any:
-    """JSON, for which `where` stands in messages.
+def parse_json(
+    content: bytes | str, where: str, error: type[ConsistentIDError] = InputError, kind: type = object
+) -> Any:
+    """JSON, for which `where` stands in messages: a mapping or a list where `kind` is dict or list.
 
     Raises:
-        error: it is none, or nested deeper than `MAX_DEPTH`.
+        error: it is none, is of another kind, or nested deeper than `MAX_DEPTH`.
     """
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
@@ -105,6 +108,9 @@ def parse_json(content: bytes | str, where: str, error: type[ConsistentIDError] 
         raise too_deep(where, error) from None
     except ValueError as problem:
         raise error(f"{where}: is not JSON ({problem}); it is truncated or damaged, write it again") from None
+    if not isinstance(value, kind):
+        wanted = "mapping" if kind is dict else kind.__name__
+        raise error(f"{where}: holds a {type(value).__name__}, and no {wanted}; it is damaged, write it again")
     if text.count("[") + text.count("{") > MAX_DEPTH:
         check_depth(value, where, error)
     return value

@@ -124,5 +124,10 @@ def _digest(file: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _read_digest(file: Path, size: int, changed: int) -> str:  # noqa: ARG001 - a changed file is read again
+    return sha256(file)
+
+
+def sha256(file: Path) -> str:
+    """Of a file's content, whatever its name says: 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

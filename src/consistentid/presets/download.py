@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from consistentid.errors import CheckpointError, ConsistentIDError, first_line
+from consistentid.files.weights import sha256
 from consistentid.files.writing import replacing_folder
 
 UNREACHABLE = (
@@ -150,12 +150,6 @@ def check_sums(place: Path, expected: str = "", delete: Path | None = None) -> N
                 f"{file}: is damaged ({target.stat().st_size} bytes of SHA-256 {digest[:12]}, should be {known[:12]});"
                 f" delete {delete or target}, and it is fetched again"
             )
-
-
-def sha256(file: Path) -> str:
-    """Of a file's content, whatever its name says."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _part(file: Path) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from consistentid.errors import CheckpointError
+from consistentid.files.config import MAX_CONFIG_BYTES
+from consistentid.files.reading import read_json
 from consistentid.presets.download import fetch_from_hub, fetching
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
@@ -73,7 +75,7 @@ def _fetch_pipeline(network: Network) -> Path:
     if (found := network.find()) and not lacking(found):
         return found
     index = fetch_from_hub(network.repo, INDEX, network.revision)
-    parts = {name for name, part in json.loads(index.read_text()).items() if isinstance(part, list) and part[0]}
+    parts = _parts(index)
     names = [name for name in _listed(network) if name.count("/") == 1 and name.partition("/")[0] in parts]
     for name in choose(names, network.variant):
         fetch_from_hub(network.repo, name, network.revision)
@@ -86,14 +88,18 @@ def lacking(folder: Path) -> list[str]:
     """Parts of a pipeline of diffusers that its index names and that are not there, or without weights."""
     if not (folder / INDEX).is_file():
         return []
-    index = json.loads((folder / INDEX).read_text())
-    parts = [folder / name for name, part in index.items() if isinstance(part, list) and part[0]]
     return [
         part.name
-        for part in parts
+        for part in (folder / name for name in _parts(folder / INDEX))
         if not part.is_dir()
         or ((part / "config.json").exists() and not any(_WEIGHTS.fullmatch(file.name) for file in part.iterdir()))
     ]
+
+
+def _parts(index: Path) -> list[str]:
+    """The parts of a pipeline that its index names."""
+    content = read_json(index, MAX_CONFIG_BYTES, what="pipeline's index", error=CheckpointError, kind=dict)
+    return [name for name, part in content.items() if isinstance(part, list) and part and part[0]]
 
 
 def _listed(network: Network) -> Sequence[str]:

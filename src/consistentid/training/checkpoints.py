@@ -12,12 +12,12 @@ RUN/checkpoint-500/
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,10 +26,32 @@ from torch import Tensor
 from consistentid.adapter import store
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import InputError, TrainingError
+from consistentid.files.config import Between, build
 from consistentid.files.output import encode_json, versions
-from consistentid.files.reading import read_json
+from consistentid.files.reading import check_file, read_json
+from consistentid.files.weights import sha256
 from consistentid.files.writing import UNFINISHED, replacing, replacing_folder, write_whole
 from consistentid.presets.read import FILE_NAME
+
+
+@dataclass(frozen=True)
+class _About:
+    """What `training.json` says; those of old say less."""
+
+    step: Annotated[int, Between(0)]
+    config: Mapping[str, Any]
+    networks: Mapping[str, Any] = field(default_factory=dict)
+    pictures: str | None = None
+    precision: str = ""
+    data: Mapping[str, int] = field(default_factory=dict)
+    processes: int = 1
+    seconds: Annotated[float, Between(0)] = 0.0
+    skipped: Annotated[int, Between(0)] = 0
+    averaged: Annotated[int, Between(0)] = 0
+    window: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
 
 STATE: Final = "state.safetensors"
 ABOUT: Final = "training.json"
@@ -90,7 +112,7 @@ def save(
                 base(partial / BASE)
             write_whole(partial / FILE_NAME, preset)
             save_file({name: x.detach().cpu().contiguous() for name, x in state.items()}, partial / STATE)
-            sums = {file: _sha256(partial / file) for file in _files(partial)}
+            sums = {file: sha256(partial / file) for file in _files(partial)}
             content = {"step": step, **about, "versions": versions(), "sha256": sums}
             write_whole(partial / ABOUT, encode_json(content))
         for old in _all(run)[:-keep]:
@@ -112,14 +134,14 @@ def load(folder: Path, begun: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         TrainingError: the checkpoint is damaged, or was made with other options, networks or pictures; they are named.
     """
     try:
-        about: dict[str, Any] = read_json(folder / ABOUT)
+        about = _read_about(folder)
         # Zeros where a power cut lost a block are whole tensors to safetensors; checkpoints of old have no sums.
         for name, digest in about.get("sha256", {}).items():
-            if _sha256(folder / name) != digest:
+            if sha256(check_file(folder / name)) != digest:
                 raise InputError(f"{name} is not as it was written")
         state = load_file(folder / STATE)
     except (OSError, ValueError, SafetensorError) as error:
-        raise TrainingError(f"{folder}: is damaged ({error}); remove it to go on from the one before") from error
+        raise _damaged(folder, error) from error
     told = [
         _difference(about["config"], begun["config"], name)
         for name in begun["config"]
@@ -136,12 +158,28 @@ def load(folder: Path, begun: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
 
 
 def told(run: Path) -> dict[str, Any]:
-    """What the last checkpoint of a run says of itself, such as "seconds" and "precision"; nothing without one."""
+    """What the last checkpoint of a run says of itself, such as "seconds" and "precision"; nothing without one.
+
+    Raises:
+        TrainingError: it is damaged.
+    """
     found = newest(run)
     if found is None or not (found / ABOUT).exists():
         return {}
-    about: dict[str, Any] = read_json(found / ABOUT)
+    try:
+        return _read_about(found)
+    except InputError as error:
+        raise _damaged(found, error) from None
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = read_json(folder / ABOUT, kind=dict)
+    build(_About, about, str(folder / ABOUT))
     return about
+
+
+def _damaged(folder: Path, error: Exception) -> TrainingError:
+    return TrainingError(f"{folder}: is damaged ({error}); remove it to go on from the one before")
 
 
 def publish(run: Path, folder: Path, preset: str) -> None:
@@ -174,11 +212,6 @@ def _link(source: str | Path, target: str | Path) -> None:
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> str:

@@ -120,8 +120,11 @@ class FrozenNetworks:
     @cached_property
     def differentiable_recognisers(self) -> list[DifferentiableOnnx]:
         """The recognisers of the identity loss."""
-        paths = self._asked or [self.preset.recogniser.fetch()]
-        return [DifferentiableOnnx(path).to(self.device) for path in paths]
+        found = []
+        for path in self._asked or [self.preset.recogniser.fetch()]:
+            with loading("recogniser", Network(path=path)):
+                found.append(DifferentiableOnnx(path).to(self.device))
+        return found
 
     @cached_property
     def provenance(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ not; and the batch is that of all processes together, so their number does not m
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from consistentid.errors import InputError, TrainingError
 from consistentid.files.claims import claimed
 from consistentid.files.config import build
 from consistentid.files.output import encode_png
+from consistentid.files.reading import read_bytes
 from consistentid.files.writing import write_whole
 from consistentid.presets.read import FILE_NAME, preset_names
 from consistentid.training import checkpoints, validation
@@ -458,10 +460,16 @@ def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
 def _cut_log(path: Path, step: int) -> None:
     """Leave out what was logged after a step, for it will be done again."""
     if path.exists():
-        lines = [
-            line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step
-        ]
-        write_whole(path, "".join(f"{line}\n" for line in lines))
+        lines = read_bytes(path, what="log").decode(errors="replace").splitlines()
+        write_whole(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of the log tells of; of half a line, as a kill leaves it, none that there is."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError):
+        return math.inf
 
 
 def _span(seconds: float) -> str:
