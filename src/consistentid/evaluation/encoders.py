@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -361,7 +360,7 @@ def _dino(source: str, device: torch.device) -> VisionEncoder:
 @contextmanager
 def _reading(kind: str, source: str, option: str) -> Iterator[None]:
     """Errors of other libraries about a model that an option names as one that names both."""
-    if os.path.isfile(source):  # which libraries would read to its end
+    if Path(source).is_file():  # which libraries would read to its end
         raise CheckpointError(f"{source}: is a file, and no {kind}; give a hub id or a folder with {option}")
     try:
         yield
