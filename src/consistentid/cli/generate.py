@@ -248,9 +248,10 @@ def generate(
     """Make portraits of the person on the REFERENCE photos.
 
     REFERENCE is one or more photos of one person, or one file that `consistentid identify` saved; several people are
-    given by --person, and without places put where the base draws faces, from left to right. Writes a PNG for each
-    picture, results.json and a contact sheet to the --out folder, and prints each picture's likeness to the reference:
-    the cosine of the two faces in the preset's face recogniser, 1 = identical. Nothing is overwritten.
+    given by --person, and without places put where the base draws faces: by their --person-prompt where the preset can
+    compare words with faces, else from left to right. Writes a PNG for each picture, results.json and a contact sheet
+    to the --out folder, and prints each picture's likeness to the reference: the cosine of the two faces in the
+    preset's face recogniser, 1 = identical. Nothing is overwritten.
     """
     from consistentid.files.writing import check_folder
     from consistentid.pipeline.request import Request
@@ -344,7 +345,7 @@ def generate(
         print_json(results)
         return
     for number, item in enumerate(results["pictures"]):
-        click.echo(f"{item['file']}  {made.likeness(number)}")
+        click.echo("  ".join(filter(None, [item["file"], made.likeness(number), made.placement(number)])))
     if sheet:
         click.echo(results["sheet"])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -13,17 +13,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from consistentid.adapter.store import read_state
 from consistentid.drawn.scene_reader import SceneReader
 from consistentid.errors import CheckpointError, ConsistentIDError, InputError, first_line
 from consistentid.faces.analyzer import FaceAnalyzer, Recogniser
 from consistentid.faces.face import Face
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parts import PARTS, part_masks, part_pictures
-from consistentid.files.weights import check_finite, check_network, fingerprint
+from consistentid.files.weights import check_network, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.presets.clip_pair import BATCH, ClipEncoder, VisionEncoder, clip_of_preset
 from consistentid.presets.loading import TEXT_PROJECTION, load_image_encoder, loading
 from consistentid.presets.preset import Preset
 
@@ -31,11 +30,7 @@ Floats = NDArray[np.floating[Any]]
 
 CLIP_OF_PHOTOS = "openai/clip-vit-large-patch14"
 DINO_OF_PHOTOS = "facebook/dino-vits16"
-BATCH = 32
-"""Pictures encoded at a time."""
-
 _GREY: Final = (128, 128, 128)  # zero to the network
-_PROJECTION: Final = "text_projection.weight"
 
 
 class PictureEncoder(Protocol):
@@ -45,59 +40,6 @@ class PictureEncoder(Protocol):
 
     def embed(self, pictures: Sequence[Image.Image]) -> Floats:
         """(K, D) float32 of K RGB pictures of any size, not normalised."""
-
-
-class VisionEncoder:
-    """Pictures through a network of transformers.
-
-    Args:
-        name: goes into the report.
-        network: pixel values (B, 3, H, W) -> (B, D).
-        processor: the image processor that goes with it.
-        device: where `network` is.
-    """
-
-    def __init__(self, name: str, network: Callable[[Tensor], Tensor], processor: Any, device: torch.device) -> None:
-        self.name = name
-        self._network, self._processor, self._device = network, processor, device
-
-    @torch.inference_mode()
-    def embed(self, pictures: Sequence[Image.Image]) -> Floats:
-        """(K, D) float32 of K RGB pictures, not normalised."""
-        batches = []
-        for start in range(0, len(pictures), BATCH):
-            batch = self._processor(images=list(pictures[start : start + BATCH]), return_tensors="pt")
-            batches.append(self._network(batch["pixel_values"].to(self._device)).float().cpu())
-        return torch.cat(batches).numpy()
-
-
-class ClipEncoder(VisionEncoder):
-    """A CLIP pair: pictures and texts in one space.
-
-    Args:
-        name, vision, processor, device: see `VisionEncoder`.
-        text: token ids (B, T) -> (B, D); what follows the first end token must not matter, as in CLIP.
-        tokenizer: of transformers.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        vision: Callable[[Tensor], Tensor],
-        processor: Any,
-        text: Callable[[Tensor], Tensor],
-        tokenizer: Any,
-        device: torch.device,
-    ) -> None:
-        super().__init__(name, vision, processor, device)
-        self._text, self._tokenizer = text, tokenizer
-
-    @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str]) -> Floats:
-        """(K, D) float32 of K texts, not normalised; a text is cut where the encoder's context ends."""
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
-        features: Floats = self._text(tokens["input_ids"].to(self._device)).float().cpu().numpy()
-        return features
 
 
 class PartEncoder(Protocol):
@@ -251,9 +193,7 @@ def load_encoders(
     parser: Any = studio.analyzer.parser
     parser.network.to(device)  # to stay there, unlike for a single picture
     faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, parser)
-    pair = (
-        _clip_of_preset(preset, device) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
-    )
+    pair = _clip_of_preset(studio) if preset.drawings_only and not clip else _clip(clip or CLIP_OF_PHOTOS, device)
     if preset.drawings_only and not clip:
         marks.append("CLIP is the pair that conditions the model: CLIP-T and CLIP-I may flatter it")
     structure = _dino(dino or DINO_OF_PHOTOS, device) if dino or not preset.drawings_only else None
@@ -302,46 +242,22 @@ def _clip(source: str, device: torch.device) -> ClipEncoder:
     )
 
 
-def _clip_of_preset(preset: Preset, device: torch.device) -> ClipEncoder:
+def _clip_of_preset(studio: ConsistentIDPipeline) -> ClipEncoder:
     """The pair of a preset that ships: its image encoder, and the text encoder of its base with a projection."""
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTokenizer
 
-    base, pictures = preset.base.fetch(), preset.image_encoder.fetch()
-    file = base / "text_encoder" / TEXT_PROJECTION
-    if not file.is_file():
-        raise CheckpointError(
-            f"{file}: no such file, so texts and pictures cannot be compared; name a model with --clip"
-        )
+    preset = studio.preset
     with loading("image_encoder", preset.image_encoder):
         vision, processor = load_image_encoder(preset.image_encoder, torch.float32)
     with loading("base", preset.base):
-        text, report = CLIPTextModel.from_pretrained(
-            base / "text_encoder", dtype=torch.float32, output_loading_info=True
+        tokenizer = CLIPTokenizer.from_pretrained(preset.base.fetch() / "tokenizer")
+    pair = clip_of_preset(preset, vision.to(studio.device), processor, tokenizer, studio.device)
+    if pair is None:
+        raise CheckpointError(
+            f"{preset.base} has no {TEXT_PROJECTION} beside its text encoder, so texts and pictures cannot be compared;"
+            " name a model with --clip"
         )
-        check_network(text, report["missing_keys"], f"base: {preset.base}/text_encoder")
-        tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
-        projection = _projection(file, (vision.config.projection_dim, text.config.hidden_size)).to(device)
-    vision.to(device)
-    text.to(device).eval()
-    return ClipEncoder(
-        fingerprint(pictures),
-        lambda pixels: vision(pixel_values=pixels).image_embeds,
-        processor,
-        lambda ids: text(input_ids=ids).pooler_output @ projection.T,
-        tokenizer,
-        device,
-    )
-
-
-def _projection(file: Path, shape: tuple[int, int]) -> Tensor:
-    """What takes a text's features into the space of pictures."""
-    weights = read_state(file)[0]
-    projection: Tensor | None = weights.get(_PROJECTION)
-    if projection is None or projection.shape != shape:
-        found = "lacks it" if projection is None else f"has one of {tuple(projection.shape)}"
-        raise CheckpointError(f"{file}: {_PROJECTION} of {shape} is needed, and it {found}; get its files again")
-    check_finite(weights.items(), str(file))
-    return projection.float()
+    return pair
 
 
 def _dino(source: str, device: torch.device) -> VisionEncoder:

@@ -29,6 +29,9 @@ _ABOVE: Final = 0.42
 _WHOLE: Final = 0.75
 """A square picture stays as it is from this share of its side on that would be cut out."""
 
+_CLOSE: Final = 2.3
+"""Side of the square that shows little but a head, as a multiple of its face's box."""
+
 _HEAD: Final = 1.5
 """Size of a head as a multiple of its face's box."""
 
@@ -83,6 +86,23 @@ def portrait(image: Image.Image, face: Face, others: Sequence[Detection] = ()) -
     quarters = face.quarters
     upright = turned_face(shown, quarters, alone.size)
     return turned(alone, quarters), replace(upright, parsing=turned_labels(shown.parsing, quarters))
+
+
+def head(image: Image.Image, face: Detection, others: Sequence[Detection] = ()) -> Image.Image:
+    """The square with a face, its hair and its collar, as captions describe people; other people's heads are blackened.
+
+    Args:
+        image: RGB picture.
+        face: whose head.
+        others: faces of other people.
+
+    Returns:
+        RGB picture, square; its edges are drawn out where it reaches over the picture's.
+    """
+    x, y = face.centre
+    half = _CLOSE * face.side / 2
+    box = (round(x - half), round(y - half), round(x + half), round(y + half))
+    return _alone(cut(image, box), moved(face, box), [moved(other, box) for other in others])
 
 
 def _alone(image: Image.Image, face: Detection, others: Sequence[Detection]) -> Image.Image:

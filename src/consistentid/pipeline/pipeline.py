@@ -45,11 +45,13 @@ from consistentid.files.devices import (
 )
 from consistentid.files.images import Photo, pixel_digest, read_photo
 from consistentid.files.output import versions
+from consistentid.pipeline.placement import NO_PAIR, NO_WORDS, Placement, likeness_to_words, told_apart
 from consistentid.pipeline.places import faces_in, regions_of
 from consistentid.pipeline.portraits import Portraits
 from consistentid.pipeline.repair import STRENGTH, Repaired, face_mask, is_small
 from consistentid.pipeline.request import SEEDS, Request, Step
 from consistentid.pipeline.sampling import Sampler, report
+from consistentid.presets.clip_pair import ClipEncoder, clip_of_preset
 from consistentid.presets.loading import (
     check_width,
     load_analyzer,
@@ -228,6 +230,19 @@ class ConsistentIDPipeline:
         )
 
     @cached_property
+    @ordinary_tensors()
+    def clip_pair(self) -> ClipEncoder | None:
+        """The image encoder with the text encoder that goes with it; None where the preset has none.
+
+        Raises:
+            CheckpointError: weights are missing, broken, or of another kind.
+        """
+        encoder = self.encoder
+        return clip_of_preset(
+            self.preset, encoder.image_encoder, encoder.processor, self.pipe.tokenizer, device=self.device
+        )
+
+    @cached_property
     def judge(self) -> OnnxRecogniser:
         """The recogniser that scores and never conditions.
 
@@ -334,8 +349,9 @@ class ConsistentIDPipeline:
         """The pictures of a request with their likeness, the best of them where it asks for the best.
 
         Should the likeness not be measurable, all pictures are kept without it, and a `UserWarning` says why. Several
-        people without regions are put where the base alone draws faces, from left to right; a seed with too few of them
-        is replaced by another one, which a `UserWarning` tells.
+        people without regions are put where the base alone draws faces: by what is said of each where the preset's
+        networks can compare words with faces, else from left to right; `Portraits.placements` tells which. A seed with
+        too few faces is replaced by another one, which a `UserWarning` tells.
 
         Raises:
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError: see `__call__`.
@@ -345,8 +361,11 @@ class ConsistentIDPipeline:
         with self._at_work():
             people = self._people(request)
             self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
-            placed = self._placed(request) if len(people) > 1 and request.regions is None else [request]
-            batches = [self._sample(one) for one in placed]
+            batches = (
+                [self._sample_placed(*placed) for placed in self._placed(request)]
+                if len(people) > 1 and request.regions is None
+                else [self._sample(request)]
+            )
             made = Portraits.together([batch.portraits for batch in batches])
             drawn = [picture for batch in batches for picture in batch.pictures]
             report(request, Step("scoring", len(made), len(made)))
@@ -469,7 +488,11 @@ class ConsistentIDPipeline:
             [_Drawn(window, out.regions, request.places) for window in out.windows],
         )
 
-    def _placed(self, request: Request) -> Iterator[Request]:
+    def _sample_placed(self, request: Request, placement: Placement) -> _Batch:
+        batch = self._sample(request)
+        return replace(batch, portraits=replace(batch.portraits, placements=[placement.record()] * len(batch.pictures)))
+
+    def _placed(self, request: Request) -> Iterator[tuple[Request, Placement]]:
         """A request for each picture, with regions where the base alone draws faces from the same noise."""
         people, rows = request.people, request.rows()
         said = [text for text in request.person_prompts or () if text]
@@ -492,7 +515,25 @@ class ConsistentIDPipeline:
                     stacklevel=4,
                 )
             there = sorted(faces[: len(people)], key=lambda face: face.centre[0])
-            yield request.for_picture(row.prompt, seed, regions_of(there, first.size), number, len(rows))
+            placement = self._placement(request, first, there)
+            regions = regions_of([there[face] for face in placement.faces], first.size)
+            yield request.for_picture(row.prompt, seed, regions, number, len(rows)), placement
+
+    def _placement(self, request: Request, first: Image.Image, faces: Sequence[Detection]) -> Placement:
+        """Who goes to which of the faces of a first pass, which are given from left to right."""
+        words = request.descriptions
+        if not told_apart(words):
+            return Placement.in_order(len(faces), NO_WORDS)
+        with moved(self.device, self.encoder.image_encoder):
+            pair = self.clip_pair
+            placement = (
+                Placement.in_order(len(faces), NO_PAIR)
+                if pair is None
+                else Placement.by_words(likeness_to_words(pair, first, faces, words))
+            )
+        if self.low_memory:
+            del self.encoder, self.clip_pair
+        return placement
 
     def _judged(self, made: Portraits, drawn: Sequence[_Drawn], request: Request) -> Portraits:
         """The pictures with their likeness, and repaired where the request says so."""

@@ -30,6 +30,8 @@ class Portraits:
             path of this machine.
         scored: whether `scores` were measured.
         people: of each picture of several people what is known of each of them: "likeness" and "region".
+        placements: of each picture of several people without given regions how they were put where they are: "by"
+            "words", with the "likeness" of each person's words to each face, or "order", with the "reason".
         repairs: of each picture the faces that were drawn anew.
     """
 
@@ -41,6 +43,7 @@ class Portraits:
     record: Mapping[str, Any] = field(default_factory=dict)
     scored: bool = True
     people: list[list[dict[str, Any]]] = field(default_factory=list)
+    placements: list[dict[str, Any]] = field(default_factory=list)
     repairs: list[list[dict[str, Any]]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -56,13 +59,14 @@ class Portraits:
             withheld=[self.withheld[i] for i in numbers],
             prompts=[self.prompts[i] for i in numbers],
             people=[self.people[i] for i in numbers] if self.people else [],
+            placements=[self.placements[i] for i in numbers] if self.placements else [],
             repairs=[self.repairs[i] for i in numbers] if self.repairs else [],
         )
 
     @classmethod
     def together(cls, parts: Sequence[Portraits]) -> Portraits:
         """The pictures of several calls that differ in nothing that `record` tells."""
-        names = ("images", "scores", "seeds", "withheld", "prompts", "people", "repairs")
+        names = ("images", "scores", "seeds", "withheld", "prompts", "people", "placements", "repairs")
         lists: dict[str, Any] = {name: [item for part in parts for item in getattr(part, name)] for name in names}
         return replace(parts[0], **lists)
 
@@ -80,7 +84,7 @@ class Portraits:
         }
 
     def _details(self, number: int) -> dict[str, Any]:
-        found = {"people": self.people, "repairs": self.repairs}
+        found: dict[str, list[Any]] = {"people": self.people, "placement": self.placements, "repairs": self.repairs}
         return {name: items[number] for name, items in found.items() if items}
 
     def to_png(self, number: int, more: Mapping[str, Any] | None = None) -> bytes:
@@ -123,6 +127,13 @@ class Portraits:
             results["sheet"] = str(save_new(home / "sheet.png", data))
         save_new(home / "results.json", encode_json(results))
         return results
+
+    def placement(self, number: int) -> str:
+        """How the people of a picture were put where they are, in words; empty where that was given."""
+        if not self.placements:
+            return ""
+        found = self.placements[number]
+        return "placed by their words" if found["by"] == "words" else f"placed from left to right: {found['reason']}"
 
     def likeness(self, number: int) -> str:
         """A picture's likeness in words."""

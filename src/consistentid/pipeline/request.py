@@ -245,6 +245,17 @@ class Request:
         return value if isinstance(value, tuple) else (value,) * len(self.people)
 
     @property
+    def descriptions(self) -> tuple[str, ...]:
+        """What is said of each person: their own words, or else of their face; empty where nothing is."""
+        given = zip(
+            self.people, *map(self.of_each, ("person_prompts", "face_text", "parts")), strict=True
+        )  # fmt: skip
+        return tuple(
+            words or text or ", ".join((parts or {}).values()) or (person.face_text if text is None else "")
+            for person, words, text, parts in given
+        )
+
+    @property
     def made(self) -> int:
         """How many pictures are made of each prompt."""
         return self.best_of or self.num_images_per_prompt
