@@ -55,12 +55,27 @@ def faces_in(regions: Regions, faces: Sequence[Detection], size: tuple[int, int]
         faces: of a picture, largest first.
         size: width and height of the picture.
     """
-    cover: NDArray[np.float32] = regions.cover(size[1], size[0]).numpy()
     found: list[int | None] = [None] * len(regions)
     for number, face in enumerate(faces):
-        x, y = (min(max(int(value), 0), limit - 1) for value, limit in zip(face.centre, size, strict=True))
-        there = cover[:, y, x]
+        there = _there(regions, face, size)
         person = int(there.argmax())
         if there[person] > 0 and found[person] is None:
             found[person] = number
     return found
+
+
+def _there(regions: Regions, face: Detection, size: tuple[int, int]) -> NDArray[np.float32]:
+    """(P,) how much of the pixel at a face's middle each region covers."""
+    x, y = (min(max(int(value), 0), limit - 1) for value, limit in zip(face.centre, size, strict=True))
+    cover: NDArray[np.float32] = regions.cover(size[1], size[0]).numpy()
+    return cover[:, y, x]
+
+
+def faces_outside(regions: Regions, faces: Sequence[Detection], size: tuple[int, int]) -> list[int]:
+    """The numbers of the faces whose middle lies in nobody's region: bystanders.
+
+    Args:
+        regions, size: see `faces_in`.
+        faces: of a picture, in any order.
+    """
+    return [number for number, face in enumerate(faces) if not _there(regions, face, size).any()]

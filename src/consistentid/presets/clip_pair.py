@@ -145,9 +145,9 @@ def _projected(base: Network, width: int, dtype: torch.dtype) -> tuple[nn.Module
     if folder is None or not (file := folder / "text_encoder" / TEXT_PROJECTION).is_file():
         return None
     model, report = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, output_loading_info=True)
-    check_network(model, report["missing_keys"], f"base: {base}")
+    check_network(model, report["missing_keys"], f"base: {base}/text_encoder")
     weight = _projection(file, (width, model.config.hidden_size)).to(dtype)
-    projection = nn.Linear(*weight.T.shape, bias=False, dtype=dtype)
+    projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
     projection.load_state_dict({"weight": weight})
     return model, projection
 
