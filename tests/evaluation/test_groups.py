@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import tiny
 from consistentid.cli import main
 from consistentid.errors import InputError, NoFaceError
-from consistentid.evaluation.groups import LIST, Group, make_pairs, read_list, score_groups, write_list
+from consistentid.evaluation.groups import LIST, Group, make_pairs, read_list, report, score_groups, write_list
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -75,6 +75,42 @@ def test_any_tool_s_pictures_by_the_command(pictures: list[Group], tmp_path: Pat
     assert "| ours | 2 |" in (tmp_path / "report" / "people.md").read_text()
 
 
+def test_copies_and_bystanders_of_pictures(tmp_path: Path) -> None:
+    """A bystander who stays, one whose face is another's, and a face that is the very picture that was given."""
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    ada, other = tmp_path / "ada.png", tmp_path / "other.png"
+    tiny.portrait().save(ada)
+    tiny.portrait(9).save(other)
+    two = tiny.draw((34, 50), (94, 60))[0]
+    two.save(tmp_path / "before.png")
+    changed = two.copy()
+    changed.paste(tiny.draw((34, 50), (94, 60), mouth=20)[0].crop((64, 0, 128, 128)), (64, 0))
+    changed.save(tmp_path / "changed.png")
+    tiny.portrait().save(tmp_path / "copied.png")
+    person = {"people": (ada,), "regions": (LEFT,), "method": "m"}
+    groups = [
+        Group(tmp_path / "before.png", **person, before=tmp_path / "before.png"),
+        Group(tmp_path / "changed.png", **person, before=tmp_path / "before.png"),
+        Group(None, **person, before=tmp_path / "before.png"),
+        Group(tmp_path / "copied.png", (ada,), method="m", others=((other,),)),
+        Group(tmp_path / "copied.png", (ada,), method="m", others=((ada,),)),
+        Group(tmp_path / "copied.png", (ada,), method="m"),
+    ]
+    write_list(tmp_path / LIST, groups)
+    assert read_list(tmp_path / LIST) == groups
+    stays, changes, none, copied, same, unknown = score_groups(groups, studio.analyzer)[0]
+    assert abs(stays.bystander_change) < 1e-6
+    assert changes.bystander_change > 1e-3
+    assert math.isnan(none.bystander_change), "what was never made changes nobody"
+    assert math.isnan(copied.bystander_change)
+    assert copied.copy_paste > 1e-3
+    assert abs(same.copy_paste) < 1e-6
+    assert math.isnan(unknown.copy_paste)
+    table = report(groups, [stays, changes, none, copied, same, unknown], math.nan, "judge", tmp_path)
+    assert table["methods"]["m"]["bystander_change"]["pictures"] == 2
+    assert " - |" in (tmp_path / "people.md").read_text(), "what is not known is no number"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -85,6 +121,10 @@ def test_any_tool_s_pictures_by_the_command(pictures: list[Group], tmp_path: Pat
         ("picture,people\n,\n", "0 people and 0 regions do not fit"),
         ("picture,people,regions\n,ada.png,left\n", "regions='left' are no numbers"),
         ('picture,people,regions\n,ada.png,"0,0,1,1;0,0,1,1"\n', "1 people and 2 regions do not fit"),
+        ("picture,people,others\n,ada.png,ada.png;tom.png\n", "1 people and others of 2 do not fit"),
+        ("picture,people,others\n,ada.png,gone.png\n", r"gone\.png does not exist"),
+        ("picture,people,before\n,ada.png,ada.png\n", "before needs regions"),
+        ('picture,people,regions,before\n,ada.png,"0,0,1,1",gone.png\n', r"gone\.png does not exist"),
         ('picture,people,regions\n,ada.png,"0,0,nan,1"\n', r"line 2: regions\[0\]"),
         ('picture,people,regions\n,ada.png,"0,0,0,1"\n', r"line 2: regions\[0\]"),
     ],

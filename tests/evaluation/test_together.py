@@ -69,6 +69,30 @@ def test_bystanders() -> None:
     assert copy_paste(0.9, 0.6) == pytest.approx(0.3)
 
 
+def test_bystanders_and_copies_of_a_picture() -> None:
+    assert math.isnan(measure(RIGHT, 2, 0.5).copy_paste)
+    assert math.isnan(measure(RIGHT, 2, 0.5).bystander_change)
+    others = np.array([[0.7, 0.1], [0.2, 0.6]])
+    assert measure(RIGHT, 2, 0.5, others=others).copy_paste == pytest.approx((0.2 + 0.1) / 2)
+    assert measure(RIGHT[:, ::-1], 2, 0.5, others=others[:, ::-1]).copy_paste == pytest.approx(0.15), "own faces count"
+    one_known = np.array([[0.7, 0.1], [np.nan, np.nan]])
+    assert measure(RIGHT, 2, 0.5, others=one_known).copy_paste == pytest.approx(0.2)
+    assert math.isnan(measure(np.zeros((2, 0)), 0, 0.5, others=np.zeros((2, 0))).copy_paste)
+
+    ada, tom, bystander = np.eye(3)
+    before = np.array([bystander])
+    alike = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    kept = measure(alike, 3, 0.5, bystanders=(before, np.array([ada, bystander, tom])))
+    assert kept.bystander_change == 0
+    changed = np.array([0.0, 0.6, 0.8])
+    assert measure(alike, 3, 0.5, bystanders=(before, np.array([ada, changed, tom]))).bystander_change == (
+        pytest.approx(0.2)
+    )
+    # a person's own face is no bystander, however much it is like one
+    gone = measure(np.array([[1.0, 0.0], [0.0, 1.0]]), 2, 0.5, bystanders=(before, np.array([ada, bystander])))
+    assert gone.bystander_change == 1
+
+
 def test_intervals_are_over_pairs() -> None:
     good, bad = measure(RIGHT, 2, 0.5, [0, 1]), measure(RIGHT[:, ::-1], 2, 0.5, [0, 1])
     found = summary([good, good, bad, bad], np.array(["ada+tom"] * 2 + ["bea+cem"] * 2))

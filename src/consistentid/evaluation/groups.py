@@ -9,6 +9,8 @@ A list of pictures is a CSV file, one line a picture, paths relative to it:
 | `regions` | where each was asked to be, `left,top,right,bottom` in fractions, separated by `;`; may be empty |
 | `prompt` | may be empty |
 | `method` | which tool or setting made it |
+| `others` | other pictures of each person, unseen by the tool: people separated by `;`, pictures by `,`; may be empty |
+| `before` | the picture that the people were put into: faces outside the regions are bystanders; may be empty |
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError, InputError, NoFaceError
 from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.people import Person, draw_people
+from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.together import Together, measure, summary
 from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
 from consistentid.faces.face import Detection
@@ -38,7 +41,7 @@ from consistentid.files.output import encode_json
 from consistentid.files.tables import read_table, write_table
 from consistentid.files.writing import check_folder, write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.pipeline.places import faces_in
+from consistentid.pipeline.places import faces_in, faces_outside
 from consistentid.pipeline.request import Request
 
 LIST = "pictures.csv"
@@ -58,6 +61,9 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 ALONE = "one person"
 """The ceiling: each person alone in the same place, so that nothing is shared."""
 
+OTHERS = 2
+"""Pictures of each drawn person that the preset does not see, against which copying is measured."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -70,6 +76,8 @@ class Group:
     regions: tuple[tuple[float, ...], ...] = ()
     prompt: str = ""
     method: str = ""
+    others: tuple[tuple[Path, ...], ...] = ()
+    before: Path | None = None
 
     @property
     def names(self) -> str:
@@ -90,6 +98,8 @@ def write_list(file: Path, groups: Sequence[Group]) -> None:
             ";".join(",".join(f"{x:g}" for x in box) for box in group.regions),
             group.prompt,
             group.method,
+            ";".join(",".join(_from(home, path) for path in each) for each in group.others),
+            "" if group.before is None else _from(home, group.before),
         ]
         for group in groups
     ]
@@ -130,8 +140,22 @@ def read_list(file: Path, folder: Path | None = None) -> list[Group]:
             raise InputError(f"{where}: {error}") from None
         picture = base / cells["picture"] if cells["picture"] else None
         known = picture if picture and picture.is_file() else None
-        groups.append(Group(known, people, regions, cells["prompt"], cells["method"] or file.stem))
+        others = tuple(tuple(base / name for name in each.split(",") if name) for each in _each(cells["others"]))
+        if others and len(others) != len(people):
+            raise InputError(
+                f"{where}: {len(people)} people and others of {len(others)} do not fit; separate them by ;"
+            )
+        before = base / cells["before"] if cells["before"] else None
+        if before and not regions:
+            raise InputError(f"{where}: before needs regions, for the faces outside of them are the bystanders")
+        if absent := [path for each in (*others, (before,)) for path in each if path and not path.is_file()]:
+            raise InputError(f"{where}: {absent[0]} does not exist; paths are relative to {base}")
+        groups.append(Group(known, people, regions, cells["prompt"], cells["method"] or file.stem, others, before))
     return groups
+
+
+def _each(cell: str) -> list[str]:
+    return cell.split(";") if cell else []
 
 
 def make_pairs(
@@ -148,7 +172,7 @@ def make_pairs(
         prompts: of each pair.
         progress: called with (pictures done, pictures in all).
     """
-    people = draw_people(check_folder(folder) / "people", 2 * pairs, [])
+    people = draw_people(check_folder(folder) / "people", 2 * pairs, [Prompt("", "others")] * OTHERS)
     groups: list[tuple[Path, list[Person], Sequence[tuple[float, ...]], str, str, dict[str, Any]]] = []
     for pair in range(pairs):
         two = people[2 * pair : 2 * pair + 2]
@@ -174,7 +198,7 @@ def make_pairs(
             picture = studio.sample(asked)
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, picture.to_png(0))
-        made.append(Group(file, references, tuple(places), prompt, method))
+        made.append(Group(file, references, tuple(places), prompt, method, tuple(person.others for person in who)))
         if progress:
             progress(done, len(groups))
     write_list(folder / LIST, made)
@@ -198,7 +222,7 @@ def score_groups(
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        NoFaceError: a picture of a person shows no face.
+        NoFaceError: a picture of a person that was given to the tool shows no face.
     """
     known: dict[Path, NDArray[np.float32]] = {}
     for path in sorted({path for group in groups for path in group.people}):
@@ -206,6 +230,10 @@ def score_groups(
         if found is None:
             raise NoFaceError(f"{path}: shows no face, so nobody can be compared to it")
         known[path] = found
+    unseen = {
+        path: embed_largest(load_image(path), faces.detector, faces.recogniser)
+        for path in sorted({path for group in groups for each in group.others for path in each})
+    }
     impostors = np.array([float(known[a] @ known[b]) for a, b in combinations(known, 2)])
     threshold = impostor_threshold(impostors)
     scored = []
@@ -220,10 +248,37 @@ def score_groups(
         places: list[int | None] | None = None
         if group.regions:
             places = faces_in(Regions.read(group.regions), seen, picture.size) if picture else [None] * len(alike)
-        scored.append(measure(alike, len(seen), threshold, places))
+        others = _alike_others(group, unseen, embeddings)
+        now = np.stack(embeddings) if embeddings else np.zeros((0, next(iter(known.values())).shape[0]), np.float32)
+        bystanders = (_bystanders(group, faces, now.shape[1]), now) if picture and group.before else None
+        scored.append(measure(alike, len(seen), threshold, places, others, bystanders))
         if progress:
             progress(done, len(groups))
     return scored, threshold
+
+
+def _alike_others(
+    group: Group, unseen: Mapping[Path, NDArray[np.float32] | None], embeddings: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float32] | None:
+    """(P, F) mean cosines of other pictures of each person and the faces; a picture without a face tells nothing."""
+    if not group.others:
+        return None
+    rows = []
+    for each in group.others:
+        found = [embedding for path in each if (embedding := unseen[path]) is not None]
+        nothing = np.full((1, len(embeddings)), np.nan, np.float32)
+        rows.append((similarities(found, embeddings) if found and embeddings else nothing).mean(axis=0))
+    return np.stack(rows)
+
+
+def _bystanders(group: Group, faces: FaceAnalyzer, width: int) -> NDArray[np.float32]:
+    """(K, width) embeddings of the faces that are in nobody's region of the picture before."""
+    assert group.before
+    picture = load_image(group.before)
+    seen = faces.detector.detect(picture)
+    chosen = faces_outside(Regions.read(group.regions), seen, picture.size)
+    found = [faces.recogniser.embed(picture, seen[face].landmarks) for face in chosen]
+    return np.stack(found) if found else np.zeros((0, width), np.float32)
 
 
 def report(
@@ -242,9 +297,14 @@ def report(
     names = [item.name for item in fields(Together)]
     lines = [f"Judge: {judge}.", "", f"| method | pictures | {' | '.join(names)} |", "|---" * (len(names) + 2) + "|"]
     for method, found in methods.items():
-        cells = [f"{found[name].value:.3f} ({found[name].low:.3f} to {found[name].high:.3f})" for name in names]
+        cells = [_cell(found[name]) for name in names]
         lines.append(f"| {method} | {found[names[0]].pictures} | {' | '.join(cells)} |")
     home = check_folder(folder)
     for name, content in (("people.json", encode_json(data)), ("people.md", ("\n".join(lines) + "\n").encode())):
         write_whole(home / name, content)
     return data
+
+
+def _cell(found: Estimate) -> str:
+    """A measure with its interval; a dash where nothing could be measured."""
+    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})" if found.pictures else "-"

@@ -8,10 +8,12 @@
 | `swapped` | 1 where the faces in the places asked for are more like the people in exchanged places |
 | `confused` | share of the people whose own face is more like another person of the picture |
 | `verified` | 1 where every person is accepted by their face at a threshold |
+| `copy_paste` | how much more people's faces are like the very pictures that were given than like others of them |
+| `bystander_change` | mean 1 - cosine of each face that is nobody's, before and after the people came |
 
 Faces and people are matched by the Hungarian method, once for each picture. A person without a face counts as 0 or as a
-failure, so that a tool does not gain by drawing fewer faces. Where a measure needs two people, or places, and there are
-none, it is NaN.
+failure, so that a tool does not gain by drawing fewer faces. Where a measure needs two people, places, other pictures
+of them, or bystanders, and there are none, it is NaN.
 """
 
 from __future__ import annotations
@@ -40,9 +42,18 @@ class Together:
     swapped: float
     confused: float
     verified: float
+    copy_paste: float
+    bystander_change: float
 
 
-def measure(alike: Floats, faces: int, threshold: float, places: Sequence[int | None] | None = None) -> Together:
+def measure(
+    alike: Floats,
+    faces: int,
+    threshold: float,
+    places: Sequence[int | None] | None = None,
+    others: Floats | None = None,
+    bystanders: tuple[Floats, Floats] | None = None,
+) -> Together:
     """One picture.
 
     Args:
@@ -50,12 +61,16 @@ def measure(alike: Floats, faces: int, threshold: float, places: Sequence[int | 
         faces: F, also where P is 0.
         threshold: the cosine from which a face is taken for a person; NaN = not known.
         places: for each person the number of the face in their place, None where there is none; None = no places.
+        others: (P, F) mean cosines of other pictures of each person, which were not given, and the faces; NaN where
+            there are none.
+        bystanders: embeddings of unit length, (K, D) of the faces that are nobody's before, and (F, D) of all faces
+            now.
     """
     people = len(alike)
     numbers = assign(alike)
     own = np.array([0.0 if face is None else alike[person, face] for person, face in enumerate(numbers)])
     taken = [(person, face) for person, face in enumerate(numbers) if face is not None]
-    others = [alike[other, face] for person, face in taken for other in range(people) if other != person]
+    foreign = [alike[other, face] for person, face in taken for other in range(people) if other != person]
     mistaken = [
         alike[person, face] <= max((alike[other, face] for other in range(people) if other != person), default=-np.inf)
         for person, face in taken
@@ -64,11 +79,29 @@ def measure(alike: Floats, faces: int, threshold: float, places: Sequence[int | 
         right_number=float(faces == people),
         similarity=float(own.mean()),
         least=float(own.min()),
-        elsewhere=float(np.mean(others)) if others else np.nan,
+        elsewhere=float(np.mean(foreign)) if foreign else np.nan,
         swapped=_swapped(alike, places),
         confused=float(np.sum(mistaken) + people - len(taken)) / people if people > 1 else np.nan,
         verified=np.nan if np.isnan(threshold) else float(len(taken) == people and bool((own > threshold).all())),
+        copy_paste=_copied(alike, others, taken),
+        bystander_change=_changed(bystanders, [face for _, face in taken]),
     )
+
+
+def _copied(alike: Floats, others: Floats | None, taken: Sequence[tuple[int, int]]) -> float:
+    if others is None:
+        return np.nan
+    each = np.array([copy_paste(float(alike[pair]), float(others[pair])) for pair in taken])
+    known = each[~np.isnan(each)]
+    return float(known.mean()) if len(known) else np.nan
+
+
+def _changed(bystanders: tuple[Floats, Floats] | None, taken: Sequence[int]) -> float:
+    """Of the faces that are there now, those of the people are no bystanders."""
+    if bystanders is None:
+        return np.nan
+    before, now = bystanders
+    return bystander_change(before, np.delete(now, list(taken), axis=0))
 
 
 def _swapped(alike: Floats, places: Sequence[int | None] | None) -> float:
