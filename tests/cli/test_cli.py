@@ -346,7 +346,10 @@ def check_refused(result: Result, words: str) -> None:
         (["--prompt", "  "], "--prompt=' ' is empty; describe the picture"),
         (["--prompt", "very " * 200], "the prompt"),
         ([], "Missing option '--prompt'."),
-        (["--prompt", "a", "--preset", "sd16"], "unknown preset 'sd16'; known presets are drawn, sd15, sdxl"),
+        (
+            ["--prompt", "a", "--preset", "sd16"],
+            "known presets are drawn, sd15, sd15-open, sdxl",
+        ),
         (["--prompt", "a", "--out", "/proc/results"], "/proc/results: cannot be written"),
         (["--prompt", "a", "--out", "ada.png"], "ada.png: is a file; name a folder"),
         (["--prompt", "a", "--num", "0"], "--num=0 is not allowed; give an integer from 1 to 1000"),

@@ -67,6 +67,19 @@ def test_what_would_be_fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert examine(load_preset("drawn"))["problems"] == []
 
 
+def test_the_open_preset_s_recogniser_and_detector_may_be_sold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    preset = load_preset("sd15-open")
+    report = examine(preset)
+    licences = {item["role"]: item["licence"] for item in report["networks"]}
+    assert (licences["detector"], licences["recogniser"]) == ("MIT", "Apache-2.0")
+    assert "research only" in licences["parser"], "none of an open licence is known"
+    assert "to be moved" in licences["adapter"]
+    assert report["unpinned"] == []
+    assert all(len(preset.networks[role].sha256) == 64 for role in ("detector", "recogniser"))
+    assert report["fetch"] == "consistentid fetch --preset sd15-open"
+
+
 def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:
     (preset / "base").mkdir()
     content = (preset / "preset.yaml").read_text()

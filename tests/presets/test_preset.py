@@ -34,7 +34,7 @@ def write(path: Path, **changes: object) -> Path:
 
 
 def test_shipped_presets_are_complete() -> None:
-    assert preset_names() == ["drawn", "sd15", "sdxl"]
+    assert preset_names() == ["drawn", "sd15", "sd15-open", "sdxl"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -190,7 +190,7 @@ def test_the_preset_that_the_manual_shows(tmp_path: Path) -> None:
 
 def test_unknown_preset_is_answered_with_those_there_are(tmp_path: Path) -> None:
     for name in ("sd16", tmp_path, tmp_path / "absent.yaml"):
-        with pytest.raises(InputError, match="known presets are drawn, sd15, sdxl"):
+        with pytest.raises(InputError, match="known presets are drawn, sd15, sd15-open, sdxl"):
             load_preset(name)
 
 
