@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from consistentid.errors import CheckpointError, InputError
-from consistentid.files.config import Between, OneOf, PathOrName, build, check, parse_yaml, plain, read_config
+from consistentid.files.config import Between, OneOf, PathOrName, build, check, plain
+from consistentid.files.documents import parse_yaml, read_config
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from consistentid.adapter.layouts import REMEDY, check, released_spec, to_ours
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError
-from consistentid.files.config import MAX_CONFIG_BYTES
+from consistentid.files.documents import MAX_CONFIG_BYTES
 from consistentid.files.reading import check_file, parse_json, read_json
 from consistentid.files.weights import check_finite, listed
 from consistentid.files.writing import replacing, write_whole

@@ -11,7 +11,8 @@ from typing import Any
 from consistentid.drawn.portraits.captions import BACKGROUND_WORDS, EXPRESSION_WORDS, STYLE_WORDS, article
 from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
-from consistentid.files.config import build, read_config
+from consistentid.files.config import build
+from consistentid.files.documents import read_config
 from consistentid.presets.preset import Preset
 
 _FOLDER = Path(__file__).parent / "protocols"

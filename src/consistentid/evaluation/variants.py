@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
-from consistentid.files.config import parse_yaml, plain
+from consistentid.files.config import plain
+from consistentid.files.documents import parse_yaml
 from consistentid.presets.settings import Settings
 
 

@@ -1,7 +1,8 @@
-"""Settings in YAML and JSON files, read into dataclasses: every name, type and range is checked, at every level.
+"""Plain values, such as a file of settings holds, as dataclasses: names, types and ranges are checked at every level.
 
 A dataclass says what is allowed: by the types of its fields, and by rules beside them, as in
 ``steps: Annotated[int, Between(1, 500)]``. `build` checks what a file says, `check` what a call says, by these rules.
+`documents` reads the files.
 
 Own code, because the message is the work: file, key, value, what is allowed, the names there are. pydantic where it is
 strict takes no mapping for a dataclass and no list for a tuple, where it is not takes "1" for a number, and would need
@@ -12,27 +13,18 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-import yaml
-
-from consistentid.errors import ConsistentIDError, InputError, first_line
-from consistentid.files.reading import MAX_DEPTH, parse_json, read_bytes, too_deep
+from consistentid.errors import ConsistentIDError, InputError
 
 T = TypeVar("T")
-
-MAX_CONFIG_BYTES: Final = 1 << 18
-"""Size above which a file of settings is refused."""
-
-_LONGEST_CHAIN: Final = 10  # files that extend one another
 
 
 @dataclass(frozen=True)
@@ -80,78 +72,6 @@ class Text(str):
         text = super().__new__(cls, value)
         text.folder = folder
         return text
-
-
-def read_config(
-    path: str | Path,
-    what: str,
-    *,
-    changes: Sequence[str] = (),
-    find: Callable[[str, Path], Path] = lambda name, folder: folder / name,
-    expand: Callable[[dict[str, Any]], dict[str, Any]] = lambda content: content,
-    whole: Collection[str] = (),
-    error: type[ConsistentIDError] = InputError,
-) -> dict[str, Any]:
-    """The mapping that a YAML or JSON file holds, as plain values with `Text` for texts.
-
-    Args:
-        path: of the file. With a key ``extends`` it only says what differs from another file, whose path it gives
-            relative to itself; mappings are merged, everything else is replaced.
-        what: the file is, for messages: "recipe".
-        changes: "section.option=value" with the value in YAML, such as ``adapter.schedule.lr=1e-4``; paths in them
-            are relative to the working folder.
-        find: the file that a value of ``extends`` names, seen from a folder.
-        expand: what a file says by what it says, before it is merged with the file that it extends.
-        whole: options that are replaced also where both are mappings.
-        error: kind to raise.
-
-    Raises:
-        error: the file cannot be read, is no mapping, is too large or nested too deep, says something twice, extends
-            itself; or a change is not of that form.
-    """
-    content = _read(Path(path), _Reading(what, find, expand, whole, error), ())
-    for change in changes:
-        name, equals, value = change.partition("=")
-        names = name.split(".")
-        if not equals or not all(names) or len(names) > MAX_DEPTH:
-            raise error(f"--set {_told(change)} is not of the form section.option=value")
-        parsed = parse_yaml(value, f"--set {_told(change)}", Path.cwd(), error)
-        for key in reversed(names):
-            parsed = {key: parsed}
-        content = _merged(content, parsed, whole)
-    return content
-
-
-def parse_yaml(
-    text: str | bytes, where: str, folder: Path | None = None, error: type[ConsistentIDError] = InputError
-) -> Any:
-    """YAML as plain values, with `Text` for texts; ``1e-4`` is a number, as YAML 1.2 has it.
-
-    Args:
-        text: in UTF-8.
-        where: it stands, for messages.
-        folder: that paths in it are relative to; the working folder by default.
-        error: kind to raise.
-
-    Raises:
-        error: it is none, is nested deeper than `MAX_DEPTH`, repeats a key, or has aliases, by which a short text can
-            stand for an endless one.
-    """
-    loader = None
-    try:
-        loader = _Loader(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
-        loader.folder = folder or Path.cwd()
-        return loader.get_single_data()
-    except _TooDeepError:
-        raise too_deep(where, error) from None
-    except (yaml.YAMLError, ValueError) as problem:  # dates and numbers that there are not are ValueErrors
-        mark = getattr(problem, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(problem, "problem", None) or first_line(problem)
-        raise error(f"{where}{line}: cannot be read as YAML ({reason}); correct the file") from None
-    finally:
-        if loader:
-            loader.dispose()
 
 
 def build(kind: type[T], values: Any, file: str, section: str = "", error: type[ConsistentIDError] = InputError) -> T:
@@ -209,7 +129,7 @@ class _Place(typing.NamedTuple):
         return self._replace(keys=f"{self.keys}.{name}" if self.keys else str(name))
 
     def refused(self, value: Any, remedy: str) -> ConsistentIDError:
-        return self.error(f"{self}={_told(value)} is not allowed; give {remedy}")
+        return self.error(f"{self}={told(value)} is not allowed; give {remedy}")
 
 
 def _built(kind: type[T], values: Any, place: _Place) -> T:
@@ -218,8 +138,8 @@ def _built(kind: type[T], values: Any, place: _Place) -> T:
         values = from_text(values)
     known = {field.name: field for field in fields(kind) if field.init}  # type: ignore[arg-type]
     if not isinstance(values, Mapping):
-        raise place.error(f"{place} is {_told(values)}; write a mapping with {', '.join(known)}")
-    if unknown := sorted(_told(name).strip("'") for name in values if name not in known):
+        raise place.error(f"{place} is {told(values)}; write a mapping with {', '.join(known)}")
+    if unknown := sorted(told(name).strip("'") for name in values if name not in known):
         raise place.error(f"{place} has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
     needed = [n for n, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
     if missing := [name for name in needed if name not in values]:
@@ -309,110 +229,11 @@ def _text(value: str, place: _Place, rules: tuple[Any, ...]) -> str:
     return str(value)
 
 
-def _told(value: Any) -> str:
-    """A value inside a message: its beginning, if it is long."""
+def told(value: Any) -> str:
+    """A value as a message shows it: its beginning, if it is long."""
     return _short.repr(plain(value))
 
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
 _short.maxlevel = 3
-
-
-# ------------------------------------------------------------------------------------------------------------ reading
-
-
-class _Reading(typing.NamedTuple):
-    """How `read_config` was called."""
-
-    what: str
-    find: Callable[[str, Path], Path]
-    expand: Callable[[dict[str, Any]], dict[str, Any]]
-    whole: Collection[str]
-    error: type[ConsistentIDError]
-
-
-def _read(path: Path, how: _Reading, before: tuple[Path, ...]) -> dict[str, Any]:
-    error = how.error
-    data = read_bytes(path, MAX_CONFIG_BYTES, what=how.what, error=error)
-    folder = path.absolute().parent
-    if path.suffix == ".json":
-        content = _located(parse_json(data, str(path), error), folder)
-    else:
-        content = parse_yaml(data, str(path), folder, error)
-    if not isinstance(content, dict):
-        raise error(f"{path}: holds {_told(content)}; a {how.what} is a mapping of options")
-    name = content.pop("extends", None)
-    content = how.expand(content)
-    if name is None:
-        return content
-    if not isinstance(name, str) or not name:
-        raise error(f"{path}: extends={_told(name)} is not allowed; give the path of another {how.what}")
-    chain = (*before, path.resolve())
-    other = how.find(name, folder)
-    if other.resolve() in chain or len(chain) > _LONGEST_CHAIN:
-        raise error(f"{path}: extends {_told(name)}, which extends it in turn or in too many steps; leave one out")
-    return _merged(_read(other, how, chain), content, how.whole)
-
-
-def _merged(base: dict[str, Any], change: dict[str, Any], whole: Collection[str]) -> dict[str, Any]:
-    def one(name: str, value: Any) -> Any:
-        before = base.get(name)
-        if name in whole or not isinstance(before, dict) or not isinstance(value, dict):
-            return value
-        return _merged(before, value, ())
-
-    return base | {name: one(name, value) for name, value in change.items()}
-
-
-def _located(value: Any, folder: Path) -> Any:
-    """Plain values of a JSON file as a YAML file would give them."""
-    if isinstance(value, dict):
-        return {_located(key, folder): _located(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_located(item, folder) for item in value]
-    return Text(value, folder) if isinstance(value, str) else value
-
-
-class _TooDeepError(Exception):
-    pass
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without what makes a short file long: aliases, nesting without end, keys that are there twice."""
-
-    folder: Path
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(
-                problem=f"the alias *{event.anchor} is not read here: write out what it stands for",
-                problem_mark=event.start_mark,
-            )
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise _TooDeepError
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            name = str(key.value)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(problem=f"{name} is there twice", problem_mark=key.start_mark)
-            seen.add(name)
-        return super().construct_mapping(node, deep)
-
-
-def _text_of(loader: _Loader, node: yaml.ScalarNode) -> Text:
-    return Text(str(loader.construct_scalar(node)), loader.folder)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:str", _text_of)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:[0-9]+\.?|[0-9]*\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
-)

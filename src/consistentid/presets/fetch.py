@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from consistentid.errors import CheckpointError
-from consistentid.files.config import MAX_CONFIG_BYTES
+from consistentid.files.documents import MAX_CONFIG_BYTES
 from consistentid.files.reading import read_json
 from consistentid.presets.download import fetch_from_hub, fetching
 from consistentid.presets.network import Network

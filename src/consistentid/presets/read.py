@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from consistentid.errors import InputError
-from consistentid.files.config import build, read_config
+from consistentid.files.config import build
+from consistentid.files.documents import read_config
 from consistentid.presets.preset import ROLES, Preset
 from consistentid.presets.settings import needed_settings
 

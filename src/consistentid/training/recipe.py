@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from consistentid.errors import InputError
-from consistentid.files.config import read_config
+from consistentid.files.documents import read_config
 
 COMMON: Final = ("size", "precision", "pictures")
 """What stands beside the sections: side of the pictures, arithmetic of the drawn preset's networks, drawn pictures."""
