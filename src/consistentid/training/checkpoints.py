@@ -175,7 +175,7 @@ def told(run: Path) -> dict[str, Any]:
 def _read_about(folder: Path) -> dict[str, Any]:
     about: dict[str, Any] = read_json(folder / ABOUT, kind=dict)
     build(_About, about, str(folder / ABOUT))
-    return about
+    return {"skipped": 0, "averaged": 0, "window": {}} | about
 
 
 def _damaged(folder: Path, error: Exception) -> TrainingError:

@@ -290,21 +290,23 @@ class Examples:
     def _text(self, example: Example, base: bool) -> FacialText:
         """What a sample's text encoder reads, and which words of it are fused."""
         config, count, limit = self.config, self.frozen.count, self.frozen.limit
-        told = example.caption
+        told, choice = example.caption, example.sentence
+        prompt, sentence = told.image, ""
+        seen: list[str] = []
         if example.dropped:
-            return compose("", "", (), self.spec, count, limit)
-        if base:  # half of the texts tell of the face, as users' prompts may
-            text = f"{told.image}, {told.face}" if example.sentence < 0.5 and told.face else told.image
-            return compose(fitting("", text, count, limit), "", (), self.spec, count, limit)
-        seen = [part for part, mask in zip(PARTS, example.reference["seen"].tolist(), strict=True) if mask]
-        sentence = told.face
-        if example.sentence < config.text_only:
-            sentence = ""
-        elif example.sentence < config.text_only + config.fixed_sentence or not sentence:
-            sentence = facial_sentence(self.spec, seen)
+            prompt = ""
+        elif base:  # half of the texts tell of the face, as users' prompts may
+            prompt = f"{told.image}, {told.face}" if choice < 0.5 and told.face else told.image
+        else:
+            seen = [part for part, mask in zip(PARTS, example.reference["seen"].tolist(), strict=True) if mask]
+            if choice >= config.text_only:
+                # What the caption leaves out is not to be seen in the picture that is drawn, so it is not completed
+                # with the parts of the reference, as a request's is.
+                fixed = choice < config.text_only + config.fixed_sentence
+                sentence = facial_sentence(self.spec, seen) if fixed or not told.face else told.face
         # A long caption leaves room for the facial words, but no more than half of all.
         room = limit - min(count(sentence) if sentence else 0, limit // 2)
-        return compose(fitting("", told.image, count, room), sentence, seen, self.spec, count, limit)
+        return compose(fitting("", prompt, count, room), sentence, seen, self.spec, count, limit)
 
 
 class Places(data.Sampler[list[Place]]):

@@ -6,23 +6,18 @@ not; and the batch is that of all processes together, so their number does not m
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -32,23 +27,21 @@ from consistentid.errors import InputError, TrainingError
 from consistentid.files.claims import claimed
 from consistentid.files.config import build
 from consistentid.files.output import encode_png
-from consistentid.files.reading import read_bytes
 from consistentid.files.writing import write_whole
-from consistentid.presets.read import FILE_NAME, preset_names
-from consistentid.training import checkpoints, validation
+from consistentid.presets.read import FILE_NAME
+from consistentid.training import checkpoints, log, validation
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.model import AdapterOnBase, initial_name
+from consistentid.training.parallel import check_parallel
 from consistentid.training.precision import resolve_precision
+from consistentid.training.run_preset import run_preset, write_base
 from consistentid.training.sources import DatasetSource, DrawnSource, Source
 from consistentid.training.state import optimiser_state, restore_optimiser, shared_like, whole
 from consistentid.training.stopping import SKIPS, stop_asked
 
-LOG = "log.jsonl"
 NOTE = "run.json"
-
-_PARALLEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 Say = Callable[[str], None]
 
@@ -122,7 +115,7 @@ class Trainer:
             # Where the base learns alone the adapter has no gradient.
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(config.base_share))],
         )
-        _check_parallel(config, accelerator)
+        check_parallel(config, accelerator)
         run.mkdir(parents=True, exist_ok=True)
         cache = cache or run / "cache"
         with accelerator.main_process_first():  # who draws pictures, if they are not there yet
@@ -165,8 +158,9 @@ class Trainer:
         if self.step:
             self.say(f"going on after step {self.step}")
         loader = iter(self._loader())
+        shown = config.log.tensorboard and self.accelerator.is_main_process
         self.model.train()
-        with stop_asked() as stop, self._board() as board:
+        with stop_asked() as stop, log.board(self.run, self.step, shown) as board:
             began, first, before = time.monotonic(), self.step, self.seconds
             while self.step < steps:
                 self._one_step([next(loader) for _ in range(config.accumulate)])
@@ -274,7 +268,7 @@ class Trainer:
             self.step,
             spec=module.cid.spec,
             adapter=adapter,
-            base=partial(self._write_base, unet) if unet else None,
+            base=partial(write_base, self.frozen.pipe, module.unet_config, unet) if unet else None,
             preset=self._preset(self.run / f"checkpoint-{self.step}"),
             state=state,
             about=self.about
@@ -292,17 +286,6 @@ class Trainer:
             self._publish()
         self.say(f"saved {folder}")
 
-    def _write_base(self, unet: Mapping[str, Tensor], folder: Path) -> None:
-        """The base with the trained UNet, in half precision; the networks in training stay as they are."""
-        from diffusers import UNet2DConditionModel
-
-        trained = UNet2DConditionModel.from_config(json.loads(self.module.unet_config))
-        trained.load_state_dict(unet)
-        pipe = self.frozen.pipe
-        kept = {name: part for name, part in pipe.components.items() if name != "unet"}
-        copies = {name: deepcopy(part) if isinstance(part, nn.Module) else part for name, part in kept.items()}
-        type(pipe)(**copies, unet=trained).to(dtype=torch.float16).save_pretrained(folder)
-
     def _publish(self) -> None:
         """The finished weights in the run's folder, and a preset that makes pictures with them."""
         folder = checkpoints.newest(self.run)
@@ -311,16 +294,7 @@ class Trainer:
 
     def _preset(self, folder: Path) -> str:
         """YAML of a preset in that folder: the recipe's, with the networks that are trained."""
-        config, preset = self.config, self.frozen.preset
-        named = config.preset in preset_names()
-        tree = self.run.resolve().parent  # what lies here moves along
-        content: dict[str, Any] = {"extends": config.preset if named else _seen_from(folder, Path(config.preset), tree)}
-        for name in config.networks:
-            content[name] = _plain(getattr(preset, name), folder, tree)
-        content["adapter"] = "./"
-        if "unet" in config.trained:
-            content["base"] = f"./{checkpoints.BASE}"
-        return yaml.safe_dump(content, sort_keys=False)
+        return run_preset(folder, self.run, self.config, self.frozen.preset)
 
     @torch.no_grad()
     def _resume(self, folder: Path) -> None:
@@ -336,7 +310,7 @@ class Trainer:
         restore_optimiser(self.optimiser.optimizer, named, moments)
         self.step, self.skipped, self.window = about["step"], about["skipped"], about["window"]
         if self.accelerator.is_main_process:
-            _cut_log(self.run / LOG, self.step)
+            log.cut(self.run, self.step)
 
     # ------------------------------------------------------------------------------------------------- what it tells
 
@@ -347,38 +321,14 @@ class Trainer:
         self.window = {}
         if not self.accelerator.is_main_process:
             return
-        row = {"step": self.step, "rate": self.config.schedule.rate(self.step - 1), "seconds_a_step": round(seconds, 4)}
         losses = dict(zip(names, (round(float(x), 6) for x in means), strict=True))
-        try:
-            with (self.run / LOG).open("a") as file:
-                file.write(json.dumps(row | losses) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.run / LOG}: cannot be written ({error.strerror}); the last checkpoint is whole,"
-                " and the same line goes on from there"
-            ) from error
+        schedule = self.config.schedule
+        row = {"step": self.step, "rate": schedule.rate(self.step - 1), "seconds_a_step": round(seconds, 4)}
+        log.append(self.run, row | losses)
         for name, value in losses.items():
             if board is not None:
                 board.add_scalar(name, value, self.step)
-        left = (self.config.schedule.steps - self.step) * seconds
-        told = ", ".join(f"{name} {value:.4f}" for name, value in losses.items() if name != "loss")
-        self.say(
-            f"step {self.step} of {self.config.schedule.steps}: {told}, {seconds:.2f} s a step, {_span(left)} left"
-        )
-
-    @contextmanager
-    def _board(self) -> Iterator[Any]:
-        if not (self.config.log.tensorboard and self.accelerator.is_main_process):
-            yield None
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise InputError(
-                "log.tensorboard needs another package; run 'pip install consistentid[train]', or leave it out"
-            ) from None
-        with SummaryWriter(str(self.run / "tensorboard"), purge_step=self.step) as board:
-            yield board
+        self.say(log.line(self.step, schedule.steps, losses, seconds))
 
     def _validate(self) -> None:
         """A sheet of portraits with the averaged weights; nothing of the training changes by it."""
@@ -404,25 +354,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
-def _plain(value: Any, folder: Path, tree: Path) -> Any:
-    """A network of a preset, or another of its values, as the YAML file in a folder has it."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(item, folder, tree) for key, item in value.items() if item not in (None, "", 0, (), {})}
-    if isinstance(value, list | tuple):
-        return [_plain(item, folder, tree) for item in value]
-    return _seen_from(folder, value, tree) if isinstance(value, Path) else value
-
-
-def _seen_from(folder: Path, path: Path, tree: Path) -> str:
-    """A path relative to a folder if it lies in a tree that moves as a whole, else absolute."""
-    path = path.resolve()
-    if not path.is_relative_to(tree):
-        return str(path)
-    return Path(os.path.relpath(path, folder.resolve())).as_posix()
-
-
 def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     kind: Any = torch.optim.AdamW
     if config.optimiser == "adamw8bit":
@@ -437,41 +368,3 @@ def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch
         parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
     )
     return optimiser
-
-
-def _check_parallel(config: TrainConfig, accelerator: Accelerator) -> None:
-    shares = accelerator.num_processes * config.accumulate
-    if config.schedule.batch % shares:
-        raise InputError(
-            f"a batch of {config.schedule.batch} cannot be shared by {accelerator.num_processes} processes in"
-            f" {config.accumulate} parts each; make schedule.batch a multiple of {shares}"
-        )
-    if parse_flag_from_env("ACCELERATE_USE_FSDP") and accelerator.distributed_type != DistributedType.FSDP:
-        raise InputError("accelerate shards a model among several GPUs only; leave out --use_fsdp")
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)
-    if accelerator.distributed_type not in _PARALLEL or (plugin and plugin.fsdp_version != 2):
-        raise InputError(
-            f"training is not made for {accelerator.distributed_type.value}; use torchrun, or FSDP with fsdp_version 2"
-        )
-    if plugin and (config.validation.every or config.base_share):
-        raise InputError("sharded training goes without validation.every and base_share; set them to 0")
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Leave out what was logged after a step, for it will be done again."""
-    if path.exists():
-        lines = read_bytes(path, what="log").decode(errors="replace").splitlines()
-        write_whole(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-
-
-def _step_of(line: str) -> float:
-    """The step that a line of the log tells of; of half a line, as a kill leaves it, none that there is."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError):
-        return math.inf
-
-
-def _span(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
