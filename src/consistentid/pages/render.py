@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
+
+from consistentid.files.base64 import to_data_url
 
 
 def render(template: str, **values: Any) -> str:
@@ -37,6 +37,4 @@ def inline_picture(image: Image.Image, side: int) -> str:
     """A picture as a data address, not larger than `side` pixels."""
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    small.save(stream, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
+    return to_data_url(small, "WEBP", quality=88)

@@ -7,8 +7,7 @@ A further argument takes
 
 - a field of `Request` with its line in the docstring; one that a preset has a default for is also a field of `Settings`
   with its range there and its name in `_SETTINGS` here, and is then checked, resolved and recorded by itself;
-- a check in `__post_init__`, a function that returns the value as it is kept and raises an `ArgumentError`, which names
-  argument, value and remedy;
+- a check in `__post_init__`, a function of `checks` that returns the value as it is kept, or raises an `ArgumentError`;
 - where JSON has another form of it, a line in `from_dict` and in `to_dict`; what JSON cannot hold, in `_NOT_PLAIN`;
 - what it does: before and around the pipeline's call in `sampling`, after it in `pipeline`; and if a picture should
   tell of it, an entry in `ConsistentIDPipeline._record`.
@@ -16,14 +15,10 @@ A further argument takes
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from PIL import Image
@@ -32,10 +27,24 @@ from consistentid.adapter.identity import Identity
 from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Region, Regions
 from consistentid.errors import ArgumentError
-from consistentid.faces.parts import PARTS
-from consistentid.files.images import Photo, read_photo
+from consistentid.files.base64 import from_base64, to_data_url
+from consistentid.files.images import Photo
 from consistentid.pipeline.canvas import Canvas
-from consistentid.presets.settings import Settings, check_setting
+from consistentid.pipeline.checks import (
+    OF_EACH,
+    PICTURES,
+    check_counts,
+    check_identity,
+    check_of_each,
+    check_pictures,
+    check_prompt,
+    check_repair,
+    check_seed,
+    check_setting,
+    check_shares,
+    check_words,
+)
+from consistentid.presets.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +74,6 @@ _NOBODY: Mapping[str, Any] = {
 }  # fmt: skip
 """What a request within a request does not take over: a single picture, and nothing that is said of people."""
 
-_PICTURES = ("image", "mask", "control")
 _NOT_PLAIN = ("identity", "progress", "on_step", "cancelled")
 
 
@@ -192,23 +200,24 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, value in {
-            "identity": _check_identity(self.identity),
-            "prompt": _check_prompt(self.prompt),
-            **_check_counts(self.num_images_per_prompt, self.best_of),
+            "identity": check_identity(self.identity),
+            "prompt": check_prompt(self.prompt),
+            **check_counts(self.num_images_per_prompt, self.best_of, MOST_PICTURES),
             **{
-                argument: _check_setting(setting, value, argument)
+                argument: check_setting(setting, value, argument)
                 for argument, setting in _SETTINGS.items()
                 if (value := getattr(self, argument)) is not None
             },
-            **_check_words(self.face_text, self.parts, base_alone=self.base_alone),
-            **_check_shares(self.base_ratio, self.regions_end),
-            **_check_repair(self.repair, self.repair_below, base_alone=self.base_alone),
+            **check_words(self.face_text, self.parts, base_alone=self.base_alone),
+            **check_shares(self.base_ratio, self.regions_end),
+            **check_repair(self.repair, self.repair_below, base_alone=self.base_alone),
         }.items():
             object.__setattr__(self, name, value)
-        for name, value in _check_people(self).items():
+        given = {name: getattr(self, name) for name in ("regions", *OF_EACH)}
+        for name, value in check_of_each(given, len(self.people), base_alone=self.base_alone).items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "seed", _check_seed(self.seed, len(self.prompts), self.made))
-        for name, picture in _check_pictures(self.image, self.mask, self.control).items():
+        object.__setattr__(self, "seed", check_seed(self.seed, len(self.prompts), self.made, SEEDS))
+        for name, picture in check_pictures(self.image, self.mask, self.control).items():
             object.__setattr__(self, name, picture)
         for name, needed in (("strength", "image"), ("control_scale", "control")):
             if getattr(self, name) is not None and getattr(self, needed) is None:
@@ -295,7 +304,7 @@ class Request:
     @property
     def pictures(self) -> tuple[Image.Image | None, Image.Image | None, Image.Image | None]:
         """`image` in RGB, `mask` in "L" and `control` in RGB; `control` has the size of `image` if there is one."""
-        image, mask, control = (getattr(self, name) for name in _PICTURES)
+        image, mask, control = (getattr(self, name) for name in PICTURES)
         return image, mask, control
 
     def canvas(self, base: tuple[int, int]) -> Canvas | None:
@@ -377,11 +386,11 @@ class Request:
         if unknown := [name for name in values if name not in plain]:
             raise ArgumentError(f"unknown argument {unknown[0]!r}; known are {', '.join(plain)}")
         given = dict(values)
-        for name in _PICTURES:
+        for name in PICTURES:
             if given.get(name) is not None:
-                given[name] = _from_base64(name, given[name])
+                given[name] = _picture_from(name, given[name])
         if isinstance(given.get("regions"), Sequence) and not isinstance(given["regions"], str):
-            given["regions"] = [_from_base64("regions", x) if isinstance(x, str) else x for x in given["regions"]]
+            given["regions"] = [_picture_from("regions", x) if isinstance(x, str) else x for x in given["regions"]]
         return cls(**given, **objects)
 
     def to_dict(self) -> dict[str, Any]:
@@ -393,9 +402,9 @@ class Request:
                 continue
             match value:
                 case Image.Image():
-                    value = _to_base64(value)
+                    value = to_data_url(value)
                 case Regions():
-                    value = [x if isinstance(x, list) else _to_base64(x) for x in value.given()]
+                    value = [x if isinstance(x, list) else to_data_url(x) for x in value.given()]
                 case tuple():
                     value = [dict(x) if isinstance(x, Mapping) else x for x in value]
                 case Mapping():
@@ -409,227 +418,10 @@ def plain_arguments() -> tuple[str, ...]:
     return tuple(item.name for item in fields(Request) if item.name not in _NOT_PLAIN)
 
 
-# -------------------------------------------------------------------------------------------------------------- checks
-
-
-def _check_identity(identity: Any) -> Identity | tuple[Identity, ...] | None:
-    if identity is None or isinstance(identity, Identity):
-        return identity
-    people = identity if isinstance(identity, Sequence) and not isinstance(identity, str | bytes) else [identity]
-    if not people:
-        raise ArgumentError("{identity} is an empty list; give at least one person")
-    for person in people:
-        if not isinstance(person, Identity):
-            raise ArgumentError(
-                "{identity}: a {kind} is no identity; make one with identify(photo), or Identity.load(file)",
-                kind=type(person).__name__,
-            )
-    return tuple(people)
-
-
-def _check_people(request: Request) -> dict[str, Any]:
-    """What is given of each person: as many as people, whose number `regions` tells where nobody is given yet."""
-    number = len(request.people) or None
-    found: dict[str, Any] = {}
-    if request.regions is not None:
-        found["regions"] = Regions.read(request.regions, number)
-        number = len(found["regions"])
-    for name in ("person_prompts", "person_scales", "merge_at", "face_text", "parts"):
-        value = getattr(request, name)
-        if value is None or (name not in ("person_prompts", "person_scales") and not isinstance(value, tuple)):
-            continue
-        if isinstance(value, str) or not (isinstance(value, Sequence) or hasattr(value, "__len__")):
-            raise ArgumentError(f"{{{name}}}={{value!r}} is not a list; give one with each person's", value=value)
-        if number is not None and len(value) != number:
-            raise ArgumentError(
-                f"{{people}} people and {{found}} {{{name}}}; give one for each, in the same order",
-                people=number,
-                found=len(value),
-            )
-        found[name] = tuple(value)
-    for text in found.get("person_prompts", ()):
-        if not isinstance(text, str):
-            raise ArgumentError("{person_prompts} has {value!r}, which is not a text; give '' for none", value=text)
-    if "person_scales" in found:
-        found["person_scales"] = tuple(check_setting("scale", x, "person_scales") for x in found["person_scales"])
-        if request.regions is None and number == 1:
-            raise ArgumentError("{person_scales} weighs several people; of one set {scale}")
-    if request.base_alone and found:
-        raise ArgumentError(f"{{base_alone}} draws nobody in particular; leave out {{{next(iter(found))}}}")
-    return found
-
-
-def _check_shares(base_ratio: Any, regions_end: Any) -> dict[str, float]:
-    if not _is_number(base_ratio) or not 0 <= base_ratio < 1:
-        raise ArgumentError("{base_ratio}={value!r} is not allowed; give a number from 0 to below 1", value=base_ratio)
-    if not _is_number(regions_end) or not 0 < regions_end <= 1:
-        raise ArgumentError(
-            "{regions_end}={value!r} is not allowed; give a number above 0, and at most 1", value=regions_end
-        )
-    return {"base_ratio": float(base_ratio), "regions_end": float(regions_end)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_repair(repair: Any, below: Any, *, base_alone: bool) -> dict[str, Any]:
-    if not isinstance(repair, bool):
-        raise ArgumentError("{repair}={value!r} is not allowed; give True or False", value=repair)
-    if repair and base_alone:
-        raise ArgumentError("{base_alone} draws nobody in particular, and {repair} somebody; leave out one of them")
-    if below is None:
-        return {}
-    if not repair:
-        raise ArgumentError("{repair_below} says which faces {repair} draws anew; give {repair}, too, or leave it out")
-    if not _is_number(below) or not -1 <= below <= 1:
-        raise ArgumentError("{repair_below}={value!r} is not allowed; give a likeness from -1 to 1", value=below)
-    return {"repair_below": float(below)}
-
-
-def _check_setting(setting: str, value: Any, argument: str) -> Any:
-    if setting == "merge_at" and isinstance(value, Sequence) and not isinstance(value, str):
-        return tuple(check_setting(setting, each, argument) for each in value)
-    return check_setting(setting, value, argument)
-
-
-def _check_prompt(prompt: Any) -> str | tuple[str, ...]:
-    texts = [prompt] if isinstance(prompt, str) else list(prompt) if isinstance(prompt, Sequence) else [prompt]
-    if not texts:
-        raise ArgumentError("{prompt} is an empty list; give at least one text")
-    for text in texts:
-        if not isinstance(text, str):
-            raise ArgumentError("{prompt}={value!r} is not a text; give one, or a list of texts", value=text)
-        if not text.strip():
-            raise ArgumentError(
-                "{prompt}={value!r} is empty; describe the picture, as in 'a woman in a red hat'", value=text
-            )
-    return str(prompt) if isinstance(prompt, str) else tuple(map(str, texts))
-
-
-def _check_integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not low <= int(value) <= high:
-        raise ArgumentError(
-            f"{{{name}}}={{value!r}} is not allowed; give an integer from {{low}} to {{high}}",
-            value=value,
-            low=low,
-            high=high,
-        )
-    return int(value)
-
-
-def _check_counts(wanted: Any, best_of: Any) -> dict[str, int]:
-    counts = {"num_images_per_prompt": _check_integer("num_images_per_prompt", wanted, 1, MOST_PICTURES)}
-    if best_of is not None:
-        counts["best_of"] = _check_integer("best_of", best_of, 1, MOST_PICTURES)
-        if best_of < wanted:
-            raise ArgumentError(
-                "{best_of}={made} is less than {num_images_per_prompt}={wanted}; raise the one or lower the other",
-                made=best_of,
-                wanted=wanted,
-            )
-    return counts
-
-
-def _check_seed(seed: Any, prompts: int, made: int) -> int | tuple[int, ...] | None:
-    if seed is None:
-        return None
-    if isinstance(seed, str | bytes) or not (isinstance(seed, Sequence) or hasattr(seed, "__len__")):
-        return _check_integer("seed", seed, 0, SEEDS - 1)
-    seeds = tuple(_check_integer("seed", one, 0, SEEDS - 1) for one in seed)
-    if len(seeds) != prompts * made:
-        raise ArgumentError(
-            "{seed} lists {found} seeds for {wanted} pictures; give one for each, or the first alone",
-            found=len(seeds),
-            wanted=prompts * made,
-        )
-    return seeds
-
-
-def _check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, Any]:
-    if not isinstance(base_alone, bool):
-        raise ArgumentError("{base_alone}={value!r} is not allowed; give True or False", value=base_alone)
-    texts = tuple(face_text) if isinstance(face_text, list | tuple) else face_text
-    words = tuple(map(_check_parts, parts)) if isinstance(parts, list | tuple) else _check_parts(parts)
-    for text in texts if isinstance(texts, tuple) else (texts,):
-        if text is not None and not isinstance(text, str):
-            raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=text)
-    number = len(texts) if isinstance(texts, tuple) else len(words) if isinstance(words, tuple) else 1
-    for text, described in zip(_each(texts, number), _each(words, number), strict=False):  # lengths are compared later
-        if text is not None and described:
-            raise ArgumentError("{face_text} and {parts} exclude one another; write the parts into the sentence")
-    if base_alone and (texts or words):
-        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text} and {parts}")
-    return {"face_text": texts, "parts": words}
-
-
-def _each(value: Any, number: int) -> Sequence[Any]:
-    return value if isinstance(value, tuple) else (value,) * number
-
-
-def _check_parts(parts: Any) -> dict[str, str] | None:
-    if parts is not None and not isinstance(parts, Mapping):
-        raise ArgumentError("{parts}={value!r} is not allowed; give a mapping such as {example}",
-                            value=parts, example={"eyes": "green eyes"})  # fmt: skip
-    for part, text in (parts or {}).items():
-        if part not in PARTS:
-            raise ArgumentError(
-                "{parts}: unknown part {part!r}; known parts are {known}", part=part, known=", ".join(PARTS)
-            )
-        if not isinstance(text, str) or not text.strip():
-            raise ArgumentError(
-                "{parts}: the words for {part}, {value!r}, are none; write for example {example!r}",
-                part=part,
-                value=text,
-                example=f"green {part}",
-            )
-    return dict(parts) if parts else None
-
-
-def _check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Image | None]:
-    if mask is not None and image is None:
-        raise ArgumentError("{mask} says what of {image} is drawn anew; give {image}, too, or leave it out")
-    start, area, follow = (
-        None if picture is None else read_photo(picture, name)
-        for name, picture in zip(_PICTURES, (image, mask, control), strict=True)
-    )
-    if start and area and start.size != area.size:
-        raise ArgumentError(
-            "the {mask} is {found} pixels, the {image} {wanted}; give a mask of its size",
-            found=_size(area),
-            wanted=_size(start),
-        )
-    if start and follow:
-        # the same shape but for rounding: squeezed into another one it would lead astray
-        if not math.isclose(start.width / start.height, follow.width / follow.height, rel_tol=0.02):
-            raise ArgumentError(
-                "{control} is {found} pixels, the {image} {wanted}; give a control picture of its shape",
-                found=_size(follow),
-                wanted=_size(start),
-            )
-        follow = follow.resize(start.size, Image.Resampling.LANCZOS)
-    return {"image": start, "mask": area and area.convert("L"), "control": follow}
-
-
-def _size(image: Image.Image) -> str:
-    return f"{image.width}x{image.height}"
-
-
-def _to_base64(picture: Image.Image) -> str:
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
-
-
-def _from_base64(name: str, value: Any) -> bytes:
-    head, comma, body = value.partition(",") if isinstance(value, str) else ("", "", "")
-    if isinstance(value, str) and not comma:
-        head, body = "data:;base64", value
+def _picture_from(name: str, value: Any) -> bytes:
     try:
-        if not (head.startswith("data:") and head.endswith(";base64") and body):
-            raise ValueError
-        return base64.b64decode("".join(body.split()), validate=True)
-    except (ValueError, binascii.Error):
+        return from_base64(value)
+    except ValueError:
         shown = value if isinstance(value, str) and len(value) < 60 else f"{str(value)[:40]}..."
         raise ArgumentError(
             f"{{{name}}}={{value!r}} is not a picture; give the content of its file in base64", value=shown

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import json
 import warnings
@@ -16,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request as HttpRequest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from consistentid.files import base64
 from consistentid.serving.refusal import RefusedError
 
 _FIELDS = 64
@@ -103,14 +102,10 @@ def from_base64(value: Any, name: str) -> bytes:
     Raises:
         RefusedError: it is none.
     """
-    text = value if isinstance(value, str) else ""
     try:
-        found = base64.b64decode("".join(text.rpartition(",")[2].split()), validate=True)
-    except (ValueError, binascii.Error):
-        found = b""
-    if not found:
-        raise RefusedError(400, "no_base64", f"{name} is not the content of a file in base64")
-    return found
+        return base64.from_base64(value)
+    except ValueError:
+        raise RefusedError(400, "no_base64", f"{name} is not the content of a file in base64") from None
 
 
 async def uploaded(form: FormData, *names: str) -> list[bytes]:
