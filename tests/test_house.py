@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -38,7 +43,13 @@ def imports(sources: Path) -> dict[str, set[str]]:
     for file in sources.rglob("*.py"):
         parts = file.relative_to(sources).with_suffix("").parts
         files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
-    return {module: set(_imported(ast.parse(file.read_text()), files)) - {module} for module, file in files.items()}
+    return {module: set(_imported(parsed(file), files)) - {module} for module, file in files.items()}
+
+
+@cache
+def parsed(file: Path) -> ast.Module:
+    """What a file holds; several tests look at all of them."""
+    return ast.parse(file.read_text())
 
 
 def _imported(tree: ast.Module, modules: Mapping[str, Path]) -> Iterator[str]:
@@ -92,3 +103,66 @@ def test_a_wrong_import_is_found_wherever_it_stands(tmp_path: Path) -> None:
     assert upward(graph) == ["faces.c imports pipeline"]
     with pytest.raises(CycleError):
         TopologicalSorter({module: found for module, found in graph.items() if "files" in module}).prepare()
+
+
+POSIX_ONLY = {
+    "os": {
+        "O_NONBLOCK", "WNOHANG", "chown", "fork", "forkpty", "getloadavg", "getpgid", "geteuid", "getuid", "killpg",
+        "lchown", "mkfifo", "mknod", "nice", "openpty", "posix_fadvise", "posix_spawn", "sched_getaffinity", "setsid",
+        "statvfs", "sysconf", "uname", "wait", "wait3", "wait4", "waitid", "waitpid",
+    },
+    "signal": {"SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGQUIT", "SIGUSR1", "SIGUSR2", "alarm", "setitimer"},
+    "multiprocessing": {"fork", "forkserver"},
+}  # fmt: skip
+POSIX_MODULES = {"fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+
+
+def only_posix(tree: ast.Module) -> list[str]:
+    """What only POSIX systems have and code names outside of a `try` with a way out for where it is not."""
+    guarded = {
+        id(inside)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        and any(getattr(x.type, "id", "") in ("ImportError", "AttributeError") for x in node.handlers)
+        for part in node.body
+        for inside in ast.walk(part)
+    }
+    found = []
+    for node in (node for node in ast.walk(tree) if id(node) not in guarded):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {getattr(node, "module", None), *(alias.name for alias in node.names)}
+            found += sorted(POSIX_MODULES & names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.attr in POSIX_ONLY.get(node.value.id, ()):
+                found.append(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("get_context", "set_start_method"):
+            found += [x.value for x in node.args if isinstance(x, ast.Constant) and str(x.value).startswith("fork")]
+    return found
+
+
+def test_nothing_that_posix_alone_has_is_without_a_twin() -> None:
+    assert not {str(file): found for file in SOURCES.rglob("*.py") if (found := only_posix(parsed(file)))}
+    text = "import fcntl\nos.fork()\nmultiprocessing.get_context('fork')\n"
+    assert only_posix(ast.parse(text)) == ["fcntl", "fork", "os.fork"]
+    assert only_posix(ast.parse("try:\n    import resource\nexcept ImportError:\n    pass\n")) == []
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    declared = {re.split(r"[\[<>=~! ]", name)[0].lower().replace("_", "-") for group in groups for name in group}
+    declared |= {"starlette", "markupsafe", "tokenizers"}  # of which fastapi, jinja2 and transformers are made
+    imported = {
+        name.partition(".")[0]
+        for file in SOURCES.rglob("*.py")
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)])
+    }
+    third_party = imported - set(sys.stdlib_module_names) - {"consistentid"}
+    assert {"torch", "psutil", "PIL"} <= third_party
+    names = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python"}
+    open_ones = {name for name in third_party if names.get(name, name.replace("_", "-").lower()) not in declared}
+    known = packages_distributions() if open_ones else {}  # which looks through all that is installed
+    missing = {name for name in open_ones if not {x.lower().replace("_", "-") for x in known.get(name, ())} & declared}
+    assert not missing

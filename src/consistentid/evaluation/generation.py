@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from consistentid.adapter.identity import Identity
@@ -230,7 +231,7 @@ def peak_memory_mb(device: torch.device) -> float:
     try:
         import resource
     except ImportError:  # Windows
-        return float("nan")
+        return float(psutil.Process().memory_info().peak_wset) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 

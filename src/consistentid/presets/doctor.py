@@ -193,7 +193,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _memory() -> dict[str, int]:
-    import psutil  # type: ignore[import-untyped]  # comes with accelerate
+    import psutil  # type: ignore[import-untyped]
 
     memory = psutil.virtual_memory()
     return {"total_mb": memory.total >> 20, "available_mb": memory.available >> 20}
