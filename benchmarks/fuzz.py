@@ -10,7 +10,8 @@ than 0 and 2, a failure without a line that begins with "error: ", more than 60 
 Cases run in children that are forked from a process in which all libraries are imported, which spares a second or ten
 each: these have their own memory, clock and exit code, and go through the command line's own `main`. Every tenth is a
 new `python -m consistentid`. The limit of time is one of processor time, as other programs on the machine take turns;
-three times as much on the clock is a fault, too, for something that waits uses no processor. The hub is off.
+as much on the clock is a fault, too, where a case neither computes nor stands in line for a processor, but waits for
+something else. The hub is off.
 """
 
 from __future__ import annotations
@@ -38,8 +39,6 @@ import psutil
 import yaml
 
 SECONDS, MEGABYTES = 60, 1500
-WAIT = 3
-"""Times the limit that a case may take on the clock."""
 FRESH = 10
 """Every so many cases is a new process."""
 
@@ -497,7 +496,7 @@ class Running:
         self.case, self.output, self.fresh = case, output, fresh
         self.began = time.monotonic()
         self.code: int | None = None
-        self.megabytes = self.seconds = 0.0
+        self.megabytes = self.seconds = self.queued = 0.0
         self.killed = ""
         # Until it has its own pages, and in what the kernel tells of it afterwards, a child counts for as much as this
         # process: readings below that tell nothing of it.
@@ -522,12 +521,15 @@ class Running:
             everyone = [process, *process.children(recursive=True)]
             memory = [one.memory_info().rss / 2**20 for one in everyone]
             times = process.cpu_times()
+            # of processes that have ended it is lost, so it only grows
+            self.queued = max(self.queued, sum(queued(one.pid) for one in everyone))
         except psutil.Error:
             return False
         self._uses(max(memory))
         self.seconds = times.user + times.system + times.children_user + times.children_system
         if not self.killed:
-            late = self.seconds > SECONDS or time.monotonic() - self.began > WAIT * SECONDS
+            waited = time.monotonic() - self.began - self.seconds - self.queued
+            late = self.seconds > SECONDS or waited > SECONDS
             self.killed = "time" if late else "memory" if self.megabytes > 1.5 * MEGABYTES else ""
             if self.killed:
                 self._kill()
@@ -563,6 +565,15 @@ class Running:
         if self.code == 2 and not helped and len(errors) != 1:
             found.append(f"{len(errors)} error lines")
         return found
+
+
+def queued(pid: int) -> float:
+    """Seconds that a process's threads were ready to compute and had no processor, where the system tells."""
+    total = 0.0
+    for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, IndexError):  # a thread that has ended meanwhile
+            total += int(file.read_text().split()[1]) / 1e9
+    return total
 
 
 def _child(arguments: list[str], folder: Path, output: Path, fresh: bool) -> None:

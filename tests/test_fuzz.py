@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -75,12 +76,32 @@ def test_what_counts_as_a_fault(fuzz: Any, tmp_path: Path, code: int, text: str,
 
 
 def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "WAIT", 0)
-    began = time.monotonic()
+    monkeypatch.setattr(fuzz, "SECONDS", 0)
     running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
     running.wait()
     assert running.faults() == ["time"]
-    assert time.monotonic() - began < 60
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="a system that does not tell who waits for it")
+def test_waiting_for_a_processor_is_no_fault_and_waiting_for_anything_else_is(
+    fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fuzz.queued(os.getpid()) > 0
+    monkeypatch.setattr(fuzz, "SECONDS", 1)
+    monkeypatch.setattr(os, "chdir", lambda _folder: time.sleep(300))
+    (tmp_path / "out.txt").touch()
+    for queue, faults in ((1e9, []), (0.0, ["time"])):
+        monkeypatch.setattr(fuzz, "queued", lambda _pid, queue=queue: queue)
+        running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
+        if faults:
+            running.wait()
+        else:
+            time.sleep(1.5)
+            assert not running.poll()
+            os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+            running.code = 0
+        assert running.faults() == faults
 
 
 def test_a_child_is_not_blamed_for_the_memory_of_the_process_that_made_it(

@@ -160,6 +160,33 @@ def test_the_pack_command(folder: Path, shards: Path, tmp_path: Path) -> None:
     assert again.stdout == f"{tmp_path / 'shards/index.parquet'}  7 samples in 3 shards\n"
 
 
+@pytest.mark.parametrize("name", ["http:", "s3:", "file:", "a%20b", "a?b=c#d"])
+def test_folders_whose_names_look_like_addresses(
+    folder: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("pack", folder, "--samples", 3, "--out", f"{name}/127.0.0.1:9/x").exit_code == 0
+    assert run("check", f"{name}/127.0.0.1:9/x").exit_code == run("check", folder).exit_code
+    assert len(open_dataset(Path(f"{name}/127.0.0.1:9/x"))) == len(open_dataset(folder))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("shard", 3), ("key", None), ("image_offset", "x"), ("image_length", None), ("extra", 1.5)]
+)
+def test_an_index_of_other_columns(shards: Path, tmp_path: Path, column: str, value: object) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    broken = shutil.copytree(shards, tmp_path / "broken")
+    table = parquet.read_table(broken / "index.parquet").to_pylist()
+    whole = type(parquet.read_table(broken / "index.parquet"))
+    parquet.write_table(whole.from_pylist([row | {column: value} for row in table]), broken / "index.parquet")
+    result = run("check", broken)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("error: ") == 1
+    assert "Traceback" not in result.stderr
+    parquet.write_table(whole.from_pylist(table).drop_columns([column]), broken / "index.parquet")
+    assert "is no index of shards" in run("check", broken).stderr
+
+
 def test_packing_does_not_go_on_with_a_shard_that_lost_samples(folder: Path, shards: Path, tmp_path: Path) -> None:
     torn = shutil.copytree(shards, tmp_path / "torn")
     shard = sorted(torn.glob("*.tar"))[1]

@@ -50,11 +50,17 @@ class ShardDataset(Dataset):
         parquet = _parquet()
         self.folder = folder
         try:
-            self._index = parquet.read_table(check_file(folder / INDEX, _LARGEST, what="index", error=DatasetError))
+            # a stream, as some names of folders are addresses to Arrow
+            with check_file(folder / INDEX, _LARGEST, what="index", error=DatasetError).open("rb") as stream:
+                self._index = parquet.read_table(stream)
+            schema = _schema()
+            self._index = self._index.select(schema.names).cast(schema)
             self.keys = self._index["key"].to_pylist()
             self.people = self._index["person"].to_pylist()
             shards = self._index["shard"].to_pylist()
-        except (OSError, ValueError, KeyError) as error:  # Arrow's errors are of these kinds
+        except DatasetError:
+            raise
+        except Exception as error:  # a broken file makes Arrow raise nearly anything
             reason = first_line(error)
             raise DatasetError(f"{folder / INDEX}: is no index of shards ({reason}); pack the data set again") from None
         for name in set(shards):
@@ -85,7 +91,8 @@ class ShardDataset(Dataset):
         start, length = row[f"{kind}_offset"], row[f"{kind}_length"]
         try:
             with path.open("rb") as shard:
-                if not 0 <= start <= start + length <= path.stat().st_size:  # before memory is asked for
+                size = path.stat().st_size
+                if None in (start, length) or not 0 <= start <= start + length <= size:  # before memory is asked for
                     raise DatasetError(f"{path}: ends too early; pack the data set again")
                 shard.seek(start)
                 return shard.read(length)
@@ -154,14 +161,20 @@ def _pack_into(
         rows += _indexed(dataset, chosen, path)
         if progress:
             progress(chosen.stop, len(dataset))
-    schema = pyarrow.schema(
-        [(name, pyarrow.string()) for name in ("key", "person", "caption", "face_caption", "image", "mask")]
-        + [(name, pyarrow.string()) for name in ("embedding", "extra", "shard")]
-        + [(f"{kind}_{what}", pyarrow.int64()) for kind in _SUFFIXES for what in ("offset", "length")]
-    )
-    with replacing(out / INDEX) as temporary:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
+    with replacing(out / INDEX) as temporary, temporary.open("wb") as stream:
+        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=_schema()), stream)
     return {"folder": str(out), "samples": len(dataset), "shards": len(starts), "packed_now": packed}
+
+
+def _schema() -> Any:
+    """The columns of an index."""
+    import pyarrow
+
+    texts = ("key", "person", "caption", "face_caption", "image", "mask", "embedding", "extra", "shard")
+    places = [f"{kind}_{what}" for kind in _SUFFIXES for what in ("offset", "length")]
+    needed = {"key", "caption", "face_caption", "image", "mask", "extra"}
+    columns = [pyarrow.field(name, pyarrow.string(), nullable=name not in needed) for name in texts]
+    return pyarrow.schema([*columns, *((name, pyarrow.int64()) for name in places)])
 
 
 def _members(dataset: FolderDataset, index: int) -> Iterator[tuple[str, bytes]]:
