@@ -54,6 +54,7 @@ Examples:
     metavar="SECONDS",
     help="Keep identities in memory for so long; 0 = never, clients keep the file.",
 )
+@click.option("--page/--no-page", default=None, help="A page for browsers.  [default: if Gradio is installed]")
 @preset_option
 @device_option
 @dtype_option
@@ -74,12 +75,13 @@ def serve(
     per_client: int,
     timeout: float,
     keep_identities: float,
+    page: bool | None,
     preset: str,
     device: str | None,
     dtype: str | None,
     low_memory: bool,
 ) -> None:
-    """Serve portraits over HTTP: /v1/identities, /v1/portraits, /v1/jobs; the document is at /openapi.json.
+    """Serve portraits: a page for browsers at /, and HTTP calls under /v1, described by /openapi.json.
 
     Answers on /health at once and on /ready when the weights are loaded. Nothing about a person is kept after the
     answer. Logs are JSON lines on stderr, without prompts and names.
@@ -93,7 +95,10 @@ def serve(
     from consistentid.presets.read import load_preset
     from consistentid.serving.access import Access, check_tokens, is_loopback, read_tokens
     from consistentid.serving.limits import Limits
+    from consistentid.serving.page.mount import available
 
+    if page and not available():
+        raise InputError("--page: Gradio is not installed; pip install 'consistentid[app]', or leave it out")
     tokens: tuple[str, ...] = ()
     if token_file is not None:
         tokens = read_tokens(token_file)
@@ -123,4 +128,5 @@ def serve(
 
         return ConsistentIDPipeline(chosen, device=device, dtype=dtype, low_memory=low_memory)
 
-    run(make, limits, Access(tokens, loopback=is_loopback(host)), host, port)
+    shown = chosen if page or (page is None and available()) else None
+    run(make, limits, Access(tokens, loopback=is_loopback(host)), host, port, shown)

@@ -25,6 +25,7 @@ from consistentid.serving.access import Access
 from consistentid.serving.calls import LOOK, answered, client_of, form_of, truth, whole_number
 from consistentid.serving.images import add_images
 from consistentid.serving.metrics import Observed
+from consistentid.serving.page.mount import Page
 from consistentid.serving.queue import Job
 from consistentid.serving.refusal import RefusedError, refusal_of
 from consistentid.serving.service import Service
@@ -38,21 +39,26 @@ _ABOUT = """Portraits of a person from photos and a prompt. Use photos only of p
 Nothing about a person is kept after the answer, unless the administrator lets identities be kept for a while."""
 
 
-def create_app(service: Service, access: Access | None = None) -> FastAPI:
+def create_app(service: Service, access: Access | None = None, page: Page | None = None) -> FastAPI:
     """The application.
 
     Args:
         service: does the work; loads its weights when the application starts, and ends with it.
         access: who may use it; by default everybody on this machine.
+        page: for browsers, at `/`.
     """
     access = access or Access()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
         tidying = asyncio.create_task(_tidied(service))
         try:
-            yield
+            if page is None:
+                service.start()
+                yield
+            else:
+                async with page.running(then=service.start):
+                    yield
         finally:
             tidying.cancel()
             with suppress(asyncio.CancelledError):
@@ -76,6 +82,8 @@ def create_app(service: Service, access: Access | None = None) -> FastAPI:
     _add_portraits(app, service)
     _add_jobs(app, service)
     add_images(app, service)
+    if page is not None:
+        page.mount(app)
     return app
 
 

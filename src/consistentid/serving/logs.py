@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 
 LOGGER = logging.getLogger("consistentid.serving")
 
@@ -28,3 +29,10 @@ def configure() -> None:
 def event(name: str, **fields: object) -> None:
     """One line of the log."""
     LOGGER.info(name, extra={"fields": fields})
+
+
+def unexpected(kind: str, error: Exception) -> None:
+    """An error that nobody thought of: where it was, and not what it said, as a message may hold words of a prompt."""
+    lines = traceback.extract_tb(error.__traceback__)
+    where = [f"{line.filename.rpartition('/')[2]}:{line.lineno} {line.name}" for line in lines]
+    LOGGER.error("unexpected", extra={"fields": {"kind": kind, "error": type(error).__name__, "where": where}})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,11 +13,10 @@ from typing import Any, Literal
 
 from consistentid.errors import CancelledError
 from consistentid.serving.limits import Limits
+from consistentid.serving.logs import unexpected
 from consistentid.serving.refusal import RefusedError, refusal_of
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-
-_log = logging.getLogger("consistentid.serving")
 
 
 @dataclass(eq=False)
@@ -191,10 +188,5 @@ class Queue:
             return
         refusal = refusal_of(error)
         if refusal.status >= 500:
-            # where it was, and not what it said: a message may hold words of the prompt
-            lines = traceback.extract_tb(error.__traceback__)
-            where = [f"{line.filename.rpartition('/')[2]}:{line.lineno} {line.name}" for line in lines]
-            _log.error(
-                "unexpected", extra={"fields": {"kind": job.kind, "error": type(error).__name__, "where": where}}
-            )
+            unexpected(job.kind, error)
         job.end("failed", error=refusal)

@@ -9,14 +9,18 @@ from typing import Any
 import uvicorn
 
 from consistentid.errors import InputError
+from consistentid.presets.preset import Preset
 from consistentid.serving.access import Access
 from consistentid.serving.api import create_app
 from consistentid.serving.limits import Limits
 from consistentid.serving.logs import configure, event
+from consistentid.serving.page.mount import Page
 from consistentid.serving.service import Service
 
 
-def run(make: Callable[[], Any], limits: Limits, access: Access, host: str, port: int) -> None:
+def run(
+    make: Callable[[], Any], limits: Limits, access: Access, host: str, port: int, page: Preset | None = None
+) -> None:
     """Serve until the process is told to end.
 
     Args:
@@ -24,6 +28,7 @@ def run(make: Callable[[], Any], limits: Limits, access: Access, host: str, port
         limits: what may be asked for.
         access: who may ask.
         host, port: where to listen; port 0 is any that is free.
+        page: the preset, where browsers get a page of it at `/`.
 
     Raises:
         InputError: nothing can listen there.
@@ -36,8 +41,9 @@ def run(make: Callable[[], Any], limits: Limits, access: Access, host: str, port
     configure()
     shown = f"[{host}]" if ":" in host else host
     event("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
+    service = Service(make, limits)
     config = uvicorn.Config(
-        create_app(Service(make, limits), access),
+        create_app(service, access, Page(service, page) if page else None),
         log_config=None,  # its log of accesses holds paths, and these the ids of jobs
         access_log=False,
         server_header=False,

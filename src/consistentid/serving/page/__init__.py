@@ -1,0 +1,1 @@
+"""The web page, a Gradio application: it asks the `Service`, and everything of a visit is kept by the browser alone."""

@@ -1,0 +1,184 @@
+"""The page's widgets, and what each does. Only this module knows Gradio."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from consistentid.faces.parts import PARTS
+from consistentid.presets.preset import Preset
+from consistentid.serving.page.actions import Actions
+from consistentid.serving.page.mount import STATIC
+from consistentid.serving.page.words import DRAWN_EXAMPLES, EXAMPLES, drawn_words, with_words
+from consistentid.serving.service import Service
+
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+_CONSENT = (
+    "Use only pictures of people who agree to it. Photos, people and pictures stay in this browser and on the machine"
+    " that runs this page, and are gone when the tab is closed; what is made carries the mark of an AI-generated picture."
+)
+
+_REUSED = ("prompt", "negative_prompt", "num_images_per_prompt", "best_of", "seed", "num_inference_steps",
+           "guidance_scale", "scale", "merge_at", "strength", "face_text", "repair", "repair_below")  # fmt: skip
+"""Arguments of a request in the order of their widgets."""
+
+
+def build(service: Service, preset: Preset) -> FastAPI:
+    """The page as an application of its own."""
+    actions = Actions(service, preset)
+    page = _blocks(actions)
+    page.queue(default_concurrency_limit=None)  # the service has the queue
+    font = ("system-ui", "sans-serif")
+    app: FastAPI = gr.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        "/",
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        theme=gr.themes.Default(
+            primary_hue="teal", neutral_hue="slate", font=font, font_mono=("ui-monospace", "monospace")
+        ),
+        css=(STATIC / "page.css").read_text(),
+        footer_links=[],
+        run_history=False,  # it would keep prompts in the browser
+        ssr_mode=False,
+        show_error=False,
+    )
+    return app
+
+
+def _custom(name: str, *events: str, **options: Any) -> gr.HTML:
+    """A part of the page that is written in JavaScript: static/NAME.js."""
+    script = (STATIC / "common.js").read_text() + (STATIC / f"{name}.js").read_text()
+    assert all(f"'{event}'" in script for event in events)
+    return gr.HTML(
+        None, html_template=f'<div class="cid-{name}"></div>', js_on_load=script, elem_id=f"cid-{name}", **options
+    )
+
+
+def _client(request: gr.Request) -> str:
+    return str(request.request.state.client)
+
+
+def _blocks(actions: Actions) -> gr.Blocks:
+    service, preset = actions.service, actions.preset
+    settings, limits = preset.settings, service.limits
+    most = min(limits.pictures, 16)
+
+    # Gradio finds out from the annotations which arguments are its own.
+    async def identify(sent: Any, request: gr.Request) -> Any:
+        return await actions.identify(_client(request), sent)
+
+    async def read(sent: Any, request: gr.Request) -> Any:
+        return await actions.read(_client(request), sent)
+
+    async def invent(_: Any) -> Any:
+        return await actions.invent()
+
+    async def generate(request: gr.Request, people: Any, picture: Any, *values: Any) -> AsyncIterator[Any]:
+        async for told in actions.generate(_client(request), people, picture, _given(values)):
+            yield told
+
+    with gr.Blocks(analytics_enabled=False, title="consistentid", fill_width=False) as page:
+        with gr.Row(elem_id="cid-head"):
+            gr.HTML(
+                f"<h1>consistentid</h1><p>New portraits of a person, from a photo and a sentence."
+                f" <span class='cid-preset'>preset {preset.name}</span></p>",
+                scale=4,
+            )
+            theme = gr.Button("Light or dark", size="sm", scale=0, min_width=120, elem_id="cid-theme")
+        state = gr.HTML("", elem_id="cid-state")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                gr.HTML(f"<h2>Who</h2><p class='cid-consent'>{_CONSENT}</p>")
+                people = _custom(
+                    "people", parts=list(PARTS), drawn=preset.drawings_only, most=limits.body_bytes,
+                    photos=limits.photos, server_functions=[identify, read, invent],
+                )  # fmt: skip
+                gr.HTML("<h2>What</h2>")
+                prompt = gr.Textbox(
+                    label="Prompt", lines=2, max_lines=6, elem_id="cid-prompt", placeholder="a woman in a red hat",
+                    max_length=limits.characters,
+                )  # fmt: skip
+                gr.Examples(
+                    [[text] for text in (DRAWN_EXAMPLES if preset.drawings_only else EXAMPLES)], prompt,
+                    label="Examples", api_visibility="private",
+                )  # fmt: skip
+                words = _custom("words", "word", visible=preset.drawings_only)
+                with gr.Row():
+                    number = gr.Slider(1, most, min(4, most), step=1, label="Pictures", elem_id="cid-number")
+                    seed = gr.Number(
+                        None, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, placeholder="by chance",
+                        elem_id="cid-seed", info="the same seed and settings make the same pictures",
+                    )  # fmt: skip
+                with gr.Row():
+                    scale = gr.Slider(
+                        0, 2, settings.scale, step=0.05, label="ID strength", info="0 = nobody, 1 = as trained"
+                    )
+                    merge_at = gr.Slider(
+                        0, 1, settings.merge_at, step=0.05, label="Merge point",
+                        info="share of the steps after which the words for the face join in",
+                    )  # fmt: skip
+                with gr.Accordion("More settings", open=False):
+                    negative = gr.Textbox(settings.negative_prompt, label="What to avoid", max_length=limits.characters)
+                    face_text = gr.Textbox(
+                        label="Sentence about the face", placeholder="She has green eyes and a small nose.",
+                        max_length=limits.characters,
+                    )  # fmt: skip
+                    with gr.Row():
+                        steps = gr.Slider(1, limits.steps, min(settings.steps, limits.steps), step=1, label="Steps")
+                        guidance = gr.Slider(1, 20, settings.guidance_scale, step=0.1, label="Guidance")
+                        best_of = gr.Number(
+                            None, label="Best of", precision=0, minimum=1, maximum=limits.pictures,
+                            info="make so many, keep those most alike", placeholder="off",
+                        )  # fmt: skip
+                with gr.Accordion("Change a picture, or say where people are", open=False):
+                    picture = _custom("picture", most=limits.body_bytes, width=settings.width, height=settings.height)
+                    strength = gr.Slider(0.05, 1, settings.strength, step=0.05, label="How much is redrawn")
+                    repair = gr.Checkbox(
+                        False, label="Repair small faces", info="draws each anew, large, and puts it back"
+                    )
+                    below = gr.Number(
+                        None, label="Repair below likeness", minimum=-1, maximum=1, step=0.05, placeholder="off",
+                        info="also larger faces, if they are less alike",
+                    )  # fmt: skip
+            with gr.Column(scale=6, min_width=320):
+                with gr.Row(elem_id="cid-act"):
+                    go = gr.Button("Generate", variant="primary", elem_id="cid-generate")
+                    stop = gr.Button("Cancel", variant="stop", elem_id="cid-cancel")
+                results = _custom("results", "reuse")
+        widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text, repair,
+                   below]  # fmt: skip
+        work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
+                     trigger_mode="once", **_QUIET)  # fmt: skip
+        stop.click(None, None, results, js="() => ({state: 'cancelled'})", cancels=[work], **_QUIET)
+        theme.click(None, js="() => { document.body.classList.toggle('dark'); }", **_QUIET)
+
+        def add(text: str, chosen: gr.EventData) -> str:
+            return with_words(text, str(chosen._data["words"]))
+
+        def reuse(chosen: gr.EventData) -> list[Any]:
+            said = chosen._data["request"]
+            return [said.get(name, gr.skip()) for name in _REUSED]
+
+        words.word(add, prompt, prompt, **_QUIET)
+        results.reuse(reuse, None, widgets, **_QUIET)
+
+        def look() -> tuple[Any, Any, Any]:
+            """How far loading is, until it ends."""
+            ended = service.state != "loading"
+            known = drawn_words() if preset.drawings_only and service.state == "ready" else None
+            return actions.loading, known, gr.Timer(active=not ended)
+
+        timer = gr.Timer(0.7)
+        gr.on([page.load, timer.tick], look, None, [state, words, timer], queue=False, **_QUIET)
+    return page
+
+
+def _given(values: tuple[Any, ...]) -> dict[str, Any]:
+    """What the widgets say; an empty one says nothing, and the prompt's emptiness is for `Request` to refuse."""
+    found = dict(zip(_REUSED, values, strict=True))
+    return {name: value for name, value in found.items() if name == "prompt" or value not in (None, "", False)}
