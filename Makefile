@@ -6,12 +6,17 @@ BIN := $(VENV)/bin
 # A test file a process; the networks of the tests are too small for more than one thread each.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-slow weights lint format clean
+.PHONY: demo test test-slow browser weights lint format clean
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
 	$(PYTEST) -m "not slow"
+
+# A browser for the slow tests of the page, which are skipped without one.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+		echo "no browser could be installed: the tests that drive the page will be skipped"
 
 test-slow: $(VENV)/installed
 	$(PYTEST) -m slow

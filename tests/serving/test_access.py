@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,15 @@ def test_a_token_is_asked_for_and_not_told() -> None:
     names = [access.client(scope(authorization=f"Bearer {token}")) for token in (TOKEN, OTHER)]
     assert len(set(names)) == 2
     assert not any(token in name for token in (TOKEN, OTHER) for name in names)
+    typed = base64.b64encode(f"me:{TOKEN}".encode()).decode()
+    assert access.client(scope(authorization=f"Basic {typed}")) == names[0], "as browsers send what was typed"
     assert access.client(scope("/health"))
-    for bad in ({}, {"authorization": TOKEN}, {"authorization": f"Bearer {TOKEN}x"}, {"authorization": "Bearer é"}):
+    for given in (TOKEN, f"Bearer {TOKEN}x", "Bearer é", f"Basic {TOKEN}", "Basic bWU6", f"Digest {TOKEN}", ""):
+        bad = {"authorization": given} if given else {}
         with pytest.raises(RefusedError) as refused:
             access.client(scope(**bad))
         assert refused.value.status == 401
+        assert "Basic" in refused.value.headers["WWW-Authenticate"], "so that a browser asks for it"
     with pytest.raises(RefusedError):
         access.client(scope("/metrics"))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -91,13 +93,29 @@ class Access:
         address = (scope.get("client") or ("unknown", 0))[0]
         if not self._digests or scope["path"] in OPEN:
             return f"address {address}"
-        kind, _, token = headers.get("authorization", "").partition(" ")
-        found = _digest(token.strip().encode("latin-1", "replace"))
+        kind, token = _credentials(headers.get("authorization", ""))
+        found = _digest(token)
         # every one is compared, and each in constant time, so that the time taken tells nothing
         good = [hmac.compare_digest(found, digest) for digest in self._digests]
-        if kind.lower() != "bearer" or not any(good):
-            raise RefusedError(401, "no_access", "a token is needed: send the header 'Authorization: Bearer TOKEN'")
+        if kind not in ("bearer", "basic") or not any(good):
+            raise RefusedError(
+                401,
+                "no_access",
+                "a token is needed: send the header 'Authorization: Bearer TOKEN', or type it as password",
+            )
         return f"token {good.index(True) + 1}"
+
+
+def _credentials(header: str) -> tuple[str, bytes]:
+    """The kind of an Authorization header, in small letters, and its token: a browser's is the password it asks for."""
+    kind, _, given = header.partition(" ")
+    token = given.strip().encode("latin-1", "replace")
+    if kind.lower() == "basic":
+        try:
+            token = base64.b64decode(token, validate=True).partition(b":")[2]
+        except binascii.Error:
+            token = b""
+    return kind.lower(), token
 
 
 def _digest(token: bytes) -> bytes:

@@ -32,7 +32,7 @@ class RefusedError(ConsistentIDError):
     def headers(self) -> dict[str, str]:
         """Of the answer."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+        return headers | ({"WWW-Authenticate": 'Bearer, Basic realm="consistentid"'} if self.status == 401 else {})
 
     def body(self) -> dict[str, Any]:
         """The answer's JSON, in the form that OpenAI's clients read, too."""

@@ -109,7 +109,8 @@ class Actions:
 
         Yields:
             {"state": "waiting", "running", "done" or "failed", "message"}, and with "running" also "stage", "done",
-            "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, and "request".
+            "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, "request" and, as a
+            browser may get it twice, "run".
         """
         job: Job | None = None
         try:
@@ -121,7 +122,7 @@ class Actions:
             async for told in self._until_done(job):
                 yield told
             shown = {name: value for name, value in values.items() if name not in ("image", "mask")}
-            yield {"state": "done", "message": "", "request": shown, **_answer_of(job)}
+            yield {"state": "done", "message": "", "run": job.id, "request": shown, **_answer_of(job)}
         except Exception as error:
             yield {"state": "failed", "message": _line(error)}
         finally:

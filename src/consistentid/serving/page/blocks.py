@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -19,7 +20,8 @@ _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"
 
 _CONSENT = (
     "Use only pictures of people who agree to it. Photos, people and pictures stay in this browser and on the machine"
-    " that runs this page, and are gone when the tab is closed; what is made carries the mark of an AI-generated picture."
+    " that runs this page, and are gone when the tab is closed. What is made carries the mark of an AI-generated"
+    " picture."
 )
 
 _REUSED = ("prompt", "negative_prompt", "num_images_per_prompt", "best_of", "seed", "num_inference_steps",
@@ -59,8 +61,9 @@ def _custom(name: str, *events: str, **options: Any) -> gr.HTML:
     )
 
 
-def _client(request: gr.Request) -> str:
-    return str(request.request.state.client)
+def _client(request: Any) -> str:
+    """Whose browser it is: Gradio hands over a request of its own to some functions, and starlette's to others."""
+    return str(getattr(request, "request", request).state.client)
 
 
 def _blocks(actions: Actions) -> gr.Blocks:
@@ -147,11 +150,11 @@ def _blocks(actions: Actions) -> gr.Blocks:
                     )  # fmt: skip
             with gr.Column(scale=6, min_width=320):
                 with gr.Row(elem_id="cid-act"):
-                    go = gr.Button("Generate", variant="primary", elem_id="cid-generate")
-                    stop = gr.Button("Cancel", variant="stop", elem_id="cid-cancel")
+                    go = gr.Button("Generate", variant="primary", elem_id="cid-generate", scale=3)
+                    stop = gr.Button("Cancel", elem_id="cid-cancel", scale=1, min_width=100)
                 results = _custom("results", "reuse")
-        widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text, repair,
-                   below]  # fmt: skip
+        widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text,
+                   repair, below]  # fmt: skip
         work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
                      trigger_mode="once", **_QUIET)  # fmt: skip
         stop.click(None, None, results, js="() => ({state: 'cancelled'})", cancels=[work], **_QUIET)
@@ -171,10 +174,14 @@ def _blocks(actions: Actions) -> gr.Blocks:
             """How far loading is, until it ends."""
             ended = service.state != "loading"
             known = drawn_words() if preset.drawings_only and service.state == "ready" else None
-            return actions.loading, known, gr.Timer(active=not ended)
+            return (
+                f"<p role='status'>{escape(actions.loading)}</p>" if actions.loading else "",
+                known,
+                gr.Timer(active=not ended),
+            )
 
         timer = gr.Timer(0.7)
-        gr.on([page.load, timer.tick], look, None, [state, words, timer], queue=False, **_QUIET)
+        gr.on([page.load, timer.tick], look, None, [state, words, timer], **_QUIET)
     return page
 
 

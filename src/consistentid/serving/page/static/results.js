@@ -133,13 +133,14 @@ function showRun(run) {
 }
 
 function finished(told) {
+  if (runs.some((run) => run.id === told.run)) return;
   for (const picture of told.pictures) {
     picture.url = URL.createObjectURL(blobOf(picture.b64_json, 'image/png'));
     delete picture.b64_json;
   }
   const first = page.people[0]?.files[0];
   const run = {
-    pictures: told.pictures, request: told.request, warnings: told.warnings, record: told.record, preset: told.record.preset,
+    id: told.run, pictures: told.pictures, request: told.request, warnings: told.warnings, record: told.record, preset: told.record.preset,
     names: page.people.map((person) => person.name), before: page.before, masked: told.masked,
     photo: first ? URL.createObjectURL(first) : null,
   };
