@@ -196,3 +196,14 @@ def test_words_become_prompts_that_the_preset_can_read() -> None:
     assert with_words("a woman", "a suit") == "a woman, wearing a suit"
     assert with_words("", "smiling") == "a person, smiling"
     assert all(DRAWN_EXAMPLES)
+
+
+def test_what_other_presets_lack_is_said_with_its_size_and_the_lines_to_type(actions: Actions) -> None:
+    drawn, *others = actions.presets()
+    assert (drawn["name"], drawn["served"], drawn["missing"], drawn["lines"]) == ("drawn", True, [], [])
+    assert [preset["name"] for preset in others] == ["sd15", "sdxl"]
+    for preset in others:
+        assert preset["lines"][-1] == f"consistentid serve --preset {preset['name']}"
+        if preset["missing"]:
+            assert preset["to_fetch_mb"] > 1000
+            assert preset["lines"][0] == f"consistentid fetch --preset {preset['name']}"

@@ -16,6 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from consistentid.errors import ArgumentError, InputError
 from consistentid.presets.preset import Preset
+from consistentid.presets.read import load_preset, preset_names
 from consistentid.serving.calls import LOOK, whole_number
 from consistentid.serving.logs import unexpected
 from consistentid.serving.page.words import LABELS
@@ -109,20 +110,27 @@ class Actions:
 
         Yields:
             {"state": "waiting", "running", "done" or "failed", "message"}, and with "running" also "stage", "done",
-            "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, "request" and, as a
-            browser may get it twice, "run".
+            "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, the people's
+            "names", "changed", "masked", "request" and, as a browser may get it twice, "run".
         """
         job: Job | None = None
         try:
             yield {"state": "waiting", "message": self.loading}
             await self._loaded()
-            values, identities = await run_in_threadpool(self._asked, people, picture, settings)
+            values, identities, names = await run_in_threadpool(self._asked, people, picture, settings)
             job = await run_in_threadpool(self.service.portraits, client, values, identity=identities)
             job.watched += 1
             async for told in self._until_done(job):
                 yield told
             shown = {name: value for name, value in values.items() if name not in ("image", "mask")}
-            yield {"state": "done", "message": "", "run": job.id, "request": shown, **_answer_of(job)}
+            about = {
+                "run": job.id,
+                "names": names,
+                "changed": "image" in values,
+                "masked": "mask" in values,
+                "request": shown,
+            }
+            yield {"state": "done", "message": "", **about, **_answer_of(job)}
         except Exception as error:
             yield {"state": "failed", "message": _line(error)}
         finally:
@@ -141,6 +149,29 @@ class Actions:
         if service.state == "failed":
             return f"The weights cannot be loaded: {service.stage}"
         return f"Loading {service.stage} ({service.loaded:.0%})"
+
+    def presets(self) -> list[Told]:
+        """Of the served preset and those of the package: "name", "about", "served", "missing" networks with their
+        "megabytes", these "to_fetch_mb" together, and "lines" to type for it to be served."""
+        from consistentid.presets.doctor import examine
+
+        found = []
+        names = [name for name in preset_names() if name != self.preset.name]
+        for preset in (self.preset, *map(load_preset, names)):
+            report = examine(preset)
+            served = preset is self.preset
+            lines = [report["fetch"], None if served else f"consistentid serve --preset {preset.name}"]
+            found.append(
+                {
+                    "name": preset.name,
+                    "about": preset.about,
+                    "served": served,
+                    "missing": [item for item in report["networks"] if item["state"] not in ("present", "built in")],
+                    "to_fetch_mb": report["to_fetch_mb"],
+                    "lines": [line for line in lines if line],
+                }
+            )
+        return found
 
     async def _loaded(self) -> None:
         while self.service.state == "loading":
@@ -166,8 +197,10 @@ class Actions:
             if job.state == "queued" and job.stopped():
                 self.service.queue.tidy()
 
-    def _asked(self, people: Any, picture: Any, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """The request, and the identities of its people.
+    def _asked(
+        self, people: Any, picture: Any, settings: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], list[str], list[str]]:
+        """The request, and the identities and names of its people.
 
         Raises:
             ConsistentIDError: it cannot be made of this.
@@ -188,7 +221,7 @@ class Actions:
         if not values.get("repair"):
             values.pop("repair_below", None)
         values |= _of_people(them, names, given.get("boxes"))
-        return values, _with_borrowed(them, names)
+        return values, _with_borrowed(them, names), names
 
 
 # ------------------------------------------------------------------------------------------------------------ of people

@@ -153,6 +153,7 @@ def _blocks(actions: Actions) -> gr.Blocks:
                     go = gr.Button("Generate", variant="primary", elem_id="cid-generate", scale=3)
                     stop = gr.Button("Cancel", elem_id="cid-cancel", scale=1, min_width=100)
                 results = _custom("results", "reuse")
+                presets = gr.HTML("", elem_id="cid-presets")
         widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text,
                    repair, below]  # fmt: skip
         work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
@@ -170,19 +171,35 @@ def _blocks(actions: Actions) -> gr.Blocks:
         words.word(add, prompt, prompt, **_QUIET)
         results.reuse(reuse, None, widgets, **_QUIET)
 
-        def look() -> tuple[Any, Any, Any]:
+        def look() -> tuple[Any, ...]:
             """How far loading is, until it ends."""
-            ended = service.state != "loading"
-            known = drawn_words() if preset.drawings_only and service.state == "ready" else None
-            return (
-                f"<p role='status'>{escape(actions.loading)}</p>" if actions.loading else "",
-                known,
-                gr.Timer(active=not ended),
-            )
+            if service.state == "loading":
+                return _status(actions.loading), gr.skip(), gr.skip(), gr.skip()
+            known = drawn_words() if preset.drawings_only else None
+            return _status(actions.loading), known, _presets(actions), gr.Timer(active=False)
 
         timer = gr.Timer(0.7)
-        gr.on([page.load, timer.tick], look, None, [state, words, timer], **_QUIET)
+        gr.on([page.load, timer.tick], look, None, [state, words, presets, timer], **_QUIET)
     return page
+
+
+def _status(text: str) -> str:
+    return f"<p role='status'>{escape(text)}</p>" if text else ""
+
+
+def _presets(actions: Actions) -> str:
+    """What else can be served, and what that takes; open where the weights of the served preset are missing."""
+    items = []
+    for preset in actions.presets():
+        words = [f"<b>{escape(preset['name'])}</b>: {escape(preset['about'])}."]
+        if preset["missing"]:
+            each = [f"{item['role']} {item['megabytes']} MB ({item['source']})" for item in preset["missing"]]
+            words.append(f"Not here, {preset['to_fetch_mb']} MB: {escape('; '.join(each))}.")
+        words.append("In use." if preset["served"] and not preset["missing"] else "To use it:")
+        words += [f"<code>{escape(line)}</code>" for line in preset["lines"]]
+        items.append(f"<li>{' '.join(words)}</li>")
+    opened = " open" if actions.service.state == "failed" else ""
+    return f"<details{opened}><summary>Presets</summary><ul>{''.join(items)}</ul></details>"
 
 
 def _given(values: tuple[Any, ...]) -> dict[str, Any]:

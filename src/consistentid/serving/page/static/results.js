@@ -141,7 +141,7 @@ function finished(told) {
   const first = page.people[0]?.files[0];
   const run = {
     id: told.run, pictures: told.pictures, request: told.request, warnings: told.warnings, record: told.record, preset: told.record.preset,
-    names: page.people.map((person) => person.name), before: page.before, masked: told.masked,
+    names: told.names, before: told.changed ? page.before : null, masked: told.masked,
     photo: first ? URL.createObjectURL(first) : null,
   };
   runs.push(run);
