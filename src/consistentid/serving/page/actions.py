@@ -9,7 +9,7 @@ import asyncio
 import base64
 import io
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +26,9 @@ from consistentid.serving.service import Service
 from consistentid.serving.uploads import from_base64
 
 Told = dict[str, Any]
+
+TYPED: Mapping[str, Callable[[str], Any]] = {"seed": int, "best_of": int, "repair_below": float}
+"""Arguments whose numbers are typed, as they may also be left out."""
 
 _SIDE = 256
 
@@ -214,7 +217,7 @@ class Actions:
             if not isinstance(person.get("identity"), str) or not person["identity"]:
                 raise InputError(f"{name} is not known yet: choose a photo of them, or remove them")
         given = _mapping(picture, "the picture")
-        values: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+        values = {name: _typed(name, value) for name, value in settings.items() if value is not None}
         values |= {name: given[name] for name in ("image", "mask") if given.get(name)}
         if not given.get("image"):
             values.pop("strength", None)
@@ -287,20 +290,30 @@ def _invented() -> str:
 
     number = secrets.randbelow(1_000_000)
     none, calm = np.zeros(1, np.int64), np.zeros(1, np.float32)
-    scene = replace(
-        sample_scenes([(number, 0)], split="test"),
+    plain: dict[str, Any] = {
         **dict.fromkeys(("yaw", "pitch", "roll", "gaze_x", "gaze_y", "center_x"), calm),
         **dict.fromkeys(("expression", "light", "hat", "glasses"), none),
         **dict.fromkeys(("eyes_closed", "earrings", "necklace"), none.astype(bool)),
-        background=none + 1,
-        style=none + 1,
-    )
+        "background": none + 1,
+        "style": none + 1,
+    }
+    scene = replace(sample_scenes([(number, 0)], split="test"), **plain)
     stream = io.BytesIO()
     Image.fromarray(draw(sample_people([number], split="test"), scene, _SIDE).pixels()[0]).save(stream, "PNG")
     return base64.b64encode(stream.getvalue()).decode()
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A value, or the number that was typed."""
+    if name not in TYPED or not isinstance(value, str):
+        return value
+    try:
+        return TYPED[name](value.strip())
+    except ValueError:
+        raise ArgumentError(f"{{{name}}}={{value!r}} is no number; type one, or nothing", value=value) from None
 
 
 def _mapping(value: Any, what: str) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from consistentid.faces.parts import PARTS
 from consistentid.presets.preset import Preset
-from consistentid.serving.page.actions import Actions
+from consistentid.serving.page.actions import TYPED, Actions
 from consistentid.serving.page.mount import STATIC
 from consistentid.serving.page.words import DRAWN_EXAMPLES, EXAMPLES, drawn_words, with_words
 from consistentid.serving.service import Service
@@ -27,6 +27,9 @@ _CONSENT = (
 _REUSED = ("prompt", "negative_prompt", "num_images_per_prompt", "best_of", "seed", "num_inference_steps",
            "guidance_scale", "scale", "merge_at", "strength", "face_text", "repair", "repair_below")  # fmt: skip
 """Arguments of a request in the order of their widgets."""
+
+_UNSAID: dict[str, Any] = {**dict.fromkeys(TYPED, ""), "face_text": "", "repair": False}
+"""What widgets show of arguments that a request does not name."""
 
 
 def build(service: Service, preset: Preset) -> FastAPI:
@@ -113,9 +116,9 @@ def _blocks(actions: Actions) -> gr.Blocks:
                 words = _custom("words", "word", visible=preset.drawings_only)
                 with gr.Row():
                     number = gr.Slider(1, most, min(4, most), step=1, label="Pictures", elem_id="cid-number")
-                    seed = gr.Number(
-                        None, label="Seed", precision=0, minimum=0, maximum=2**32 - 1, placeholder="by chance",
-                        elem_id="cid-seed", info="the same seed and settings make the same pictures",
+                    seed = gr.Textbox(
+                        label="Seed", placeholder="by chance", elem_id="cid-seed", max_lines=1,
+                        info="the same seed and settings make the same pictures",
                     )  # fmt: skip
                 with gr.Row():
                     scale = gr.Slider(
@@ -134,18 +137,17 @@ def _blocks(actions: Actions) -> gr.Blocks:
                     with gr.Row():
                         steps = gr.Slider(1, limits.steps, min(settings.steps, limits.steps), step=1, label="Steps")
                         guidance = gr.Slider(1, 20, settings.guidance_scale, step=0.1, label="Guidance")
-                        best_of = gr.Number(
-                            None, label="Best of", precision=0, minimum=1, maximum=limits.pictures,
-                            info="make so many, keep those most alike", placeholder="off",
-                        )  # fmt: skip
+                    best_of = gr.Textbox(
+                        label="Best of", placeholder="off", max_lines=1, info="make so many, keep those most alike"
+                    )
                 with gr.Accordion("Change a picture, or say where people are", open=False):
                     picture = _custom("picture", most=limits.body_bytes, width=settings.width, height=settings.height)
                     strength = gr.Slider(0.05, 1, settings.strength, step=0.05, label="How much is redrawn")
                     repair = gr.Checkbox(
                         False, label="Repair small faces", info="draws each anew, large, and puts it back"
                     )
-                    below = gr.Number(
-                        None, label="Repair below likeness", minimum=-1, maximum=1, step=0.05, placeholder="off",
+                    below = gr.Textbox(
+                        label="Repair below likeness", placeholder="off", max_lines=1,
                         info="also larger faces, if they are less alike",
                     )  # fmt: skip
             with gr.Column(scale=6, min_width=320):
@@ -166,7 +168,8 @@ def _blocks(actions: Actions) -> gr.Blocks:
 
         def reuse(chosen: gr.EventData) -> list[Any]:
             said = chosen._data["request"]
-            return [said.get(name, gr.skip()) for name in _REUSED]
+            found = {name: str(said[name]) if name in TYPED else said[name] for name in _REUSED if name in said}
+            return [found.get(name, _UNSAID.get(name, gr.skip())) for name in _REUSED]
 
         words.word(add, prompt, prompt, **_QUIET)
         results.reuse(reuse, None, widgets, **_QUIET)
@@ -203,6 +206,7 @@ def _presets(actions: Actions) -> str:
 
 
 def _given(values: tuple[Any, ...]) -> dict[str, Any]:
-    """What the widgets say; an empty one says nothing, and the prompt's emptiness is for `Request` to refuse."""
+    """What the widgets say; an empty one says nothing, but of texts that a preset has, too, or that must be there."""
     found = dict(zip(_REUSED, values, strict=True))
-    return {name: value for name, value in found.items() if name == "prompt" or value not in (None, "", False)}
+    texts = ("prompt", "negative_prompt")
+    return {name: value for name, value in found.items() if name in texts or value not in (None, "", False)}

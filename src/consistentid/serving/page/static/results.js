@@ -97,7 +97,7 @@ function card(run, picture, number) {
   const name = `portrait-${picture.seed}.png`;
   const again = make('details', {}, make('summary', {}, 'Make it again'),
     make('code', { class: 'cid-command' }, commandOf(run, picture)),
-    button('Use these settings', () => trigger('reuse', { request: { ...run.request, seed: picture.seed, num_images_per_prompt: 1 } })));
+    button('Use these settings', () => trigger('reuse', { request: { ...run.request, seed: picture.seed, num_images_per_prompt: 1, best_of: undefined } })));
   const actions = make('div', { class: 'cid-actions' }, make('a', { class: 'cid-button', href: picture.url, download: name }, 'Download'));
   const image = make('img', { src: picture.url, alt: `${picture.prompt}, seed ${picture.seed}`, width: picture.width, height: picture.height });
   const shown = make('div', { class: 'cid-shown' }, image);
@@ -113,7 +113,7 @@ function card(run, picture, number) {
   }
   const meter = picture.likeness === null ? null : make('meter', { min: '0', max: '1', low: '0.3', high: '0.5', optimum: '1', 'aria-label': 'Likeness' });
   if (meter) meter.value = Math.max(0, picture.likeness);
-  return make('figure', { class: 'cid-picture' }, shown,
+  return make('figure', { class: 'cid-made' }, shown,
     make('figcaption', {}, make('span', {}, likeness(picture)), meter, make('span', { class: 'cid-seed' }, `seed ${picture.seed}`)),
     actions, again);
 }
