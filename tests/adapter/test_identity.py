@@ -51,6 +51,13 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert load_file(tmp_path / "ada.safetensors")["part_features"].dtype == torch.float16
 
 
+def test_the_order_of_networks_does_not_depend_on_the_file() -> None:
+    ada = someone(0)
+    assert list(ada.provenance) == sorted(PROVENANCE) != list(PROVENANCE)
+    orders = {tuple(Identity.from_bytes(ada.to_bytes()).provenance) for _ in range(20)}
+    assert orders == {tuple(ada.provenance)}, "a safetensors file keeps its names in an order of chance"
+
+
 def test_features_beyond_float16_survive(tmp_path: Path) -> None:
     ada = dataclasses.replace(someone(0), face_features=torch.full((7, 12), 1e5))
     ada.save(tmp_path / "ada.safetensors")

@@ -62,7 +62,8 @@ class Identity:
             given = getattr(self, name).detach()
             given = given.clone() if given.is_inference() else given
             object.__setattr__(self, name, given.to("cpu", dtype))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        # in one order, as a file keeps none, and the records in pictures are the same to the byte
+        object.__setattr__(self, "provenance", MappingProxyType(dict(sorted(self.provenance.items()))))
         features = tuple(self.face_features.shape)
         expected = {"part_features": (len(PARTS), *features), "part_mask": (len(PARTS),), "blank_features": features}
         found = {name: tuple(getattr(self, name).shape) for name in expected}
