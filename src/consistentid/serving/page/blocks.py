@@ -11,8 +11,8 @@ from fastapi import FastAPI
 
 from consistentid.faces.parts import PARTS
 from consistentid.presets.preset import Preset
+from consistentid.serving.page import STATIC
 from consistentid.serving.page.actions import TYPED, Actions
-from consistentid.serving.page.mount import STATIC
 from consistentid.serving.page.words import DRAWN_EXAMPLES, EXAMPLES, drawn_words, with_words
 from consistentid.serving.service import Service
 

@@ -14,7 +14,6 @@ import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,9 +25,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from consistentid.presets.preset import Preset
 from consistentid.serving.logs import event
+from consistentid.serving.page import STATIC
 from consistentid.serving.service import Service
-
-STATIC = Path(__file__).parent / "static"
 
 _OPEN = re.compile(
     r"/|/(config|theme\.css|favicon\.ico|manifest\.json|robots\.txt)|/(assets|static|svelte)/.+"
