@@ -658,7 +658,7 @@ def test_several_people_bring_their_tokens(pipe: Any, cid: ConsistentID, person:
     run(pipe, inputs)
     with pytest.raises(InputError, match="3 prompts with 2 identities"):
         cid.inputs([person(1), person(2)], [PROMPT, "a red hat", "a forest"])
-    with pytest.raises(InputError, match="parts describes one person"):
+    with pytest.raises(InputError, match="parts is of one person"):
         cid.inputs([person(1), person(2)], PROMPT, parts={"eyes": "green"})
 
 
@@ -708,6 +708,41 @@ def test_parts_and_face_text_reach_the_encoder(pipe: Any, cid: ConsistentID, per
     assert torch.equal(own, pipe.encode_prompt([longer], "cpu", 1, False)[0])
     for words in ({"parts": {"eyes": "green eyes"}}, {"face_text": sentence}):
         assert torch.equal(cid.inputs(described, PROMPT, **words)["prompt_embeds"], expected)
+
+
+def test_a_part_counts_as_much_as_asked(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
+    def swap(**words: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        plain, fused = cid.inputs(person(), PROMPT, **words)["callback_on_step_end"].swaps[0].text
+        return plain[0], fused[0]
+
+    text = composed(pipe, PROMPT, facial_sentence(SMALL, PARTS))
+    eyes, nose = (text.positions[text.words.index(word)] for word in ("eyes", "nose"))
+    plain, trained = swap()
+    assert torch.equal(swap(part_scales={"eyes": 1, "nose": 1.0})[1], trained)
+    _, changed = swap(part_scales={"eyes": 0, "nose": 0.25})
+    assert torch.equal(changed[eyes], plain[eyes])
+    assert torch.allclose(changed[nose], plain[nose] + 0.25 * (trained[nose] - plain[nose]), atol=1e-6)
+    others = [row for row in range(len(plain)) if row not in (eyes, nose)]
+    assert torch.equal(changed[others], trained[others])
+    for wrong, message in (({"chin": 1}, "unknown part 'chin'"), ({"eyes": -0.5}, "eyes must be from 0"),
+                           ({"eyes": float("nan")}, "eyes must be from 0")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            cid.inputs(person(), PROMPT, part_scales=wrong)
+    with pytest.raises(InputError, match="part_scales is of one person"):
+        cid.inputs([person(1), person(2)], PROMPT, part_scales={"eyes": 0.5})
+
+
+def test_each_person_s_parts_count_as_much_as_asked(cid: ConsistentID, person: Callable[..., Any]) -> None:
+    people, where = [person(1), person(2)], [(0, 0, 0.5, 1), (0.5, 0, 1, 1)]
+
+    def fused(scales: Any) -> torch.Tensor:
+        step = cid.inputs(people, PROMPT, regions=where, part_scales=scales)["callback_on_step_end"]
+        return step.swaps[0].text[1][:, :-1]  # the last row tells of which call a text is
+
+    trained, second, both = fused(None), fused([None, {"eyes": 0}]), fused({"eyes": 0})
+    assert not torch.equal(second, trained)
+    assert not torch.equal(second, both)
+    assert torch.equal(fused([{"eyes": 0}, {"eyes": 0}]), both)
 
 
 def test_the_merge_changes_only_words_of_parts(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:

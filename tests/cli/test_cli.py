@@ -100,7 +100,8 @@ def test_several_people_each_in_their_place(preset: Path, photo: Path, tmp_path:
     mask.paste(255, (32, 0, 64, 64))
     mask.save(tmp_path / "right.png")
     people = ["--person", f"{photo}@0,0,0.5,1", "--person", f"{tmp_path / 'tom.png'}@{tmp_path / 'right.png'}"]
-    words = ["--person-prompt", "a woman", "--person-prompt", "a man", "--part", "2:eyes=green eyes"]
+    words = ["--person-prompt", "a woman", "--person-prompt", "a man", "--part", "2:eyes=green eyes",
+             "--part-scale", "2:nose=0.5"]  # fmt: skip
     done = run(
         "generate", *people, *words, "--prompt", "two friends", "--num", 1, "--seed", 3, "--preset", preset,
         "--out", tmp_path / "out", "--json",
@@ -109,6 +110,7 @@ def test_several_people_each_in_their_place(preset: Path, photo: Path, tmp_path:
     results = json.loads(done.stdout)
     assert results["person_prompts"] == ["a woman", "a man"]
     assert results["parts"] == [{}, {"eyes": "green eyes"}]
+    assert results["part_scales"] == [{}, {"nose": 0.5}]
     (ada, tom) = results["pictures"][0]["people"]
     assert ada["region"] == [0, 0, 0.5, 1]
     assert isinstance(tom["region"], str)
@@ -348,7 +350,7 @@ def check_refused(result: Result, words: str) -> None:
         ([], "Missing option '--prompt'."),
         (
             ["--prompt", "a", "--preset", "sd16"],
-            "known presets are drawn, sd15, sd15-open, sdxl",
+            "unknown preset 'sd16'; known presets are drawn, sd15, sd15-open, sdxl",
         ),
         (["--prompt", "a", "--out", "/proc/results"], "/proc/results: cannot be written"),
         (["--prompt", "a", "--out", "ada.png"], "ada.png: is a file; name a folder"),
@@ -357,6 +359,11 @@ def check_refused(result: Result, words: str) -> None:
         (["--prompt", "a", "--part", "eyes"], "Invalid value for '--part': 'eyes' is not of the form PART=TEXT"),
         (["--prompt", "a", "--part", "chin=round"], "--part: unknown part 'chin'; known parts are face, eyes, ears"),
         (["--prompt", "a", "--part", "eyes=x", "--face-text", "y"], "--face-text and --part exclude one another"),
+        (
+            ["--prompt", "a", "--part-scale", "eyes"],
+            "Invalid value for '--part-scale': 'eyes' is not of the form PART=NUMBER",
+        ),
+        (["--prompt", "a", "--part-scale", "eyes=9"], "--part-scale: eyes=9.0 is not allowed; give a number from 0"),
         (["--prompt", "a", "--seed", "-1"], "--seed=-1 is not allowed; give an integer from 0 to 4294967295"),
         (["--prompt", "a", "--steps", "0"], "--steps=0 is not allowed; give an integer from 1 to 500"),
         (["--prompt", "a", "--merge-at", "2"], "--merge-at=2.0 is not allowed; give a number from 0 to 1"),

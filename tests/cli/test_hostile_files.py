@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from consistentid.cli import main
 
-SECONDS = 600  # in which a command on a busy machine says no; a pipe would be waited for without end
+SECONDS = 120  # in which a command on a busy machine says no; a pipe would be waited for without end
 
 
 def deep(opening: str, closing: str) -> Callable[[Path], None]:

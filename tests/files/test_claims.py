@@ -93,7 +93,7 @@ def test_a_note_that_cannot_be_read(tmp_path: Path, content: str) -> None:
 
 
 def test_two_at_once_are_refused_in_words(tmp_path: Path) -> None:
-    with held(tmp_path, "print('there', flush=True); time.sleep(600)"):  # noqa: SIM117 - the lock outlives the error
+    with held(tmp_path, "print('there', flush=True); time.sleep(60)"):  # noqa: SIM117 - the lock outlives the error
         with pytest.raises(InputError, match="another process is writing to it; wait until that has ended"):
             with claimed(tmp_path, "drawing", {"size": 1}, note="note.json"):
                 pass
@@ -104,7 +104,7 @@ def test_two_at_once_are_refused_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
 def test_a_forked_child_does_not_keep_its_parent_s_lock(tmp_path: Path) -> None:
-    work = "child = os.fork(); child and print('there', child, sep=chr(10), flush=True); time.sleep(600)"
+    work = "child = os.fork(); child and print('there', child, sep=chr(10), flush=True); time.sleep(60)"
     with held(tmp_path, work) as process:
         assert process.stdout
         child = int(process.stdout.readline())
@@ -118,7 +118,7 @@ def test_a_forked_child_does_not_keep_its_parent_s_lock(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
-    work = f"(pathlib.Path(sys.argv[1]) / '{UNFINISHED}x.png').touch(); print('there', flush=True); time.sleep(600)"
+    work = f"(pathlib.Path(sys.argv[1]) / '{UNFINISHED}x.png').touch(); print('there', flush=True); time.sleep(60)"
     with held(tmp_path, work):
         assert (tmp_path / f"{UNFINISHED}x.png").exists()
     time.sleep(0.1)

@@ -16,7 +16,7 @@ import torch
 from consistentid.errors import ConsistentIDError, InputError
 from consistentid.files.workers import run_in_processes
 
-PATIENCE = 300.0  # seconds for processes to start on a busy machine
+PATIENCE = 60.0  # seconds for processes to start on a busy machine
 
 MAIN = """
 import sys, time

@@ -84,11 +84,15 @@ def test_every_file_says_how_it_was_made_and_that_it_was(
 
 
 def test_a_picture_is_made_again_from_its_record(studio: ConsistentIDPipeline, who: Identity, tmp_path: Path) -> None:
-    first = studio(who, PROMPTS[0], seed=7, scale=0.5, negative_prompt="blurry", parts={"eyes": "green eyes"})
+    first = studio(
+        who, PROMPTS[0], seed=7, scale=0.5, negative_prompt="blurry", parts={"eyes": "green eyes"},
+        part_scales={"eyes": 0.25},
+    )  # fmt: skip
     record = read_record(first.save(tmp_path, sheet=False)["pictures"][0]["file"])
     again = Request(
         who, record["prompt"], seed=record["seed"], num_inference_steps=record["steps"], scale=record["scale"],
         guidance_scale=record["guidance_scale"], merge_at=record["merge_at"], parts=record["parts"],
+        part_scales=record["part_scales"],
         negative_prompt=record["negative_prompt"], width=record["width"], height=record["height"],
     )  # fmt: skip
     assert studio.generate(again).to_png(0) == first.to_png(0), "to the last byte, record included"

@@ -130,6 +130,11 @@ def test_what_is_refused_names_argument_value_and_remedy(who: Identity) -> None:
         ({"parts": {"eyes": " "}}, "parts: the words for eyes, ' ', are none; write for example 'green eyes'"),
         ({"parts": "green eyes"}, "parts='green eyes' is not allowed; give a mapping"),
         ({"parts": {"eyes": "green"}, "face_text": "x"}, "face_text and parts exclude one another"),
+        ({"part_scales": {"chin": 1}}, "part_scales: unknown part 'chin'; known parts are face, eyes"),
+        ({"part_scales": {"eyes": 3}}, "part_scales: eyes=3 is not allowed; give a number from 0 to 2, 1 is as"),
+        ({"part_scales": {"eyes": float("nan")}}, "part_scales: eyes=nan is not allowed"),
+        ({"part_scales": 0.5}, "part_scales=0.5 is not allowed; give a mapping such as {'eyes': 0.5}"),
+        ({"base_alone": True, "part_scales": {"eyes": 1}}, "base_alone draws nobody in particular; leave out"),
         ({"face_text": 3}, "face_text=3 is not a text"),
         ({"base_alone": True, "parts": {"eyes": "green"}}, "base_alone draws nobody in particular; leave out"),
         ({"base_alone": "yes"}, "base_alone='yes' is not allowed; give True or False"),
@@ -166,11 +171,12 @@ def test_nobody_is_drawn_by_mistake(studio: ConsistentIDPipeline) -> None:
 def test_plain_values_make_the_same_request(studio: ConsistentIDPipeline, who: Identity) -> None:
     request = Request(
         who, ["a man", PROMPT], seed=[3, 4], num_inference_steps=4, image=PHOTO, mask=MASK, strength=0.75, scale=0.5,
-        parts={"eyes": "green eyes"}, negative_prompt="blurry",
+        parts={"eyes": "green eyes"}, part_scales={"eyes": 0.25}, negative_prompt="blurry",
     )  # fmt: skip
     document = json.loads(json.dumps(request.to_dict()))
     assert set(document) == {
-        "prompt", "seed", "num_inference_steps", "image", "mask", "strength", "scale", "parts", "negative_prompt",
+        "prompt", "seed", "num_inference_steps", "image", "mask", "strength", "scale", "parts", "part_scales",
+        "negative_prompt",
     }  # fmt: skip
     again = Request.from_dict(document, identity=who)
     for item in fields(Request):

@@ -12,7 +12,7 @@ LOCAL = "http://127.0.0.1"
 
 
 def until_ready(client: TestClient) -> None:
-    for _ in range(6000):
+    for _ in range(600):
         if (answer := client.get("/ready")).status_code == 200:
             return
         assert answer.json()["state"] == "loading", answer.text

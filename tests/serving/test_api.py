@@ -135,7 +135,7 @@ def test_a_job_is_cancelled(client: TestClient, ada: str) -> None:
         refused(client.get(address), 404)
     began = time.monotonic()
     assert client.post("/v1/portraits", json={"identity": ada, "request": SMALL}).status_code == 200
-    assert time.monotonic() - began < 300, "the worker is free again"
+    assert time.monotonic() - began < 20, "the worker is free again"
     assert 'consistentid_jobs_total{kind="portraits",state="cancelled"} 2.0' in client.get("/metrics").text
 
 

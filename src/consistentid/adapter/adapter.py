@@ -318,6 +318,7 @@ class ConsistentID:
         person_scales: float | Sequence[float] | None = None,
         face_text: str | Sequence[str | None] | None = None,
         parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
+        part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None,
         merge_at: float | Sequence[float] = 0.6,
         base_ratio: float = 0.0,
         regions_end: float = 1.0,
@@ -344,6 +345,8 @@ class ConsistentID:
                 (face, eyes, ears, nose, mouth) carry that part's look. What does not fit behind the prompt is cut
                 with a `UserWarning`.
             parts: descriptions of single parts for the fixed sentence, such as ``{"eyes": "green eyes"}``.
+            part_scales: how much of the pictures of single parts is fused into their words, such as ``{"eyes": 0.5}``:
+                0 = the word alone counts, 1 = as trained, at most 2.
             merge_at: fraction of the steps after which the facial text is fused: 0 = from the start, 1 = never.
             base_ratio: share of the prompt alone within the regions, 0 to below 1.
             regions_end: fraction of the steps after which every position follows the prompt alone; the ID tokens
@@ -371,6 +374,7 @@ class ConsistentID:
             person_prompts=person_prompts,
             face_text=face_text,
             parts=parts,
+            part_scales=part_scales,
             merge_at=merge_at,
             person_scales=person_scales,
         )
@@ -528,6 +532,8 @@ class ConsistentID:
         # the pipeline may have been moved since attach(), or keep its networks on the CPU while they are idle
         with moved(pipe._execution_device, self.image_projection, self.facial_encoder):
             fused = self.fuse(full.text, *self.arrange(texts, torch.stack(features), full.text.shape[1]))
+            if any(span.person and span.person.part_scales for span in flat):
+                fused = full.text.lerp(fused, _strengths(flat, fused))
             if negative is not None and self.spec.fuse_negative:
                 blank = identities[0].blank_features.expand(len(flat), *identities[0].part_features.shape)
                 negative = self.fuse(negative, *self.arrange(texts, blank, negative.shape[1]))
@@ -571,6 +577,13 @@ def _negatives(negative_prompt: str | Sequence[str] | None, prompts: int) -> lis
     return negatives
 
 
+def _strengths(spans: Sequence[Span], text: Tensor) -> Tensor:
+    """How much is fused into each token of texts (B, T, D): (B, T, 1)."""
+    length = text.shape[1]
+    rows = [span.person.strengths(span.text, length) if span.person else torch.ones(length) for span in spans]
+    return torch.stack(rows).unsqueeze(-1).to(text)
+
+
 def _joined(spans: Tensor, tokens: Tensor, layout: LongText | None) -> Tensor:
     """Rows of text of spans (B, S, T, D): long ones, or ordinary ones of a single span."""
     return layout.join(spans, tokens) if layout else spans[:, 0]
@@ -600,8 +613,9 @@ def _check_arguments(
                 f"{len(prompts)} prompts with {len(people)} identities: give regions, so that all of them are in every"
                 " picture, or as many prompts as identities, each for the picture of one"
             )
-        if any(person.parts for person in people):
-            raise InputError("parts describes one person; with several identities give regions, too, or leave it out")
+        for name in ("parts", "part_scales"):
+            if any(getattr(person, name) for person in people):
+                raise InputError(f"{name} is of one person; with several identities give regions, too, or leave it out")
         if len({(person.prompt, person.face_text, person.merge_at) for person in people}) > 1:
             raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
     if not apart and any(person.scale != 1 for person in people):

@@ -7,12 +7,20 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from consistentid.adapter.prompt import Count, FacialText, check_length, completed, compose, facial_sentence
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import InputError
+from consistentid.faces.parts import PARTS
 
 if TYPE_CHECKING:
     from consistentid.adapter.identity import Identity
+
+
+STRONGEST = 2.0
+"""Of a part's scale: beyond, words lose their meaning."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +32,8 @@ class Person:
         prompt: words about this person alone, read behind the prompt of the picture.
         face_text: the facial sentence; None = the identity's own or a fixed one.
         parts: descriptions of single parts.
+        part_scales: how much of a part's picture is fused into its word: 0 = nothing, 1 = as trained; 1 where it is
+            not said.
         merge_at: fraction of the steps after which the facial text is fused.
         scale: strength of the ID tokens, a factor on the adapter's.
     """
@@ -32,6 +42,7 @@ class Person:
     prompt: str = ""
     face_text: str | None = None
     parts: Mapping[str, str] | None = None
+    part_scales: Mapping[str, float] | None = None
     merge_at: float = 0.6
     scale: float = 1.0
 
@@ -61,6 +72,13 @@ class Person:
             sentence = facial_sentence(spec, visible, self.parts)
         return compose(prompt, sentence, visible, spec, count, limit)
 
+    def strengths(self, text: FacialText, length: int) -> Tensor:
+        """How much is fused into each token of a text of ``length`` tokens: (T,), 1 where nothing is said."""
+        strengths = torch.ones(length)
+        for part, position in zip(text.pictures, text.positions, strict=True):
+            strengths[position] = (self.part_scales or {}).get(part, 1.0)
+        return strengths
+
 
 def gather(
     identities: Sequence[Identity],
@@ -68,6 +86,7 @@ def gather(
     person_prompts: str | Sequence[str] | None = None,
     face_text: str | Sequence[str | None] | None = None,
     parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
+    part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None,
     merge_at: float | Sequence[float] = 0.6,
     person_scales: float | Sequence[float] | None = None,
 ) -> list[Person]:
@@ -77,12 +96,13 @@ def gather(
         InputError: a list of another length than people, or a value out of its range.
     """
     people = [
-        Person(identity, prompt or "", sentence, described, merge, 1.0 if scale is None else scale)
-        for identity, prompt, sentence, described, merge, scale in zip(
+        Person(identity, prompt or "", sentence, described, scales, merge, 1.0 if scale is None else scale)
+        for identity, prompt, sentence, described, scales, merge, scale in zip(
             identities,
             _each("person_prompts", person_prompts, len(identities)),
             _each("face_text", face_text, len(identities)),
             _each("parts", parts, len(identities)),
+            _each("part_scales", part_scales, len(identities)),
             _each("merge_at", merge_at, len(identities)),
             _each("person_scales", person_scales, len(identities)),
             strict=True,
@@ -93,6 +113,13 @@ def gather(
             raise InputError("give either face_text, the whole facial sentence, or parts, descriptions of single parts")
         if not 0 <= person.merge_at <= 1:
             raise InputError(f"merge_at must be between 0 (from the start) and 1 (never), got {person.merge_at}")
+        for part, scale in (person.part_scales or {}).items():
+            if part not in PARTS:
+                raise InputError(f"part_scales: unknown part {part!r}; known parts are {', '.join(PARTS)}")
+            if not 0 <= scale <= STRONGEST:
+                raise InputError(
+                    f"part_scales: {part} must be from 0 (the word alone) to {STRONGEST:g}, got {scale}; 1 = as trained"
+                )
         if not math.isfinite(person.scale):
             raise InputError(f"person_scales must be finite numbers, got {person.scale}; 1 is as trained, 0 is off")
     return people

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from consistentid.faces.sight import Sight
 
 
+_Given = TypeVar("_Given", str, float)
+
 _NUMBERED = re.compile(r"(\d+):(.*)", re.DOTALL)
 
 
@@ -61,16 +63,29 @@ def _parts(_context: click.Context, _option: click.Parameter, values: tuple[str,
     return {part.strip(): text.strip() for part, _, text in pairs}
 
 
-def _of_each(values: Mapping[str, str], people: int) -> list[dict[str, str]] | dict[str, str]:
+def _part_scales(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    pairs = [value.partition("=") for value in values]
+    scales = {}
+    for value, (part, _, number) in zip(values, pairs, strict=True):
+        try:
+            scales[part.strip()] = float(number)
+        except ValueError:
+            raise click.BadParameter(
+                f"{value!r} is not of the form PART=NUMBER, as in --part-scale eyes=0.5."
+            ) from None
+    return scales
+
+
+def _of_each(values: Mapping[str, _Given], people: int, option: str) -> list[dict[str, _Given]] | dict[str, _Given]:
     """`--part "2:eyes=green eyes"` for the second person; without a number for all."""
     if people < 2:
         return dict(values)
-    each: list[dict[str, str]] = [{} for _ in range(people)]
+    each: list[dict[str, _Given]] = [{} for _ in range(people)]
     for part, text in values.items():
         match = _NUMBERED.fullmatch(part)
         number, name = (int(match[1]), match[2]) if match else (0, part)
         if number > people:
-            raise InputError(f'--part "{part}={text}": there are {people} people; number them from 1 in their order')
+            raise InputError(f'{option} "{part}={text}": there are {people} people; number them from 1 in their order')
         for index in [number - 1] if match else range(people):
             each[index][name] = text
     return each
@@ -95,6 +110,7 @@ _OPTIONS = {
     "control_scale": "--control-scale",
     "face_text": "--face-text",
     "parts": "--part",
+    "part_scales": "--part-scale",
     "identity": "--person",
     "regions": "--person",
     "person_prompts": "--person-prompt",
@@ -168,6 +184,13 @@ Examples:
     callback=_parts,
     help='Words for one part: "eyes=green eyes"; of the second person "2:eyes=green eyes". Repeatable.',
 )
+@click.option(
+    "--part-scale",
+    "part_scales",
+    multiple=True,
+    callback=_part_scales,
+    help="How much of a part's picture counts: eyes=0.5 (1 = as trained); of the second person 2:eyes=0.5. Repeatable.",
+)
 @click.option("--width", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--height", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--image", type=EXISTING, help="A picture to start from, of which --strength is drawn anew.")
@@ -222,6 +245,7 @@ def generate(
     repair_below: float | None,
     face_text: str | None,
     parts: dict[str, str],
+    part_scales: dict[str, float],
     width: int | None,
     height: int | None,
     image: Path | None,
@@ -293,7 +317,8 @@ def generate(
             control=control,
             control_scale=control_scale,
             face_text=face_text,
-            parts=_of_each(parts, len(persons)),
+            parts=_of_each(parts, len(persons), "--part"),
+            part_scales=_of_each(part_scales, len(persons), "--part-scale"),
             regions=regions_of(persons),
             person_prompts=person_prompts or None,
             person_scales=person_scales or None,

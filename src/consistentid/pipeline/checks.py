@@ -13,6 +13,7 @@ from typing import Any, Final
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
+from consistentid.adapter.people import STRONGEST
 from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError
 from consistentid.faces.parts import PARTS
@@ -20,7 +21,7 @@ from consistentid.files.images import read_photo
 from consistentid.presets.settings import check_setting as check
 
 PICTURES: Final = ("image", "mask", "control")
-OF_EACH: Final = ("person_prompts", "person_scales", "merge_at", "face_text", "parts")
+OF_EACH: Final = ("person_prompts", "person_scales", "merge_at", "face_text", "parts", "part_scales")
 """What may be given of each person."""
 
 
@@ -165,12 +166,14 @@ def check_seed(seed: Any, prompts: int, made: int, below: int) -> int | tuple[in
     return seeds
 
 
-def check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, Any]:
+def check_words(face_text: Any, parts: Any, part_scales: Any, *, base_alone: bool) -> dict[str, Any]:
     """What is said of faces."""
     if not isinstance(base_alone, bool):
         raise ArgumentError("{base_alone}={value!r} is not allowed; give True or False", value=base_alone)
     texts = tuple(face_text) if isinstance(face_text, list | tuple) else face_text
     words = tuple(map(_parts, parts)) if isinstance(parts, list | tuple) else _parts(parts)
+    several = isinstance(part_scales, list | tuple)
+    scales = tuple(map(_part_scales, part_scales)) if several else _part_scales(part_scales)
     for text in texts if isinstance(texts, tuple) else (texts,):
         if text is not None and not isinstance(text, str):
             raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=text)
@@ -178,9 +181,9 @@ def check_words(face_text: Any, parts: Any, *, base_alone: bool) -> dict[str, An
     for text, described in zip(_each(texts, number), _each(words, number), strict=False):  # lengths are compared later
         if text is not None and described:
             raise ArgumentError("{face_text} and {parts} exclude one another; write the parts into the sentence")
-    if base_alone and (texts or words):
-        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text} and {parts}")
-    return {"face_text": texts, "parts": words}
+    if base_alone and (texts or words or scales):
+        raise ArgumentError("{base_alone} draws nobody in particular; leave out {face_text}, {parts} and {part_scales}")
+    return {"face_text": texts, "parts": words, "part_scales": scales}
 
 
 def _each(value: Any, number: int) -> Sequence[Any]:
@@ -192,10 +195,7 @@ def _parts(parts: Any) -> dict[str, str] | None:
         raise ArgumentError("{parts}={value!r} is not allowed; give a mapping such as {example}",
                             value=parts, example={"eyes": "green eyes"})  # fmt: skip
     for part, text in (parts or {}).items():
-        if part not in PARTS:
-            raise ArgumentError(
-                "{parts}: unknown part {part!r}; known parts are {known}", part=part, known=", ".join(PARTS)
-            )
+        _check_part("parts", part)
         if not isinstance(text, str) or not text.strip():
             raise ArgumentError(
                 "{parts}: the words for {part}, {value!r}, are none; write for example {example!r}",
@@ -204,6 +204,29 @@ def _parts(parts: Any) -> dict[str, str] | None:
                 example=f"green {part}",
             )
     return dict(parts) if parts else None
+
+
+def _part_scales(scales: Any) -> dict[str, float] | None:
+    if scales is not None and not isinstance(scales, Mapping):
+        raise ArgumentError("{part_scales}={value!r} is not allowed; give a mapping such as {example}",
+                            value=scales, example={"eyes": 0.5})  # fmt: skip
+    for part, scale in (scales or {}).items():
+        _check_part("part_scales", part)
+        if not _is_number(scale) or not 0 <= scale <= STRONGEST:
+            raise ArgumentError(
+                "{part_scales}: {part}={value!r} is not allowed; give a number from 0 to {most:g}, 1 is as trained",
+                part=part,
+                value=scale,
+                most=STRONGEST,
+            )
+    return {part: float(scale) for part, scale in scales.items()} if scales else None
+
+
+def _check_part(argument: str, part: Any) -> None:
+    if part not in PARTS:
+        raise ArgumentError(
+            f"{{{argument}}}: unknown part {{part!r}}; known parts are {{known}}", part=part, known=", ".join(PARTS)
+        )
 
 
 def check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Image | None]:

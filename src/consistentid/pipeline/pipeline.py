@@ -625,6 +625,7 @@ class ConsistentIDPipeline:
             for person, text, words in zip(people, texts, parts, strict=True)
         ]
         described = [dict(words or {}) for words in parts]
+        scales = [dict(values or {}) for values in request.of_each("part_scales")]
         several = {
             "person_prompts": list(request.of_each("person_prompts")),
             "person_scales": [1.0 if scale is None else scale for scale in request.of_each("person_scales")],
@@ -637,6 +638,7 @@ class ConsistentIDPipeline:
             "merge_at": request.merges(settings),
             "face_text": sentences if len(people) > 1 else (sentences or [request.face_text])[0],
             "parts": described if len(people) > 1 else (described or [{}])[0],
+            "part_scales": scales if len(people) > 1 else (scales or [{}])[0],
             **(several if len(people) > 1 or request.regions is not None else {}),
             "base_alone": request.base_alone,
             "scheduler": preset.scheduler,

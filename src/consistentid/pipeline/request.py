@@ -69,10 +69,12 @@ _SETTINGS: Mapping[str, str] = {
 
 _NOBODY: Mapping[str, Any] = {
     "num_images_per_prompt": 1, "best_of": None, "regions": None, "person_prompts": None, "person_scales": None,
-    "face_text": None, "parts": None, "merge_at": None, "repair": False, "repair_below": None,
+    "face_text": None, "parts": None, "part_scales": None, "merge_at": None, "repair": False, "repair_below": None,
     "progress": None, "on_step": None,
 }  # fmt: skip
 """What a request within a request does not take over: a single picture, and nothing that is said of people."""
+
+_OF_A_FACE = ("face_text", "parts", "part_scales", "merge_at")
 
 _NOT_PLAIN = ("identity", "progress", "on_step", "cancelled")
 
@@ -153,6 +155,8 @@ class Request:
         face_text: the facial sentence; by default the identity's own or a fixed one, empty for none. Of several people
             a list with each one's, None for the default.
         parts: words for single parts, e.g. ``{"eyes": "green eyes"}``. Of several people a list with each one's.
+        part_scales: how much of single parts' pictures is fused into their words, e.g. ``{"eyes": 0.5}``: 0 = nothing,
+            1 = as trained, at most 2. Of several people a list with each one's.
         base_alone: draw with the base as if there were no adapter; `identity` is then only compared to.
         batch_size: pictures sampled at once.
         progress: called with (steps done, steps in all) after each step.
@@ -192,6 +196,7 @@ class Request:
     control_scale: float | None = None
     face_text: str | Sequence[str | None] | None = None
     parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None
+    part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None
     base_alone: bool = False
     batch_size: int | None = None
     progress: Callable[[int, int], None] | None = None
@@ -208,7 +213,7 @@ class Request:
                 for argument, setting in _SETTINGS.items()
                 if (value := getattr(self, argument)) is not None
             },
-            **check_words(self.face_text, self.parts, base_alone=self.base_alone),
+            **check_words(self.face_text, self.parts, self.part_scales, base_alone=self.base_alone),
             **check_shares(self.base_ratio, self.regions_end),
             **check_repair(self.repair, self.repair_below, base_alone=self.base_alone),
         }.items():
@@ -357,7 +362,7 @@ class Request:
         own = self.of_each("person_prompts")[person]
         return replace(
             self,
-            **{**_NOBODY, **{name: self.of_each(name)[person] for name in ("face_text", "parts", "merge_at")}},
+            **{**_NOBODY, **{name: self.of_each(name)[person] for name in _OF_A_FACE}},
             identity=self.people[person],
             prompt=own or (prompt if len(self.people) == 1 else "a person"),
             seed=[seed],

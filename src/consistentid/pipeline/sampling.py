@@ -215,6 +215,7 @@ class Sampler:
             "person_scales": request.person_scales,
             "face_text": request.face_text,
             "parts": request.parts,
+            "part_scales": request.part_scales,
             "merge_at": request.merges(settings),
             "base_ratio": request.base_ratio,
             "regions_end": request.regions_end,

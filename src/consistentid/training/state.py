@@ -1,8 +1,7 @@
 """What a training needs to go on, and what frozen networks gave: tensors on disk that know whether they are whole.
 
 A file has its length from the moment it is made, so after a power cut a part of it may be zeros. It would load, and a
-run would go on with other weights; so every file that stands alone carries the digest of its tensors. (A checkpoint is
-a folder, and lists the sums of all its files.)
+run would go on with other weights; so every file carries the digest of its tensors.
 """
 
 from __future__ import annotations
