@@ -98,6 +98,7 @@ IDENTITY_FORM = mapping(
 IMAGES = mapping({"created": INTEGER, "data": listed(mapping({"b64_json": TEXT}))}, "created", "data")
 
 _WORDS: Schema = {"type": "object", "additionalProperties": TEXT}
+_SCALES: Schema = {"type": "object", "additionalProperties": NUMBER}
 
 _TYPES: Mapping[str, Schema] = {
     "bool": BOOLEAN, "int": INTEGER, "float": NUMBER, "str": TEXT, "Photo": BASE64,
@@ -106,6 +107,7 @@ _TYPES: Mapping[str, Schema] = {
     "Sequence[float]": listed(NUMBER),
     "str | Sequence[str | None]": {"anyOf": [TEXT, listed(nullable(TEXT))]},
     "Mapping[str, str] | Sequence[Mapping[str, str] | None]": {"anyOf": [_WORDS, listed(nullable(_WORDS))]},
+    "Mapping[str, float] | Sequence[Mapping[str, float] | None]": {"anyOf": [_SCALES, listed(nullable(_SCALES))]},
     "Regions | Sequence[Region | None]": listed(
         {"anyOf": [listed(NUMBER, minItems=4, maxItems=4), BASE64, {"type": "null"}]}
     ),
