@@ -63,9 +63,9 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
-    "workers", "identity_recognisers", "checkpoints", "log", "validation",
+    "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser",
 }  # fmt: skip
-"""Below in this file, all of them."""
+"""Below in this file, and the last in `test_swap_recogniser.py`."""
 
 
 @pytest.fixture(scope="module")

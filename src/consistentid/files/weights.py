@@ -43,6 +43,12 @@ def fingerprint(path: str | os.PathLike[str], name: str | None = None) -> str:
     return f"{name or (place.stem if place.is_file() else place.resolve().name)}@{whole[:12]}"
 
 
+def same_network(found: str, wanted: str) -> bool:
+    """Whether two names of `fingerprint` mean one network: by their hashes where both have one, else by name."""
+    (name, _, digest), (wanted_name, _, wanted_digest) = found.partition("@"), wanted.partition("@")
+    return digest == wanted_digest if digest and wanted_digest else name == wanted_name
+
+
 def content_digest(path: str | os.PathLike[str], pattern: str = "*") -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a file, or of a folder's files and their names in it.
 

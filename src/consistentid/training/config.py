@@ -141,6 +141,9 @@ class TrainConfig:
         identity_weight: factor of the `IdentityLoss`. It needs landmarks, and memory for the decoder of the latents.
         identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
             that conditions the adapter sees in a face is soon learnt; others see more.
+        distilled_recogniser: ONNX file of the recogniser that the initial weights know, to move them to the preset's:
+            nothing is drawn, the image projection alone learns, to make of the preset's embedding of a picture the ID
+            tokens that the initial weights make of that recogniser's.
         timestep_power: above 1 favours timesteps of little noise: t = T u^power with u uniform.
         min_snr: gamma of the min-SNR weighting of the noise loss; 0 for none.
 
@@ -178,6 +181,7 @@ class TrainConfig:
     localisation_blocks: tuple[str, ...] | None = None
     identity_weight: Amount = 0.0
     identity_recognisers: tuple[Path, ...] = ()
+    distilled_recogniser: Path | None = None
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     min_snr: Amount = 0.0
 
@@ -205,6 +209,23 @@ class TrainConfig:
             raise InputError("with id_scale 0 there are no ID tokens; leave image_projection and ip_layers untrained")
         if self.base_share and "unet" not in self.trained:
             raise InputError("base_share needs unet among the trained")
+        if self.distilled_recogniser:
+            if self.trained != ("image_projection",):
+                raise InputError(
+                    "distilled_recogniser teaches the image projection alone, and trained is"
+                    f" {', '.join(self.trained)}; set it to [image_projection]"
+                )
+            if self.init is None:
+                raise InputError("distilled_recogniser needs init: the weights that know that recogniser")
+            if self.identity_weight:
+                raise InputError("distilled_recogniser draws nothing, so identity_weight must be 0")
+
+    @property
+    def asked_recognisers(self) -> tuple[Path, ...]:
+        """Recognisers beside the preset's that are asked about references."""
+        if self.distilled_recogniser:
+            return (self.distilled_recogniser,)
+        return self.identity_recognisers if self.identity_weight else ()
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> TrainConfig:

@@ -93,7 +93,7 @@ class Batch:
         embedding: (B, id_dim); face: (B, L, clip_dim).
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
         landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
-        wanted: (B, K, D), whom each of the K recognisers of the identity loss is to see.
+        wanted: (B, K, D), what each of the K recognisers that a loss asks sees on the reference.
     """
 
     base: bool

@@ -37,7 +37,7 @@ class Preparation:
     Args:
         processor: the image encoder's.
         recogniser: makes the embeddings that a source has not.
-        asked: ONNX files of the recognisers of the identity loss; empty for the recogniser alone.
+        asked: ONNX files of other recognisers that a loss asks; empty for the recogniser alone.
     """
 
     def __init__(self, processor: Any, recogniser: Network, asked: Sequence[Path]) -> None:
@@ -63,7 +63,7 @@ class Preparation:
         return torch.from_numpy(np.array(picture.embedding, np.float32))
 
     def wanted(self, picture: Picture, key: str) -> Tensor:
-        """(K, D) float32: what each recogniser of the identity loss says of a picture with landmarks."""
+        """(K, D) float32: what each recogniser that a loss asks says of a picture with landmarks."""
         if not self._asked:
             return self.embedding(picture, key)[None]
         return torch.stack([self._embedded(file, picture, key) for file in self._asked])
@@ -94,7 +94,7 @@ class FrozenNetworks:
     def __init__(self, config: TrainConfig, folder: Path, device: torch.device) -> None:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
-        self._asked = config.identity_recognisers if config.identity_weight else ()
+        self._asked = config.asked_recognisers
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         with loading("base", self.preset.base):
             self.pipe = load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)

@@ -22,6 +22,16 @@ def noise_loss(prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     return (error * weight).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp(min=1)
 
 
+def token_loss(found: Tensor, taught: Tensor) -> Tensor:
+    """Mean squared error of ID tokens (B,), as a share of what the taught ones hold.
+
+    Args:
+        found, taught: (B, T, D).
+    """
+    error = (found.float() - taught.float()) ** 2
+    return error.flatten(1).mean(1) / (taught.float() ** 2).flatten(1).mean(1).clamp(min=1e-8)
+
+
 def clean_latents(noisy: Tensor, prediction: Tensor, signal: Tensor, prediction_type: str) -> Tensor:
     """The latents (B, C, h, w) without noise that a prediction points to.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
-from consistentid.files.weights import fingerprint
-from consistentid.presets.loading import network_name
+from consistentid.faces.recognition import OnnxRecogniser
+from consistentid.files.weights import fingerprint, same_network
+from consistentid.presets.loading import check_width, loading, network_name
 from consistentid.training.config import PRESETS_OWN, TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.identity import IdentityLoss
-from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss
+from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss, token_loss
 
 
 class AdapterOnBase(nn.Module):
@@ -50,6 +53,9 @@ class AdapterOnBase(nn.Module):
         self.unet_config: str = pipe.unet.to_json_string()  # attaching changes it
         base = dict(pipe.unet.named_parameters())
         self.cid = initial_adapter(config, frozen)
+        self._teacher = (
+            distilled(config.distilled_recogniser, self.cid, frozen) if config.distilled_recogniser else None
+        )
         self.cid.scale = config.id_scale
         self.unet, self.image_projection = pipe.unet, self.cid.image_projection
         self.facial_encoder = self.cid.facial_encoder
@@ -79,9 +85,14 @@ class AdapterOnBase(nn.Module):
         """Losses (B,) of each sample: "loss" and what it is made of.
 
         These are "noise", and where the recipe has them "localisation" and "identity"; or, where the base learns alone,
-        "base".
+        "base"; or, where one recogniser is exchanged for another, "tokens".
         """
         config = self.config
+        if self._teacher is not None:
+            with torch.no_grad():
+                taught = self._teacher(batch.wanted[:, 0], batch.face)
+            error = token_loss(self.cid.id_tokens(batch.embedding, batch.face), taught)
+            return {"loss": error, "tokens": error}
         self.switch(base_alone=batch.base)
         text, size = batch.text, (batch.latents.shape[-2], batch.latents.shape[-1])
         if batch.base:
@@ -143,6 +154,36 @@ class AdapterOnBase(nn.Module):
             sizes = torch.tensor([side, side, 0, 0, side, side], device=tokens.device, dtype=tokens.dtype)
             conditions |= {"text_embeds": batch.pooled, "time_ids": sizes.expand(len(tokens), -1)}
         return conditions
+
+
+def distilled(recogniser: Path, cid: ConsistentID, frozen: FrozenNetworks) -> nn.Module:
+    """The image projection as it is, frozen, whose tokens of one recogniser are taught; the adapter is the other's now.
+
+    Args:
+        recogniser: ONNX file of the one that the adapter knows.
+        cid: the adapter with its initial weights.
+        frozen: its preset names the other one.
+
+    Raises:
+        InputError: the adapter knows another recogniser than that, or already the preset's.
+        CheckpointError: the preset's recogniser makes embeddings of another width.
+    """
+    known, told = cid.spec.networks.get("recogniser", ""), fingerprint(recogniser)
+    if known and not same_network(known, told):
+        raise InputError(
+            f"distilled_recogniser={recogniser} is {told}, and the initial weights know {known}; name that"
+        )
+    new = frozen.provenance["recogniser"]
+    if same_network(told, new):
+        raise InputError(
+            f"distilled_recogniser={recogniser} is the preset's own recogniser, {new}; name the one to be moved to with"
+            " networks.recogniser, or a preset that has it"
+        )
+    network = frozen.preset.recogniser
+    with loading("recogniser", network):
+        check_width("recogniser", network, "embeddings", OnnxRecogniser(network.fetch()).width, cid.spec.id_dim)
+    cid.spec = replace(cid.spec, networks={**cid.spec.networks, "recogniser": new})
+    return deepcopy(cid.image_projection).float().requires_grad_(False)
 
 
 def initial_adapter(config: TrainConfig, frozen: FrozenNetworks) -> ConsistentID:
