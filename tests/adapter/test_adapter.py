@@ -499,6 +499,20 @@ def test_a_lost_adapter_is_noticed(
     run(pipe, cid.inputs(person(), PROMPT))
 
 
+def test_the_default_attention_cannot_be_set_while_attached(
+    pipe: Any, cid: ConsistentID, person: Callable[..., Any]
+) -> None:
+    """diffusers would replace the processors of its own IP-Adapter without a word; of ours it knows nothing."""
+    before = run(pipe, cid.inputs(person(), PROMPT))
+    with pytest.raises(ValueError, match="Cannot call `set_default_attn_processor`"):
+        pipe.unet.set_default_attn_processor()
+    assert torch.equal(run(pipe, cid.inputs(person(), PROMPT)), before), "nothing was replaced"
+    cid.detach()
+    pipe.unet.set_default_attn_processor()
+    cid.attach(pipe)
+    torch.testing.assert_close(run(pipe, cid.inputs(person(), PROMPT)), before, atol=1e-5, rtol=1e-5)
+
+
 def test_fused_qkv_is_noticed(pipe: Any, cid: ConsistentID, person: Callable[..., Any]) -> None:
     cid.detach()
     pipe.fuse_qkv_projections(vae=False)
