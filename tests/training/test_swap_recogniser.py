@@ -45,6 +45,7 @@ def options(other: Path, **changes: Any) -> dict[str, Any]:
     return section | changes
 
 
+@pytest.mark.slow
 def test_the_tokens_of_the_new_recogniser_become_those_of_the_old(other: Path, tmp_path: Path) -> None:
     training = micro.trainer(tmp_path / "run", tmp_path / "cache", **options(other))
     before = {name: x.clone() for name, x in training.module.cid.state_dict().items()}
