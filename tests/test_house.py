@@ -31,6 +31,7 @@ FLOORS = (  # from the top floor down: a room imports from itself and from those
     "adapter",
     "faces",
     "pages",
+    "provenance",
     "files",
     "nn",
     "errors",

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
     from consistentid.pipeline.portraits import Portraits
     from consistentid.pipeline.request import Request, Step
+    from consistentid.provenance.credentials import Signer
+    from consistentid.provenance.marks import Provenance
 
 __version__ = "0.1.0"
 
@@ -46,7 +48,9 @@ _HOME = {
     "Identity": "adapter.identity",
     "ImageProjection": "adapter.nn.image_projection",
     "Portraits": "pipeline.portraits",
+    "Provenance": "provenance.marks",
     "Request": "pipeline.request",
+    "Signer": "provenance.credentials",
     "Step": "pipeline.request",
 } | dict.fromkeys(
     (
@@ -90,8 +94,10 @@ __all__ = [
     "PipelineError",
     "Portraits",
     "PromptTooLongError",
+    "Provenance",
     "Request",
     "SeveralFacesError",
+    "Signer",
     "Step",
 ]
 

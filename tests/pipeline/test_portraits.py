@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,11 +17,13 @@ import consistentid
 import tiny
 from consistentid.adapter.identity import Identity
 from consistentid.errors import InputError
-from consistentid.files.output import DIGITAL_SOURCE_TYPE, read_record
+from consistentid.files.output import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE, read_record
 from consistentid.files.weights import fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.portraits import Portraits
 from consistentid.pipeline.request import Request
+from consistentid.provenance.marks import UNMARKED, Provenance
+from consistentid.provenance.watermark import embed
 
 PROMPTS = ["a woman in a red hat", "a man"]
 
@@ -79,7 +83,7 @@ def test_every_file_says_how_it_was_made_and_that_it_was(
         if number < 4:
             assert (record["prompt"], record["seed"]) == (PROMPTS[number // 2], 7 + number % 2)
             with Image.open(file) as picture:
-                assert picture.tobytes() == made.images[number].tobytes()
+                assert picture.tobytes() == embed(made.images[number]).tobytes() != made.images[number].tobytes()
     assert results["references"] == ["/home/ada/ada.png"]
 
 
@@ -97,6 +101,31 @@ def test_a_picture_is_made_again_from_its_record(studio: ConsistentIDPipeline, w
     )  # fmt: skip
     assert studio.generate(again).to_png(0) == first.to_png(0), "to the last byte, record included"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["portrait-7.png", "results.json"]
+
+
+def test_the_mark_is_put_in_when_pictures_leave_and_where_they_are_measured_it_is_not(
+    studio: ConsistentIDPipeline, who: Identity, made: Portraits
+) -> None:
+    def pixels(png: bytes) -> bytes:
+        return Image.open(io.BytesIO(png)).tobytes()
+
+    assert pixels(made.to_png(0)) == embed(made.images[0]).tobytes()
+    assert pixels(made.to_png(0, provenance=UNMARKED)) == made.images[0].tobytes(), "as `evaluate` writes them"
+    off = ConsistentIDPipeline(studio.preset, "cpu", provenance=Provenance(watermark=False))
+    [image] = (again := off(who, PROMPTS[0], seed=7)).images
+    assert pixels(again.to_png(0)) == image.tobytes()
+
+
+def test_what_a_mask_leaves_alone_is_saved_to_the_last_bit(studio: ConsistentIDPipeline, who: Identity) -> None:
+    photo = tiny.portrait()
+    mask = Image.new("L", photo.size)
+    mask.paste(255, (40, 40, 90, 100))
+    made = studio(who, PROMPTS[0], seed=7, image=photo, mask=mask)
+    saved = np.asarray(Image.open(io.BytesIO(made.to_png(0))))
+    outside = np.asarray(mask) == 0
+    assert (saved == np.asarray(photo))[outside].all()
+    assert (saved != np.asarray(made.images[0]))[~outside].any(), "what was drawn is marked"
+    assert COMPOSITE_SOURCE_TYPE.encode() in made.to_png(0)
 
 
 def test_what_cannot_be_written_is_told(made: Portraits, tmp_path: Path) -> None:

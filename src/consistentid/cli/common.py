@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from consistentid.faces.sight import Sight
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
     from consistentid.presets.preset import Preset
+    from consistentid.provenance.marks import Provenance
 
 EXISTING = click.Path(path_type=Path)
 """A path whose existence the reader of the file checks, since it words the error better."""
@@ -63,6 +64,49 @@ captioner_option = click.option(
     metavar="ID",
     help="Vision-language model (hub id or folder) that puts the face into words, such as llava-hf/llava-1.5-7b-hf.",
 )
+
+
+_PROVENANCE = (
+    click.option(
+        "--certificate",
+        type=EXISTING,
+        envvar="CONSISTENTID_CERTIFICATE",
+        help="Sign pictures (C2PA): the signer's certificate in PEM form, then those that vouch for it.",
+    ),
+    click.option(
+        "--private-key", type=EXISTING, envvar="CONSISTENTID_PRIVATE_KEY", help="The certificate's key, in PEM form."
+    ),
+    click.option(
+        "--watermark/--no-watermark",
+        default=True,
+        show_default=True,
+        help="The invisible mark of AI-generated pictures; the record stays in either case.",
+    ),
+)
+
+
+def provenance_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Which marks pictures get; the command is called with what `read_provenance` takes."""
+    for option in reversed(_PROVENANCE):
+        command = option(command)
+    return command
+
+
+def read_provenance(certificate: Path | None, private_key: Path | None, *, watermark: bool) -> Provenance:
+    """What `provenance_options` say.
+
+    Raises:
+        InputError: a certificate or key alone, or one that cannot sign.
+    """
+    from consistentid.provenance.credentials import Signer
+    from consistentid.provenance.marks import Provenance
+
+    if certificate is None and private_key is None:
+        return Provenance(watermark)
+    if certificate is None or private_key is None:
+        given, lacking = ("--certificate", "--private-key")[:: 1 if certificate else -1]
+        raise InputError(f"{given} needs {lacking}; give both, or leave both out")
+    return Provenance(watermark, Signer.load(certificate, private_key))
 
 
 low_memory_option = click.option(
@@ -117,14 +161,12 @@ def warn_of(sights: Sequence[Sight]) -> None:
             click.echo(f"note: {sight.name}: {', '.join(sight.face.warnings)}", err=True)
 
 
-def load_pipeline(
-    preset: Preset, device: str | None, dtype: str | None, *, low_memory: bool = False
-) -> ConsistentIDPipeline:
+def load_pipeline(preset: Preset, device: str | None, dtype: str | None, **options: Any) -> ConsistentIDPipeline:
     """The preset's networks, loaded without the chatter of the libraries unless --debug asks for it."""
     quiet()
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
-    return ConsistentIDPipeline(preset, device=device, dtype=dtype, low_memory=low_memory)
+    return ConsistentIDPipeline(preset, device=device, dtype=dtype, **options)
 
 
 def load_captioner(name: str | None, studio: ConsistentIDPipeline) -> Captioner | None:

@@ -26,6 +26,8 @@ from consistentid.cli.common import (
     preset_option,
     print_json,
     progress_bar,
+    provenance_options,
+    read_provenance,
     show_option,
     skip_bad_option,
     split_index,
@@ -219,6 +221,7 @@ Examples:
 @face_index_option
 @skip_bad_option
 @captioner_option
+@provenance_options
 @preset_option
 @device_option
 @dtype_option
@@ -263,6 +266,9 @@ def generate(
     face_index: int | None,
     skip_bad: bool,
     captioner: str | None,
+    certificate: Path | None,
+    private_key: Path | None,
+    watermark: bool,
     preset: str,
     device: str | None,
     dtype: str | None,
@@ -338,9 +344,10 @@ def generate(
         if who and value is not None:
             raise InputError(f"{name}: {references[0]} holds no photo; give it to `consistentid identify` instead")
     check_folder(out)
+    marks = read_provenance(certificate, private_key, watermark=watermark)
     check_show(show)
 
-    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
+    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory, provenance=marks)
     describe = load_captioner(captioner, studio)
     identity: Identity | list[Identity]
     sights: list[Sight] = []

@@ -19,6 +19,8 @@ from consistentid.cli.common import (
     preset_option,
     print_json,
     progress_bar,
+    provenance_options,
+    read_provenance,
     warn_of,
 )
 from consistentid.cli.persons import (
@@ -60,6 +62,7 @@ Examples:
 @click.option("--seed", type=int, help="Of the drawing.")
 @click.option("--steps", type=int, help="Sampling steps.  [default: the preset's]")
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
+@provenance_options
 @preset_option
 @device_option
 @dtype_option
@@ -75,6 +78,9 @@ def repair(
     seed: int | None,
     steps: int | None,
     out: Path,
+    certificate: Path | None,
+    private_key: Path | None,
+    watermark: bool,
     preset: str,
     device: str | None,
     dtype: str | None,
@@ -108,7 +114,8 @@ def repair(
         request.settings(chosen.settings)
     found = read_people(persons)
     check_folder(out)
-    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory)
+    marks = read_provenance(certificate, private_key, watermark=watermark)
+    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory, provenance=marks)
     people, sights = identify_people(studio, found)
     warn_of(sights)
     with named_as(_OPTIONS):

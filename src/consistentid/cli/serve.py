@@ -14,7 +14,9 @@ from consistentid.cli.common import (
     dtype_option,
     low_memory_option,
     preset_option,
+    provenance_options,
     quiet,
+    read_provenance,
 )
 from consistentid.errors import InputError
 
@@ -55,6 +57,7 @@ Examples:
     help="Keep identities in memory for so long; 0 = never, clients keep the file.",
 )
 @click.option("--page/--no-page", default=None, help="A page for browsers.  [default: if Gradio is installed]")
+@provenance_options
 @preset_option
 @device_option
 @dtype_option
@@ -76,6 +79,9 @@ def serve(
     timeout: float,
     keep_identities: float,
     page: bool | None,
+    certificate: Path | None,
+    private_key: Path | None,
+    watermark: bool,
     preset: str,
     device: str | None,
     dtype: str | None,
@@ -121,12 +127,13 @@ def serve(
         keep_identities=keep_identities,
     )
     chosen = load_preset(preset)
+    marks = read_provenance(certificate, private_key, watermark=watermark)
 
     def make() -> object:
         quiet()
         from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
-        return ConsistentIDPipeline(chosen, device=device, dtype=dtype, low_memory=low_memory)
+        return ConsistentIDPipeline(chosen, device=device, dtype=dtype, low_memory=low_memory, provenance=marks)
 
     shown = chosen if page or (page is None and available()) else None
     run(make, limits, Access(tokens, loopback=is_loopback(host)), host, port, shown)

@@ -30,6 +30,7 @@ from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
 from consistentid.presets.keys import settings_key
 from consistentid.presets.preset import Preset
+from consistentid.provenance.marks import UNMARKED
 
 Progress = Callable[[int, int], None]
 
@@ -201,7 +202,7 @@ def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: in
             "memory_mb": peak_memory_mb(studio.device),
         }
         for row, (prompt, number) in enumerate(batch):
-            write_whole(plan.picture(variant, person, prompt, number), made.to_png(row, more))
+            write_whole(plan.picture(variant, person, prompt, number), made.to_png(row, more, UNMARKED))
     return None
 
 

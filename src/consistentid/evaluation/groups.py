@@ -43,6 +43,7 @@ from consistentid.files.writing import check_folder, write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in, faces_outside
 from consistentid.pipeline.request import Request
+from consistentid.provenance.marks import UNMARKED
 
 LIST = "pictures.csv"
 PROMPTS = (
@@ -197,7 +198,7 @@ def make_pairs(
             )
             picture = studio.sample(asked)
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, picture.to_png(0))
+            write_whole(file, picture.to_png(0, provenance=UNMARKED))
         made.append(Group(file, references, tuple(places), prompt, method, tuple(person.others for person in who)))
         if progress:
             progress(done, len(groups))

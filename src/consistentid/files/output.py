@@ -24,6 +24,9 @@ RECORD_KEY = "consistentid"
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's term for media made by a trained model: what viewers and platforms read to label a picture AI-generated."""
 
+COMPOSITE_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""IPTC's term for a picture of which a trained model made a part."""
+
 
 def versions() -> dict[str, str]:
     """The versions a result depends on, by name."""
@@ -31,18 +34,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def encode_png(image: Image.Image, record: Mapping[str, Any]) -> bytes:
+def encode_png(image: Image.Image, record: Mapping[str, Any], *, composite: bool = False) -> bytes:
     """A PNG of `image` that carries `record` and the mark of an AI-generated picture.
 
-    `record` is any JSON data; its "prompt", if there, is also the picture's description for ordinary viewers.
+    `record` is any JSON data; its "prompt", if there, is also the picture's description for ordinary viewers. A
+    `composite` was made by a model in parts.
     """
+    source_type = COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE
     info = PngInfo()
     info.add_text("Software", f"consistentid {version('consistentid')}")
     info.add_text("Source", "AI-generated")
     if "prompt" in record:
         info.add_itxt("Description", str(record["prompt"]))
     info.add_itxt(RECORD_KEY, json.dumps(_without_nan(record), ensure_ascii=False))
-    info.add_itxt("XML:com.adobe.xmp", _xmp(str(record.get("prompt", ""))))
+    info.add_itxt(
+        "XML:com.adobe.xmp",
+        _xmp(str(record.get("prompt", "")), COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE),
+    )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
@@ -83,13 +91,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _xmp(description: str) -> str:
+def _xmp(description: str, source_type: str) -> str:
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-        f"<Iptc4xmpExt:DigitalSourceType>{DIGITAL_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>"
+        f"<Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(description)}</rdf:li></rdf:Alt>'
         '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

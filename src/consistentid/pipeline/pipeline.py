@@ -65,6 +65,7 @@ from consistentid.presets.loading import (
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
+from consistentid.provenance.marks import Provenance
 
 TRIES = 8
 """Seeds that are tried for a picture of several people until the base draws as many faces."""
@@ -83,6 +84,7 @@ class ConsistentIDPipeline:
         low_memory: keep on a GPU only the network that computes, decode pictures singly and in tiles, and let go of
             the image encoder after each `identify`. The pictures stay the same, up to rounding and the tiles' seams.
         fold: add the adapter's LoRA to the base's weights, which is faster; see `ConsistentID.attach`.
+        provenance: which marks the pictures get when they are encoded or saved, beside their record.
 
     Raises:
         InputError: a device that is not there, or an unknown dtype.
@@ -96,12 +98,13 @@ class ConsistentIDPipeline:
         *,
         low_memory: bool = False,
         fold: bool = True,
+        provenance: Provenance = Provenance(),  # noqa: B008  # frozen
     ) -> None:
         self.preset = preset
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype or preset.dtype, self.device)
         self._auto_dtype = (dtype or preset.dtype) == "auto"
-        self.low_memory, self.fold = low_memory, fold
+        self.low_memory, self.fold, self.provenance = low_memory, fold, provenance
         self._lock = threading.RLock()
 
     @classmethod
@@ -113,6 +116,7 @@ class ConsistentIDPipeline:
         *,
         low_memory: bool = False,
         fold: bool = True,
+        provenance: Provenance = Provenance(),  # noqa: B008  # frozen
         **overrides: Any,
     ) -> ConsistentIDPipeline:
         """The preset of that name, folder or YAML file; `overrides` replace networks or settings in it.
@@ -120,7 +124,8 @@ class ConsistentIDPipeline:
         Raises:
             InputError: no such preset, override, device or dtype; the message lists what there is.
         """
-        return cls(load_preset(name_or_path).override(**overrides), device, dtype, low_memory=low_memory, fold=fold)
+        preset = load_preset(name_or_path).override(**overrides)
+        return cls(preset, device, dtype, low_memory=low_memory, fold=fold, provenance=provenance)
 
     @cached_property
     @ordinary_tensors()
@@ -464,7 +469,10 @@ class ConsistentIDPipeline:
             if all(number is None for number in seen.numbers):
                 raise NoFaceError("no face of these people found in the picture, so there is nothing to repair")
             row = request.rows()[0]
-            made = Portraits([image], [math.nan], [row.seed], [False], [prompt], self._record(request), scored=False)
+            made = Portraits(
+                [image], [math.nan], [row.seed], [False], [prompt], self._record(request), scored=False,
+                provenance=self.provenance, kept=image,
+            )  # fmt: skip
             return self._judged(made, [_Drawn(image, None, places)], request)
 
     # --------------------------------------------------------------------------------------------------------- stages
@@ -484,7 +492,17 @@ class ConsistentIDPipeline:
         prompts, seeds = [row.prompt for row in out.rows], [row.seed for row in out.rows]
         unknown = [math.nan] * len(seeds)
         return _Batch(
-            Portraits(out.images, unknown, seeds, out.withheld, prompts, record, scored=False),
+            Portraits(
+                out.images,
+                unknown,
+                seeds,
+                out.withheld,
+                prompts,
+                record,
+                scored=False,
+                provenance=self.provenance,
+                kept=request.pictures[0] if request.mask else None,
+            ),  # fmt: skip
             [_Drawn(window, out.regions, request.places) for window in out.windows],
         )
 

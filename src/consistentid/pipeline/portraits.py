@@ -11,8 +11,9 @@ from typing import Any
 from PIL import Image
 
 from consistentid.files.images import contact_sheet
-from consistentid.files.output import encode_json, encode_png
+from consistentid.files.output import encode_json
 from consistentid.files.writing import check_folder, save_new
+from consistentid.provenance.marks import Provenance
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Portraits:
     """Pictures of one call, prompt by prompt.
 
     Attributes:
-        images: RGB pictures.
+        images: RGB pictures, as they were made: the invisible mark is put in when they are encoded or saved.
         scores: likeness of each to the identity, cosine of the recogniser's embeddings, -1 to 1; NaN = no face found,
             or not measured. Of several people the least; NaN if one was not found.
         seeds: of each; a picture can be made again alone with its prompt and seed.
@@ -33,6 +34,8 @@ class Portraits:
         placements: of each picture of several people without given regions how they were put where they are: "by"
             "words", with the "likeness" of each person's words to each face, or "order", with the "reason".
         repairs: of each picture the faces that were drawn anew.
+        provenance: which marks they get when they are encoded or saved.
+        kept: a given picture, of which they hold what was not drawn anew; those pixels stay as they are.
     """
 
     images: list[Image.Image]
@@ -45,6 +48,8 @@ class Portraits:
     people: list[list[dict[str, Any]]] = field(default_factory=list)
     placements: list[dict[str, Any]] = field(default_factory=list)
     repairs: list[list[dict[str, Any]]] = field(default_factory=list)
+    provenance: Provenance = field(default_factory=Provenance)
+    kept: Image.Image | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,9 +92,16 @@ class Portraits:
         found: dict[str, list[Any]] = {"people": self.people, "placement": self.placements, "repairs": self.repairs}
         return {name: items[number] for name, items in found.items() if items}
 
-    def to_png(self, number: int, more: Mapping[str, Any] | None = None) -> bytes:
-        """One picture as a PNG that carries its record, and `more`, and the mark of an AI-generated picture."""
-        return encode_png(self.images[number], {**self.picture_record(number), **(more or {})})
+    def to_png(self, number: int, more: Mapping[str, Any] | None = None, provenance: Provenance | None = None) -> bytes:
+        """One picture as a PNG that carries its record, and `more`, and the marks of an AI-generated picture.
+
+        Args:
+            number: of the picture.
+            more: for its record.
+            provenance: takes the place of its own.
+        """
+        record = {**self.picture_record(number), **(more or {})}
+        return (provenance or self.provenance).encode(self.images[number], record, self.kept)
 
     def save(
         self,
@@ -123,7 +135,7 @@ class Portraits:
         results: dict[str, Any] = {**self.record, **(about or {}), "pictures": listed}
         if sheet:
             captions = [f"seed {seed}  {self.likeness(i)}" for i, seed in enumerate(self.seeds)]
-            data = encode_png(contact_sheet(references, self.images, captions), self.record)
+            data = self.provenance.encode(contact_sheet(references, self.images, captions), self.record)
             results["sheet"] = str(save_new(home / "sheet.png", data))
         save_new(home / "results.json", encode_json(results))
         return results

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from consistentid.errors import CancelledError, CheckpointError, ConsistentIDError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # all of these import torch, and the service answers before t
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
     from consistentid.pipeline.request import Step
     from consistentid.presets.settings import Settings
+    from consistentid.provenance.marks import Provenance
 
 _PICTURES = ("image", "mask", "control")
 
@@ -253,7 +255,7 @@ class Service:
                 known = people or ([studio.identify(*photos, face_index=face_index)] if photos else [])
                 if job.stopped():
                     raise CancelledError("cancelled after the photos were looked at")
-                report = _Reporter(job)
+                report = _Reporter(job, replace(studio.provenance, signer=None))
                 request = Request.from_dict(values, identity=_one_or_all(known), on_step=report, cancelled=job.stopped)
                 self.limits.check_request(request, studio.preset.settings)
                 made = studio.generate(request) if known else studio.sample(request)
@@ -354,15 +356,13 @@ def _texts(value: Any) -> Iterator[str]:
 class _Reporter:
     """Notes in a job how far it is; previews only while somebody looks, as each takes a pass of the decoder."""
 
-    def __init__(self, job: Job) -> None:
-        self._job, self._next = job, 0.0
+    def __init__(self, job: Job, marks: Provenance) -> None:
+        self._job, self._marks, self._next = job, marks, 0.0
 
     def __call__(self, step: Step) -> None:
         left = None if math.isnan(step.seconds_left) else round(step.seconds_left, 1)
         self._job.progress = {"stage": step.stage, "done": step.done, "total": step.total, "seconds_left": left}
         if self._job.watched and time.monotonic() >= self._next and step.latents is not None:
-            from consistentid.files.output import encode_png
-
-            pictures = [encode_png(image, {"preview": True, "ai_generated": True}) for image in step.preview()]
+            pictures = [self._marks.encode(image, {"preview": True, "ai_generated": True}) for image in step.preview()]
             self._job.previews = [base64.b64encode(data).decode() for data in pictures]
             self._next = time.monotonic() + _PREVIEW_EVERY
