@@ -6,6 +6,7 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -52,12 +53,13 @@ def test_all_three_marks_are_read_back(signer: Signer, files: Files, tmp_path: P
     assert (trusted["state"], trusted["problems"]) == ("trusted", [])
 
 
-def test_a_changed_pixel_breaks_the_signature_and_nothing_else(signer: Signer, tmp_path: Path) -> None:
-    png = bytearray(Provenance(signer=signer).encode(PICTURE, RECORD))
-    place = png.find(b"Software")
-    png[place : place + 8] = b"software"
+def test_a_change_breaks_the_signature_and_nothing_else(signer: Signer, tmp_path: Path) -> None:
+    png = Provenance(signer=signer).encode(PICTURE, RECORD)
+    start = png.index(b"tEXtSource\0AI-generated")
+    chunk = png[start : start + 23].replace(b"AI-generated", b"by hand, Ada")
     file = tmp_path / "changed.png"
-    file.write_bytes(png)
+    file.write_bytes(png[:start] + chunk + crc32(chunk).to_bytes(4, "big") + png[start + 27 :])
+    assert inspect_picture(file)["watermark"]["found"]
     credentials = read_credentials(file)
     assert credentials["state"] == "invalid"
     assert "assertion.dataHash.mismatch" in credentials["problems"]

@@ -111,7 +111,7 @@ def test_the_bound_holds_for_keys_drawn_anew(monkeypatch: pytest.MonkeyPatch) ->
     for _ in range(1000):
         other = random.uniform(0, 2 * np.pi, len(phases))
         monkeypatch.setattr(watermark, "_waves", lambda other=other: (rows, columns, other))
-        chances.append(min(found.chance for found in watermark._compare(white, 1.0, 1)))
+        chances.append(min(found.chance for found in watermark._compare(white, 1.0)))
     for chance in (0.5, 0.1, 0.02):
         expected = 1000 * chance
         assert sum(x <= chance for x in chances) <= expected + 4 * math.sqrt(expected)

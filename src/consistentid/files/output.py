@@ -49,7 +49,7 @@ def encode_png(image: Image.Image, record: Mapping[str, Any], *, composite: bool
     info.add_itxt(RECORD_KEY, json.dumps(_without_nan(record), ensure_ascii=False))
     info.add_itxt(
         "XML:com.adobe.xmp",
-        _xmp(str(record.get("prompt", "")), COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE),
+        _xmp(str(record.get("prompt", "")), source_type),
     )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)

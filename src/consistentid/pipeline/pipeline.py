@@ -502,7 +502,7 @@ class ConsistentIDPipeline:
                 scored=False,
                 provenance=self.provenance,
                 kept=request.pictures[0] if request.mask else None,
-            ),  # fmt: skip
+            ),
             [_Drawn(window, out.regions, request.places) for window in out.windows],
         )
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from consistentid.errors import InputError, first_line
 from consistentid.files.output import encode_png
-from consistentid.files.reading import read_bytes
+from consistentid.files.reading import check_file, read_bytes
 
 MAX_BYTES = 1 << 20
 """Size of a file of certificates or a key above which it is refused."""
@@ -197,8 +197,11 @@ def read_credentials(picture: str | PathLike[str], trusted: str | PathLike[str] 
 
 
 def _media_type(picture: str | PathLike[str]) -> str | None:
-    with Image.open(picture) as image:
-        return Image.MIME.get(image.format or "")
+    try:
+        with Image.open(check_file(picture, what="picture")) as image:
+            return Image.MIME.get(image.format or "")
+    except Exception as error:  # a broken file makes Pillow's plugins raise nearly anything
+        raise InputError(f"{picture}: is not a picture that can be read ({first_line(error)})") from None
 
 
 def _source_types(manifest: dict[str, Any]) -> list[str]:

@@ -22,8 +22,8 @@ class Provenance:
 
     Attributes:
         watermark: the invisible mark in the pixels. Off where pictures are measured, not shown.
-        signer: who signs them (C2PA); nobody by default. A signature differs each time, and so do the bytes of the file;
-            its pixels do not.
+        signer: who signs them (C2PA); nobody by default. A signature differs each time, and so do a file's bytes; its
+            pixels do not.
     """
 
     watermark: bool = True

@@ -4,7 +4,7 @@ A spread-spectrum mark (Cox et al., "Secure Spread Spectrum Watermarking for Mul
 "this is marked": a tile of `TILE` pixels, repeated over the picture, holds sine waves of middle frequencies with
 pseudo-random phases. It is added to red, green and blue alike, more of it where the picture is busy. The detector needs
 no original: it measures the picture's own phases at the tile's frequencies, undoes the known ones and asks whether the
-rest agree with one place at which the tile may lie; and it does so for each of many sizes, and for the mirrored picture.
+rest agree with one place at which the tile may lie; it does so for many sizes, and for the mirrored picture.
 
 How often an unmarked picture passes for a marked one is not a guess. The phases were drawn evenly and independently of
 any picture. So for whatever unmarked picture the agreement z is a sum of independent numbers, of which Hoeffding's
@@ -94,26 +94,27 @@ def detect(image: Image.Image) -> Detection:
     Of pictures beyond 2048 pixels the middle is looked at. Takes about two seconds of a core where no mark is found.
     """
     whole = _whitened(_middle(np.asarray(image.convert("L")), _WINDOW))
-    size = max(whole.shape)
-    best = _better(*_compare(whole, 1.0, size))
+    best = _better(*_compare(whole, 1.0))
     if best.found:
         return best
     part = _middle(whole, _SEARCHED)
     searched = list(_scales(*SIZES, step=3 / max(part.shape)))
-    first = sorted(((_compare(part, scale, len(searched)), scale) for scale in searched), key=_chance_of)
-    best = _better(best, *(one for found, _ in first for one in found))
-    for _, scale in first[:_REFINED]:
+    closer = 1 + 6 * math.ceil(max(whole.shape) / max(part.shape))  # sizes round each of those that agree best
+    count = len(searched) + _REFINED * closer
+    first: list[tuple[float, float]] = []
+    for scale in searched:
+        found = _better(*_compare(part, scale, count))
+        best = _better(best, found)
+        if best.found:
+            return best
+        first.append((found.chance, scale))
+    for _, scale in sorted(first)[:_REFINED]:
+        width = 3 / max(part.shape) * scale
+        for near in np.linspace(scale * (1 - width), scale * (1 + width), closer):
+            best = _better(best, *_compare(whole, float(near), count))
         if best.found:
             break
-        width = 3 / max(part.shape) * scale
-        closer = list(_scales(scale * (1 - width), scale * (1 + width), step=1 / size))
-        count = len(searched) + _REFINED * len(closer)
-        best = _better(best, *(one for x in closer for one in _compare(whole, x, count)))
     return best
-
-
-def _chance_of(item: tuple[tuple[Detection, ...], float]) -> float:
-    return min(found.chance for found in item[0])
 
 
 def _better(*found: Detection) -> Detection:
@@ -128,8 +129,8 @@ def _scales(low: float, high: float, step: float) -> Iterator[float]:
         scale *= 1 + step * scale
 
 
-def _compare(white: NDArray[np.float32], scale: float, count: int) -> tuple[Detection, ...]:
-    """How well a picture agrees with the mark at one size, as it is and mirrored; `count` sizes are tried in all."""
+def _compare(white: NDArray[np.float32], scale: float, count: int = 0) -> tuple[Detection, ...]:
+    """How well a picture agrees with the mark at one of `count` sizes, or at its own, as it is and mirrored."""
     rows, columns, phases = _waves()
     spectrum = _spectrum(white, scale)
     there = np.hypot(rows, columns) < 0.48 * TILE * scale  # waves that a picture of this size can hold
@@ -144,11 +145,9 @@ def _compare(white: NDArray[np.float32], scale: float, count: int) -> tuple[Dete
         agreement = np.zeros((TILE, TILE), np.complex128)
         agreement[rows, columns] = np.exp(1j * (np.angle(values) - phases)) * weights
         z = np.fft.ifft2(agreement).real * TILE**2 / total
-        tried = {"scaled": (float(z.max()), 2 * count * TILE**2)}
-        if scale == 1:
-            tried["shifted"] = (float(z.max()), 2 * TILE**2)
-            if not mirrored:
-                tried["untouched"] = (float(z[0, 0]), 1)
+        tried = {"scaled" if count else "shifted": (float(z.max()), 2 * (count or 1) * TILE**2)}
+        if not count and not mirrored:
+            tried["untouched"] = (float(z[0, 0]), 1)
         chance = min(
             tests / _SHARES[name] * math.exp(-(max(highest, 0) ** 2) / 2) for name, (highest, tests) in tried.items()
         )
