@@ -1,8 +1,8 @@
 """What the invisible watermark survives, what it costs, and how often it is seen where it is not.
 
-    python benchmarks/watermark.py                         # drawings and scikit-image's pictures
-    python benchmarks/watermark.py --unmarked 1000         # more pictures without it
-    python benchmarks/watermark.py --sheets DIR            # pictures before, after, and their difference 16 times
+python benchmarks/watermark.py                         # drawings and scikit-image's pictures
+python benchmarks/watermark.py --unmarked 1000         # more pictures without it
+python benchmarks/watermark.py --sheets DIR            # pictures before, after, and their difference 16 times
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """The picture after compression."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=quality)
     return Image.open(stream).convert("RGB")
@@ -37,6 +38,7 @@ def cropped(image: Image.Image) -> Image.Image:
 
 
 def scaled(image: Image.Image, factor: float) -> Image.Image:
+    """The picture at another size."""
     return image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.LANCZOS)
 
 
@@ -57,12 +59,14 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def drawings(count: int, size: int, split: str = "validation") -> Iterator[Image.Image]:
+    """Drawn portraits, as sharp as they are drawn."""
     people, scenes = sample_people(count, split=split), sample_scenes([(i, 0) for i in range(count)], split=split)
     for pixels in draw(people, scenes, size).pixels():
         yield Image.fromarray(pixels)
 
 
 def photographs(size: int) -> Iterator[Image.Image]:
+    """Scikit-image's photographs, square."""
     for name in PHOTOGRAPHS:
         image = Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
         side = min(image.size)
@@ -70,6 +74,7 @@ def photographs(size: int) -> Iterator[Image.Image]:
 
 
 def survival(count: int) -> None:
+    """Prints what the mark costs and after what it is found, as a table."""
     sets = {f"{size} px {kind}": make for size in (512, 128, 64) for kind, make in (
         ("drawings", list(drawings(count, size))), ("photographs", list(photographs(size))),
     )}  # fmt: skip
@@ -115,6 +120,7 @@ def unmarked(count: int) -> None:
 
 
 def sheets(folder: Path) -> None:
+    """Pictures to look at."""
     folder.mkdir(parents=True, exist_ok=True)
     for size in (128, 512):
         rows = []
@@ -126,6 +132,7 @@ def sheets(folder: Path) -> None:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--drawings", type=int, default=20, help="drawings of each size")
     parser.add_argument("--unmarked", type=int, default=300, help="pictures without the mark")

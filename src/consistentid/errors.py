@@ -113,4 +113,7 @@ class CancelledError(ConsistentIDError):
 
 def first_line(error: Exception) -> str:
     """What an error of another library says, short enough to stand inside our own line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    if len(lines) > 1 and lines[0].rstrip().endswith(":"):  # as torch's "Error(s) in loading state_dict for ...:"
+        return f"{lines[0].rstrip()} {lines[1].strip()}"
+    return lines[0]

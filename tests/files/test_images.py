@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from consistentid.errors import ImageError
-from consistentid.files.images import MAX_PIXELS, MIN_SIDE, contact_sheet, load_image, to_rgb
+from consistentid.files.images import MAX_PIXELS, MIN_SIDE, contact_sheet, load_image, read_photo, to_rgb
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +171,15 @@ def test_contact_sheet_keeps_every_picture_whole(picture: Image.Image) -> None:
     assert (pixels.sum(-1) < 200).any(), "captions are written"
     with pytest.raises(ValueError, match="zip"):
         contact_sheet([], [picture], [])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    pixels = np.full((48, 48), 0.5, np.float32)
+    pixels[3, 4] = value
+    for array in (pixels, np.dstack([pixels] * 3), pixels.astype(np.float64)):
+        with pytest.raises(ImageError, match=r"photo: holds values that are not finite"):
+            read_photo(array, "photo")
+    Image.fromarray(pixels).save(tmp_path / "deep.tif")
+    with pytest.raises(ImageError, match=r"deep\.tif: cannot be decoded \(it holds values that are not finite"):
+        load_image(tmp_path / "deep.tif")

@@ -137,3 +137,15 @@ def test_an_image_encoder_of_another_width_is_refused_when_it_is_loaded(tmp_path
 def test_a_scheduler_that_cannot_be_used_is_named(scheduler: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         _ = studio(scheduler=scheduler, scheduler_options=options).pipe
+
+
+def test_a_lora_of_other_sizes_is_refused_with_file_and_layer(tmp_path: Path) -> None:
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"unet.{layer}.lora_A.weight": torch.ones(2, 999), f"unet.{layer}.lora_B.weight": torch.ones(999, 2)}
+    save_file(state, tmp_path / "wide.safetensors")
+    words = (
+        rf"^.*wide\.safetensors: its layer {layer}\.lora_\w.* has the shape \(2, 999\), and this base's has \(2, \d+\)"
+    )
+    with pytest.raises(CheckpointError, match=words) as caught:
+        _ = studio(loras=[tmp_path / "wide.safetensors"]).pipe
+    assert "\n" not in str(caught.value)

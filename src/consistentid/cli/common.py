@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,7 +186,10 @@ def quiet() -> None:
     # Libraries warn their developers; what this package warns of concerns the user, as a sentence that was cut does.
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
-    warnings.showwarning = lambda message, *_: click.echo(f"note: {message}", err=True)
+    from tqdm import tqdm
+
+    # it takes a bar that is being drawn out of the way
+    warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
     from consistentid.files.workers import quiet_libraries
 
     # Its progress bars stay: a download may be long.
@@ -194,18 +198,35 @@ def quiet() -> None:
 
 
 def progress_bar(unit: str) -> Callable[[int, int], None]:
-    """A callback `(done, total)` that draws a bar on stderr, from its first call to the end of the command."""
-    bar: Any = None
+    """A callback `(done, total)` that draws a bar on stderr, if that is a terminal; see `named_bars`."""
+    show = named_bars(unit)
+    return lambda done, total: show("", done, total)
 
-    def show(done: int, total: int) -> None:
-        nonlocal bar
-        if bar is None:
+
+def named_bars(unit: str = "it") -> Callable[[str, int, int], None]:
+    """A callback `(what, done, total)` that draws a bar on stderr for each kind of work, one after another.
+
+    A bar is gone when its work is done, so that results have lines of their own; so it is when the command fails. Where
+    stderr is no terminal none is drawn.
+    """
+    bars: dict[str, Any] = {}
+
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
+        bars.clear()
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in bars:
             from tqdm import tqdm
 
-            bar = tqdm(total=total, initial=done, unit=unit, leave=False)  # what was there already is not speed
-            # Also when the command fails, so that its error has a line of its own.
-            click.get_current_context().call_on_close(bar.close)
-        bar.update(done - bar.n)
+            close()
+            # what was there already is not speed
+            bars[what] = tqdm(total=total, initial=done, desc=what or None, unit=unit, leave=False, disable=None)
+            click.get_current_context().call_on_close(close)
+        bars[what].update(done - bars[what].n)
+        if done >= total:
+            close()
 
     return show
 

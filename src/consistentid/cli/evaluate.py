@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +15,7 @@ from consistentid.cli.common import (
     dtype_option,
     json_option,
     load_pipeline,
+    named_bars,
     preset_option,
     print_json,
 )
@@ -131,7 +131,7 @@ def evaluate(
     encoders = load_encoders(studio, clip, dino, conditioned_judge=conditioned_judge)
     if rows:
         title = f"{len({row.method for row in rows})} methods compared"
-        data = evaluate_pictures(rows, encoders, prompted, out, title, progress=_bars())
+        data = evaluate_pictures(rows, encoders, prompted, out, title, progress=named_bars())
     else:
         data = evaluate_preset(
             studio,
@@ -144,7 +144,7 @@ def evaluate(
             variants=ways,
             ablations=ablations,
             workers=workers,
-            progress=_bars(),
+            progress=named_bars(),
         )
     if as_json:
         print_json(data)
@@ -177,7 +177,7 @@ def _evaluate_people(
         raise InputError(f"the preset {chosen.name!r} is for photos: score pictures of it with --manifest")
     judge, conditions = judge_of(chosen, conditioned=conditioned_judge)
     check_folder(out)
-    studio, bars = load_pipeline(chosen, device, dtype), _bars()
+    studio, bars = load_pipeline(chosen, device, dtype), named_bars()
     if not groups:
         groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], lambda done, total: bars("pictures", done, total))
     faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
@@ -199,20 +199,3 @@ def _named(manifest: str, pictures: Path | None) -> list[Row]:
         return read_manifest(Path(manifest), pictures)
     rows = read_manifest(Path(file), pictures)
     return [replace(row, method="".join((name, *row.method.partition("@")[1:]))) for row in rows]
-
-
-def _bars() -> Callable[[str, int, int], None]:
-    """A bar on stderr for each kind of work, one after another."""
-    bars: dict[str, Any] = {}
-
-    def show(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            from tqdm import tqdm
-
-            for bar in bars.values():
-                bar.close()
-            bars[what] = tqdm(total=total, desc=what, leave=False)
-            click.get_current_context().call_on_close(bars[what].close)
-        bars[what].update(done - bars[what].n)
-
-    return show

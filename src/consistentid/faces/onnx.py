@@ -52,6 +52,7 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUE
 
     check_file(path, MAX_ONNX_BYTES, what="ONNX file", error=CheckpointError)
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # it also raises what it logs, and a warning beside an error only confuses
     # Threads that spin between calls slow torch down several times on few cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.intra_op_num_threads = torch.get_num_threads()  # so that one setting counts for all networks

@@ -100,6 +100,8 @@ def _as_bytes(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
         raise ImageError(f"{name}: an array of shape {array.shape} is no picture; give (H, W) or (H, W, 3), RGB order")
     if squeezed.dtype == np.uint8:
         return squeezed
+    if np.issubdtype(squeezed.dtype, np.inexact) and not np.isfinite(squeezed).all():
+        raise ImageError(f"{name}: holds values that are not finite (NaN or inf); give floats from 0 to 1")
     if squeezed.dtype == np.bool_:
         return squeezed.astype(np.uint8) * np.uint8(255)
     if np.issubdtype(squeezed.dtype, np.floating) and squeezed.size and 0 <= squeezed.min() <= squeezed.max() <= 1:
@@ -189,7 +191,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _scale_to_8_bit(image: Image.Image) -> Image.Image:
     """Deep greyscale to 8 bit: Pillow's own conversion clips everything above 255 to white."""
     values = np.asarray(image).astype(np.float64)
-    values = np.nan_to_num(values - min(values.min(), 0), posinf=0)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite, NaN or inf")
+    values = values - min(values.min(), 0)
     highest = values.max()
     levels = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     white = next((level for level in levels if highest <= level), highest)

@@ -366,6 +366,8 @@ class ConsistentIDPipeline:
         with self._at_work():
             people = self._people(request)
             self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
+            for remark in self.sampler.remarks(request, self.preset.settings):
+                warnings.warn(remark, stacklevel=3)
             batches = (
                 [self._sample_placed(*placed) for placed in self._placed(request)]
                 if len(people) > 1 and request.regions is None

@@ -21,6 +21,7 @@ from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError, CancelledError, InputError, PipelineError
 from consistentid.pipeline.canvas import Canvas
+from consistentid.pipeline.remarks import remarks
 from consistentid.pipeline.request import Request, Row, Step
 from consistentid.presets.settings import Settings
 
@@ -75,6 +76,18 @@ class Sampler:
         height, width = (size, size) if isinstance(size, int) else size
         return width * self.pipe.vae_scale_factor, height * self.pipe.vae_scale_factor
 
+    def canvas(self, request: Request, settings: Settings) -> tuple[Canvas | None, tuple[int, int]]:
+        """What of given pictures is sampled, if there are any, and the (width, height) that is sampled."""
+        native = self.native_size
+        size = (settings.width or native[0], settings.height or native[1])
+        canvas = request.canvas(size)
+        return canvas, canvas.size if canvas else size
+
+    def remarks(self, request: Request, defaults: Settings) -> Iterator[str]:
+        """What of a request will hardly come out as it is meant; see `remarks`."""
+        _, size = self.canvas(request, request.settings(defaults))
+        return remarks(request, self.pipe, self.native_size, size)
+
     def sample(self, request: Request, defaults: Settings) -> Sampled:
         """All pictures of a request; the pipeline and the adapter are afterwards as they were, whatever happens.
 
@@ -99,9 +112,7 @@ class Sampler:
             )
         _check_base(self.pipe, request)
         pipe = self._pipe_for(request)
-        native = self.native_size
-        canvas = request.canvas((settings.width or native[0], settings.height or native[1]))
-        size = canvas.size if canvas else (settings.width or native[0], settings.height or native[1])
+        canvas, size = self.canvas(request, settings)
         request = replace(request, regions=_regions_in(request, canvas, size))
         rows = request.rows()
         watch = _Watch(request, len(rows), pipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
@@ -27,6 +28,9 @@ from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
 from consistentid.presets.settings import SAMPLERS, Sampler
 from consistentid.presets.single_file import load_single_file
+
+_MISMATCH = re.compile(r"size mismatch for (\S+): .*?Size\(\[([\d, ]*)\]\).*?Size\(\[([\d, ]*)\]\)", re.DOTALL)
+"""What torch says of weights of another shape: layer, their shape, and the network's."""
 
 TEXT_PROJECTION = "text_projection.safetensors"
 """File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
@@ -129,14 +133,26 @@ def load_lora(pipe: Any, lora: Network, name: str) -> None:
     """Adds a LoRA to a pipeline under that name.
 
     Raises:
-        CheckpointError: it has no layers of this base.
+        CheckpointError: it has no layers of this base, or some of other sizes.
     """
+    source: Any
+    options: dict[str, Any]
     if lora.path or lora.files:
         file = lora.fetch()
         source, options = (file.parent, {"weight_name": file.name}) if file.is_file() else (file, {})
-        pipe.load_lora_weights(str(source), adapter_name=name, **options)
     else:
-        pipe.load_lora_weights(lora.repo, revision=lora.revision, adapter_name=name)
+        source, options = lora.repo, {"revision": lora.revision}
+    try:
+        pipe.load_lora_weights(str(source), adapter_name=name, **options)
+    except RuntimeError as error:
+        found = _MISMATCH.search(str(error))
+        if found is None:
+            raise
+        layer = found[1].replace(f".{name}.", ".")
+        raise CheckpointError(
+            f"{lora}: its layer {layer} has the shape ({found[2]}), and this base's has ({found[3]}); choose a LoRA that"
+            " was made for this family of base models"
+        ) from error
     if name not in {found for names in pipe.get_list_adapters().values() for found in names}:
         raise CheckpointError(f"{lora}: has no layers of this base; choose a LoRA made for its family")
     networks = [network for network in pipe.components.values() if isinstance(network, nn.Module)]

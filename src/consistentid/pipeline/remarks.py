@@ -1,0 +1,105 @@
+"""What is done as asked and yet hardly as meant: sizes far from the base's own, marks and words that mean nothing here.
+
+Each is one sentence, told by `warnings`: the command line prints it as a note, the service answers with it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from consistentid.pipeline.request import Request
+
+LARGE, SMALL = 1.75, 0.5
+"""Sides of a picture, in sides of the base, from which on it draws badly: two heads, or half of one."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+_WEIGHT = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)|\[[^\[\]]*:[^\[\]]*:\s*[0-9.]+\s*\]")
+_FEW = 10_000  # tokens of a vocabulary that was made of one kind of captions; CLIP's own has 49,408
+_NAMED = 8  # unknown words that are named
+
+
+def remarks(request: Request, pipe: Any, native: tuple[int, int], size: tuple[int, int]) -> Iterator[str]:
+    """Sentences about a request, in words of the library.
+
+    Args:
+        request: what is asked for.
+        pipe: the pipeline that draws it.
+        native: (width, height) in pixels that its base was made for.
+        size: (width, height) of what is sampled.
+    """
+    shares = [side / own for side, own in zip(size, native, strict=True)]
+    if max(shares) >= LARGE or min(shares) <= SMALL:
+        yield (
+            f"{size[0]}x{size[1]} pixels are far from the {native[0]}x{native[1]} that this base was made for, and"
+            " people may come out doubled or cut off; leave out width and height, or take another base"
+        )
+    texts = dict(_texts(request))
+    for argument, text in texts.items():
+        for mark in _NETWORK.findall(text):
+            yield (
+                f"{mark!r} in {argument} is read as plain text; load a LoRA with --lora FILE:STRENGTH on the command"
+                " line, or with from_preset(..., loras=[...])"
+            )
+        for mark in _WEIGHT.findall(text):
+            yield f"{mark!r} in {argument} is read as plain text: words have no weights here; name fewer things instead"
+    unknown = list(dict.fromkeys(word for text in texts.values() for word in unknown_words(text, pipe.tokenizer)))
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        yield (
+            f"the base's text encoder does not know {', '.join(unknown[:_NAMED])}{more}: it gets them in pieces that"
+            f" mean nothing to it; {_remedy(pipe.tokenizer)}"
+        )
+
+
+def unknown_words(text: str, tokenizer: Any) -> list[str]:
+    """The words of a text that a CLIP text encoder cannot have learned, in order.
+
+    Its tokenizer takes any text, if need be byte by byte. One of few tokens was made of one kind of captions, whose
+    words are each a token; CLIP's own was made of English, to which letters of other scripts, and words that are
+    taken letter by letter, are strange. Of other tokenizers nothing is known.
+    """
+    if "CLIPTokenizer" not in type(tokenizer).__name__:
+        return []
+    found = []
+    for word in _WORD.findall(_NETWORK.sub(" ", text)):
+        pieces = tokenizer.tokenize(word)
+        if len(word) < 2 or len(pieces) < 2:
+            continue
+        strange = not all(_is_latin(letter) for letter in word)
+        if strange or len(tokenizer) < _FEW or (len(word) > 3 and len(pieces) >= len(word)):
+            found.append(word)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _is_latin(letter: str) -> bool:
+    return unicodedata.name(letter, "").startswith("LATIN")
+
+
+def _remedy(tokenizer: Any) -> str:
+    if len(tokenizer) < _FEW:
+        return f"it was taught {len(tokenizer)} words and pieces of words, of its own kind of pictures"
+    return "write in English"
+
+
+def _texts(request: Request) -> Iterator[tuple[str, str]]:
+    """Where something is said -> what; in one text for each argument."""
+    given: Mapping[str, Any] = {
+        "prompt": request.prompts,
+        "negative_prompt": (request.negative_prompt,),
+        "person_prompts": request.person_prompts or (),
+        "face_text": request.face_text if isinstance(request.face_text, tuple) else (request.face_text,),
+        "parts": [
+            text
+            for words in (request.parts if isinstance(request.parts, tuple) else (request.parts,))
+            for text in (words or {}).values()
+        ],
+    }
+    for argument, texts in given.items():
+        if said := "\n".join(text for text in texts if text):
+            yield argument, said

@@ -1,0 +1,76 @@
+"""Progress bars: gone before anything else is written, and never drawn where nobody watches."""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import click
+import pytest
+
+from consistentid.cli.common import named_bars, progress_bar, quiet
+
+
+class Terminal(io.StringIO):
+    """Both streams of a terminal; `line` is what its last line shows."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def line(self) -> str:
+        shown = ""
+        for text in self.getvalue().rpartition("\n")[2].split("\r"):
+            shown = text + shown[len(text) :]
+        return shown.strip()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    both = Terminal()
+    monkeypatch.setattr("sys.stderr", both)
+    monkeypatch.setattr("sys.stdout", both)
+    return both
+
+
+def test_a_bar_is_gone_when_its_work_is_done(terminal: Terminal) -> None:
+    with click.Context(click.Command("generate")):
+        show = progress_bar("step")
+        for done in range(1, 5):
+            show(done, 4)
+            if done < 4:
+                assert "/4" in terminal.line
+        assert terminal.line == "", "what comes next has a line of its own"
+        show(1, 2)
+        assert "/2" in terminal.line, "more work has a new bar"
+    assert terminal.line == "", "so has an error"
+
+
+def test_kinds_of_work_have_bars_of_their_own(terminal: Terminal) -> None:
+    with click.Context(click.Command("evaluate")):
+        show = named_bars()
+        show("pictures", 1, 4)
+        show("measures", 1, 3)
+        assert "measures" in terminal.line
+        assert "pictures" not in terminal.line
+    assert terminal.line == ""
+
+
+def test_notes_have_lines_of_their_own(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    with warnings.catch_warnings(), click.Context(click.Command("generate")):
+        quiet()
+        show = progress_bar("step")
+        show(1, 4)
+        warnings.showwarning(UserWarning("a sentence"), UserWarning, "", 0)
+        lines = [line.rpartition("\r")[2].strip() for line in terminal.getvalue().split("\n")]
+        assert "note: a sentence" in lines
+
+
+def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    with click.Context(click.Command("generate")):
+        show = progress_bar("step")
+        for done in range(1, 5):
+            show(done, 4)
+    assert stream.getvalue() == ""
