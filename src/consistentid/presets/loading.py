@@ -150,8 +150,8 @@ def load_lora(pipe: Any, lora: Network, name: str) -> None:
             raise
         layer = found[1].replace(f".{name}.", ".")
         raise CheckpointError(
-            f"{lora}: its layer {layer} has the shape ({found[2]}), and this base's has ({found[3]}); choose a LoRA that"
-            " was made for this family of base models"
+            f"{lora}: its layer {layer} has the shape ({found[2]}), and this base's has ({found[3]}); choose a LoRA"
+            " that was made for this family of base models"
         ) from error
     if name not in {found for names in pipe.get_list_adapters().values() for found in names}:
         raise CheckpointError(f"{lora}: has no layers of this base; choose a LoRA made for its family")
