@@ -176,7 +176,8 @@ def read_credentials(picture: str | PathLike[str], trusted: str | PathLike[str] 
         with c2pa.Context.from_dict(settings) as context:
             form = _media_type(picture)
             with Path(picture).open("rb") as stream:
-                reader = c2pa.Reader.try_create(form, stream, None, context) if form else None
+                known = form in c2pa.Reader.get_supported_mime_types()  # what is of another kind can hold none
+                reader = c2pa.Reader.try_create(form, stream, None, context) if known else None
                 if reader is None:
                     return {"state": "none"}
                 with reader:
