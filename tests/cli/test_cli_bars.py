@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import click
 import pytest
 
+import tiny
 from consistentid.cli.common import named_bars, progress_bar, quiet
 
 
@@ -74,3 +79,26 @@ def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.Monkey
         for done in range(1, 5):
             show(done, 4)
     assert stream.getvalue() == ""
+
+
+def test_an_error_is_the_only_line(tmp_path: Path) -> None:
+    """Of a real process, since libraries write to its streams past Python's: a torn recogniser, and a torn LoRA."""
+    shutil.copytree(tiny.preset(), tmp_path / "torn")
+    file = tmp_path / "torn/recogniser.onnx"
+    file.write_bytes(file.read_bytes()[:-2000])
+    tiny.portrait().save(tmp_path / "ada.png")
+    (tmp_path / "style.safetensors").write_bytes(b"\x08" + bytes(7) + b"{broken}")
+    out = tmp_path / "out"
+    for more in (
+        ("--preset", tmp_path / "torn"),
+        ("--preset", tiny.preset(), "--lora", tmp_path / "style.safetensors"),
+    ):
+        arguments = ["generate", tmp_path / "ada.png", "--prompt", "a woman", "--num", "1", "--out", out, *more]
+        done = subprocess.run(
+            [sys.executable, "-m", "consistentid", *map(str, arguments)], capture_output=True, text=True
+        )
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("\n") == 1
+    assert not out.exists()

@@ -270,8 +270,9 @@ def test_repair_follows_a_request(
     picture = ONE
     (found,) = studio.analyzer.detector.detect(picture)
     monkeypatch.setattr(studio.analyzer, "detector", Fixed([found]))
-    plain = studio(people[0], "a woman", seed=5, width=128, height=128)
-    mended = studio(people[0], "a woman", seed=5, width=128, height=128, repair=True)
+    with pytest.warns(UserWarning, match="128x128 pixels are far from"):
+        plain = studio(people[0], "a woman", seed=5, width=128, height=128)
+        mended = studio(people[0], "a woman", seed=5, width=128, height=128, repair=True)
     assert plain.repairs == []
     assert len(mended.repairs[0]) == 1
     outside = np.asarray(face_mask(found, (128, 128))) == 0

@@ -11,6 +11,7 @@ system can and threads of the main process do not disturb; a script that gets he
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -116,12 +117,12 @@ def _received(connection: Connection, task: Any, remedy: str) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep the messages and progress bars of diffusers and transformers to themselves."""
+    """Keep the messages and progress bars of diffusers and transformers to themselves; errors they raise as well."""
     import diffusers.utils.logging
     import transformers.utils.logging
 
     for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
+        library.set_verbosity(logging.CRITICAL)
         library.disable_progress_bar()
 
 

@@ -366,7 +366,7 @@ class ConsistentIDPipeline:
         with self._at_work():
             people = self._people(request)
             self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
-            for remark in self.sampler.remarks(request, self.preset.settings):
+            for remark in self.sampler.remarks(request, self.preset.settings, taught=self.preset.drawings_only):
                 warnings.warn(remark, stacklevel=3)
             batches = (
                 [self._sample_placed(*placed) for placed in self._placed(request)]

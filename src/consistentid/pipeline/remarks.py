@@ -19,21 +19,24 @@ LARGE, SMALL = 1.75, 0.5
 _WORD = re.compile(r"[^\W\d_]+")
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)|\[[^\[\]]*:[^\[\]]*:\s*[0-9.]+\s*\]")
-_FEW = 10_000  # tokens of a vocabulary that was made of one kind of captions; CLIP's own has 49,408
+_MANY = 10_000  # tokens of a vocabulary of a whole language; CLIP's own has 49,408
 _NAMED = 8  # unknown words that are named
 
 
-def remarks(request: Request, pipe: Any, native: tuple[int, int], size: tuple[int, int]) -> Iterator[str]:
+def remarks(
+    request: Request, tokenizer: Any, native: tuple[int, int], size: tuple[int, int] | None, *, taught: bool
+) -> Iterator[str]:
     """Sentences about a request, in words of the library.
 
     Args:
         request: what is asked for.
-        pipe: the pipeline that draws it.
-        native: (width, height) in pixels that its base was made for.
-        size: (width, height) of what is sampled.
+        tokenizer: of the base's text encoder.
+        native: (width, height) in pixels that the base was made for.
+        size: (width, height) of what is sampled; None where a given picture decides.
+        taught: see `unknown_words`.
     """
-    shares = [side / own for side, own in zip(size, native, strict=True)]
-    if max(shares) >= LARGE or min(shares) <= SMALL:
+    shares = [side / own for side, own in zip(size or native, native, strict=True)]
+    if size and (max(shares) >= LARGE or min(shares) < SMALL):
         yield (
             f"{size[0]}x{size[1]} pixels are far from the {native[0]}x{native[1]} that this base was made for, and"
             " people may come out doubled or cut off; leave out width and height, or take another base"
@@ -47,21 +50,27 @@ def remarks(request: Request, pipe: Any, native: tuple[int, int], size: tuple[in
             )
         for mark in _WEIGHT.findall(text):
             yield f"{mark!r} in {argument} is read as plain text: words have no weights here; name fewer things instead"
-    unknown = list(dict.fromkeys(word for text in texts.values() for word in unknown_words(text, pipe.tokenizer)))
+    unknown = list(
+        dict.fromkeys(word for text in texts.values() for word in unknown_words(text, tokenizer, taught=taught))
+    )
     if unknown:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         yield (
             f"the base's text encoder does not know {', '.join(unknown[:_NAMED])}{more}: it gets them in pieces that"
-            f" mean nothing to it; {_remedy(pipe.tokenizer)}"
+            f" mean nothing to it; {_remedy(tokenizer, taught)}"
         )
 
 
-def unknown_words(text: str, tokenizer: Any) -> list[str]:
+def unknown_words(text: str, tokenizer: Any, *, taught: bool) -> list[str]:
     """The words of a text that a CLIP text encoder cannot have learned, in order.
 
-    Its tokenizer takes any text, if need be byte by byte. One of few tokens was made of one kind of captions, whose
-    words are each a token; CLIP's own was made of English, to which letters of other scripts, and words that are
-    taken letter by letter, are strange. Of other tokenizers nothing is known.
+    Its tokenizer takes any text, if need be byte by byte. CLIP's own was made of English, to which letters of other
+    scripts, and words that are taken letter by letter, are strange. Of other kinds of tokenizers nothing is known.
+
+    Args:
+        text: any.
+        tokenizer: any.
+        taught: whether it was made of the captions of one drawn world, each of whose words is a token of its own.
     """
     if "CLIPTokenizer" not in type(tokenizer).__name__:
         return []
@@ -71,7 +80,7 @@ def unknown_words(text: str, tokenizer: Any) -> list[str]:
         if len(word) < 2 or len(pieces) < 2:
             continue
         strange = not all(_is_latin(letter) for letter in word)
-        if strange or len(tokenizer) < _FEW or (len(word) > 3 and len(pieces) >= len(word)):
+        if strange or taught or (len(tokenizer) > _MANY and len(word) > 3 and len(pieces) >= len(word)):
             found.append(word)
     return found
 
@@ -81,10 +90,8 @@ def _is_latin(letter: str) -> bool:
     return unicodedata.name(letter, "").startswith("LATIN")
 
 
-def _remedy(tokenizer: Any) -> str:
-    if len(tokenizer) < _FEW:
-        return f"it was taught {len(tokenizer)} words and pieces of words, of its own kind of pictures"
-    return "write in English"
+def _remedy(tokenizer: Any, taught: bool) -> str:
+    return f"it was taught {len(tokenizer)} words and pieces of words" if taught else "write in English"
 
 
 def _texts(request: Request) -> Iterator[tuple[str, str]]:
