@@ -30,15 +30,16 @@ class Terminal(io.StringIO):
         return shown.strip()
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def watched(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Within a test, since pytest sets the streams anew when one begins."""
     both = Terminal()
-    monkeypatch.setattr("sys.stderr", both)
-    monkeypatch.setattr("sys.stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    monkeypatch.setattr(sys, "stdout", both)
     return both
 
 
-def test_a_bar_is_gone_when_its_work_is_done(terminal: Terminal) -> None:
+def test_a_bar_is_gone_when_its_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
     with click.Context(click.Command("generate")):
         show = progress_bar("step")
         for done in range(1, 5):
@@ -51,7 +52,8 @@ def test_a_bar_is_gone_when_its_work_is_done(terminal: Terminal) -> None:
     assert terminal.line == "", "so has an error"
 
 
-def test_kinds_of_work_have_bars_of_their_own(terminal: Terminal) -> None:
+def test_kinds_of_work_have_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
     with click.Context(click.Command("evaluate")):
         show = named_bars()
         show("pictures", 1, 4)
@@ -61,7 +63,8 @@ def test_kinds_of_work_have_bars_of_their_own(terminal: Terminal) -> None:
     assert terminal.line == ""
 
 
-def test_notes_have_lines_of_their_own(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_have_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = watched(monkeypatch)
     with warnings.catch_warnings(), click.Context(click.Command("generate")):
         quiet()
         show = progress_bar("step")
@@ -73,7 +76,7 @@ def test_notes_have_lines_of_their_own(terminal: Terminal, monkeypatch: pytest.M
 
 def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
     with click.Context(click.Command("generate")):
         show = progress_bar("step")
         for done in range(1, 5):
