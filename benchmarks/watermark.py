@@ -134,15 +134,17 @@ def sheets(folder: Path) -> None:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--drawings", type=int, default=20, help="drawings of each size")
-    parser.add_argument("--unmarked", type=int, default=300, help="pictures without the mark")
+    parser.add_argument("--drawings", type=int, default=5, help="drawings of each size; 0 leaves this part out")
+    parser.add_argument("--unmarked", type=int, default=100, help="pictures without the mark; 0 leaves this part out")
     parser.add_argument("--sheets", type=Path, help="only write pictures to look at")
     options = parser.parse_args()
     if options.sheets:
         sheets(options.sheets)
         return
-    survival(options.drawings)
-    unmarked(options.unmarked)
+    if options.drawings:
+        survival(options.drawings)
+    if options.unmarked:
+        unmarked(options.unmarked)
 
 
 if __name__ == "__main__":

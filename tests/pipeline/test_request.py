@@ -94,7 +94,7 @@ def test_pictures_that_are_none() -> None:
         (torch.zeros(3, 8, 8), "image: a Tensor is no picture; give a path"),
         (7, "image: a int is no picture"),
         (np.zeros((64, 96, 3), np.int64), "image: an array of int64 with values that are no picture; give uint8"),
-        (np.full((64, 96, 3), np.nan), "image: an array of float64 with values"),
+        (np.full((64, 96, 3), np.nan), "image: holds values that are not finite"),
         (np.full((64, 96, 3), 2.0), "image: an array of float64 with values"),
         (np.zeros((3, 64, 96), np.uint8), r"image: an array of shape \(3, 64, 96\) is no picture; give \(H, W\)"),
         (b"hello", "image: is not a picture that can be read"),

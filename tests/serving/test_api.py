@@ -94,7 +94,7 @@ def test_several_people_are_drawn_together(client: TestClient, ada: str) -> None
     mask = Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 32, 64))
     for regions in (halves, [base64.b64encode(png(mask)).decode(), halves[1]]):
-        request = {"prompt": "two people", "num_inference_steps": 2, "seed": 3, "regions": regions}
+        request = {"prompt": "a woman and a man", "num_inference_steps": 2, "seed": 3, "regions": regions}
         answer = client.post("/v1/portraits", json={"identity": [ada, tom], "request": request})
         assert answer.status_code == 200, answer.text
     refused(client.post("/v1/portraits", json={"identity": ada, "request": request}), 400, "regions")
