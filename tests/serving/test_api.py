@@ -152,7 +152,7 @@ def test_a_job_is_cancelled(client: TestClient, ada: str) -> None:
         ({"prompt": "x", "width": 4096}, ["at most 1536"]),
         ({"prompt": "x", "batch_size": 512}, ["batch_size"]),
         ({"prompt": "x" * 2001}, ["characters"]),
-        ({"prompt": "word " * 300}, ["prompt"]),
+        ({"prompt": "hat " * 300}, ["prompt"]),
         ({"prompt": "x", "image": "bm8gcGljdHVyZQ=="}, ["image"]),
         ({"prompt": "x", "image": "https://example.org/x.png"}, ["image"]),
         ({"prompt": "x", "image": "/etc/passwd"}, ["image"]),
