@@ -162,7 +162,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
     }
     third_party = imported - set(sys.stdlib_module_names) - {"consistentid"}
     assert {"torch", "psutil", "PIL"} <= third_party
-    names = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python"}
+    names = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python", "c2pa": "c2pa-python"}
     open_ones = {name for name in third_party if names.get(name, name.replace("_", "-").lower()) not in declared}
     known = packages_distributions() if open_ones else {}  # which looks through all that is installed
     missing = {name for name in open_ones if not {x.lower().replace("_", "-") for x in known.get(name, ())} & declared}

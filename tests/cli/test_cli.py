@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -503,16 +505,22 @@ def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Pat
     options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
     # Shells have it ignored by what runs in the background.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen([*PROGRAM, *args], stderr=subprocess.PIPE, preexec_fn=heed, **options) as process:
-        assert process.stderr is not None
-        seen = b""
+    ours, theirs = os.openpty()
+    with (
+        os.fdopen(ours, "rb", buffering=0) as screen,
+        subprocess.Popen([*PROGRAM, *args], stderr=theirs, preexec_fn=heed, **options) as process,
+    ):
+        os.close(theirs)
+        seen, rest = b"", b""
         while seen.count(b"\r") < 2:  # the bar is drawn a second time: sampling is under way
-            piece = process.stderr.read(1)
-            assert piece, seen.decode()
-            seen += piece
+            seen += screen.read(1) or b""
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
+        with suppress(OSError):  # nobody writes to this terminal any more
+            while piece := screen.read(1000):
+                rest += piece
     assert process.returncode == 130
-    assert rest.endswith(b"error: stopped\n")
+    assert re.fullmatch(rb"[ \r]*error: stopped\r\n", rest[rest.rindex(b"|") :].partition(b"\r")[2]), (
+        "a line of its own"
+    )
     assert b"Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["ada.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,7 @@ def test_kinds_of_work_have_bars_of_their_own(monkeypatch: pytest.MonkeyPatch) -
 
 def test_notes_have_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = watched(monkeypatch)
+    logging.getLogger("consistentid").setLevel(logging.WARNING)  # --debug of another test would show everything
     with warnings.catch_warnings(), click.Context(click.Command("generate")):
         quiet()
         show = progress_bar("step")
