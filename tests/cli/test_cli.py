@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -506,6 +507,7 @@ def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Pat
     # Shells have it ignored by what runs in the background.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
     with (
         os.fdopen(ours, "rb", buffering=0) as screen,
         subprocess.Popen([*PROGRAM, *args], stderr=theirs, preexec_fn=heed, **options) as process,
