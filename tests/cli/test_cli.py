@@ -521,7 +521,7 @@ def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Pat
             while piece := screen.read(1000):
                 rest += piece
     assert process.returncode == 130
-    assert re.fullmatch(rb"[ \r]*error: stopped\r\n", rest[rest.rindex(b"|") :].partition(b"\r")[2]), (
+    assert re.fullmatch(rb"[ \r\n]*error: stopped\r\n", rest[rest.rindex(b"|") :].partition(b"\r")[2]), (
         "a line of its own"
     )
     assert b"Traceback" not in rest
