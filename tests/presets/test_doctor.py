@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from consistentid.cli import main
 from consistentid.presets import doctor
 from consistentid.presets.doctor import examine
 from consistentid.presets.read import load_preset
@@ -87,6 +89,19 @@ def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:
     (preset / "preset.yaml").write_text(content.replace("adapter: {path: ./adapter, kind: ''}", huge))
     problems = examine(load_preset(preset))["problems"]
     assert [problem.partition(":")[0] for problem in problems] == ["disk", "memory"]
+
+
+def test_it_says_which_cards_need_low_memory_for_sdxl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    cards = [{"name": f"cuda:{i}", "memory_mb": size << 10} for i, size in enumerate((8, 12, 24))]
+    monkeypatch.setattr(doctor, "_devices", lambda: cards)
+    fits = examine(load_preset("sdxl"))["fits"]
+    # 3469 + 869 + 632 million parameters of two bytes, or the UNet and the adapter alone, 3436; a quarter for working
+    assert [(x["fits"], x["fits_low_memory"]) for x in fits] == [(False, False), (False, True), (True, True)]
+    told = CliRunner().invoke(main, ["doctor", "--preset", "sdxl"]).output
+    assert "on cuda:1 in float16: weights of 9940 MB, with --low-memory 6873, of 12288: with --low-memory" in told
+    assert "of 24576: fits" in told
+    assert "of 8192: does not fit" in told
 
 
 def test_what_fits_is_counted_from_the_weights_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:

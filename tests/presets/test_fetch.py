@@ -56,6 +56,8 @@ class Server(ThreadingHTTPServer):
         self.contents = {f"/{r}/resolve/{COMMIT}/{n}": c for r, files in FILES.items() for n, c in files.items()}
         self.contents["/pack.zip"] = _pack()
         self.falsified: set[str] = set()
+        self.silent: dict[str, int] = {}
+        self.closing = threading.Event()
         self.asked: list[tuple[str, str | None]] = []
 
 
@@ -82,11 +84,24 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.asked.append((self.path, self.headers.get("Range")))
             if self.path in self.server.falsified:
                 content = bytes(len(content))
+            if self.server.silent.get(self.path, 0) > 0:
+                self.server.silent[self.path] -= 1
+                return self._fall_silent(content, headers)
         begin = self.headers.get("Range", "").removeprefix("bytes=").split("-")[0]
         if begin and body:
             headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
             return self._send(206, content[int(begin) :], headers, body)
         return self._send(200, content, headers, body)
+
+    def _fall_silent(self, content: bytes, headers: dict[str, str]) -> None:
+        """Half of it, and then nothing more, on a connection that stays open."""
+        self.send_response(200)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        self.wfile.flush()
+        self.server.closing.wait(600)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], body: bool) -> None:
         self.send_response(status)
@@ -105,6 +120,7 @@ def server() -> Iterator[Server]:
     with Server() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
+        server.closing.set()
         server.shutdown()
 
 
@@ -196,6 +212,33 @@ def test_what_comes_damaged_is_not_taken(server: Server, preset: Path) -> None:
         assert result.returncode == code
         assert f"{onnx}: is damaged" in result.stderr + result.stdout
         assert f"delete {onnx.parent}, and it is fetched again" in result.stderr + result.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_falls_silent_is_asked_again(server: Server, preset: Path) -> None:
+    parser = f"/me/parser/resolve/{COMMIT}/parser.pth"
+    server.silent |= {parser: 1, "/pack.zip": 1}
+    result = run("fetch", preset, server.address)
+    assert result.returncode == 0, result.stderr
+    asked = [name for name, _ in server.asked]
+    assert (asked.count(parser), asked.count("/pack.zip")) == (2, 2)
+    (whole,) = (preset.parent / "hub").rglob("parser.pth")
+    assert whole.read_bytes() == WEIGHTS[:60_000]
+    assert (preset.parent / "root" / "models" / "pack" / "rec.onnx").read_bytes() == ONNX[::-1]
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_silent_is_left_and_said_to_be_so(server: Server, preset: Path) -> None:
+    parser = f"/me/parser/resolve/{COMMIT}/parser.pth"
+    server.silent[parser] = 100
+    result = run("fetch", preset, server.address)
+    assert result.returncode == 2
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "parser.pth" in line
+    assert "its server cannot be reached" in line
+    assert "Traceback" not in result.stderr
+    server.silent.clear()
+    assert run("fetch", preset, server.address).returncode == 0, "what was there is gone on with"
 
 
 @pytest.mark.slow
