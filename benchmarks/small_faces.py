@@ -61,8 +61,9 @@ def measured(studio: ConsistentIDPipeline, person: int, wanted: int, steps: int 
     except FaceError:
         return None
     (repaired,) = made.repairs[0]
-    (face,) = [x for x in detector.detect(picture) if [round(float(v)) for v in x.box] == repaired["box"]]
-    outside = np.asarray(face_mask(face, picture.size, [x for x in detector.detect(picture) if x is not face])) == 0
+    seen = detector.detect(picture)
+    (face,) = [x for x in seen if [round(float(v)) for v in x.box] == repaired["box"]]
+    outside = np.asarray(face_mask(face, picture.size, [x for x in seen if x is not face])) == 0
     same = np.array_equal(np.asarray(made.images[0])[outside], np.asarray(picture)[outside])
 
     def likeness(image: Image.Image, recogniser: Recogniser) -> float:

@@ -242,6 +242,27 @@ def test_a_redrawn_face_is_kept_where_it_is_not_less_like(
         assert made.scores == [pytest.approx(0.7 if kept else 0.5)]
 
 
+def test_a_bystander_s_face_stays_beside_one_person_s_that_is_drawn_anew(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, bystander = face(10, 20, 64, 84), face(66, 24, 96, 80)
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed([one, bystander]))
+    assert np.asarray(face_mask(one, TWO.size))[50, 67], "alone it would reach into the bystander's face"
+    target = people[0].embedding.numpy()
+
+    class Recogniser:
+        """Takes every face for the person's, so that what is drawn anew is kept."""
+
+        def embed(self, image: Image.Image, landmarks: Any) -> np.ndarray:
+            return target
+
+    monkeypatch.setattr(studio.analyzer, "recogniser", Recogniser())
+    made = studio.repair(TWO, people[0], "a woman", seed=5)
+    assert [(repaired["person"], repaired["kept"]) for repaired in made.repairs[0]] == [(0, True)]
+    assert difference(made.images[0], TWO)
+    assert np.array_equal(pixels(made.images[0])[24:80, 66:96], pixels(TWO)[24:80, 66:96])
+
+
 def test_large_faces_and_like_ones_are_left_alone(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
     picture = tiny.portrait()
     (found,) = studio.analyzer.detect(picture)

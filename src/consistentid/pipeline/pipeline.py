@@ -583,9 +583,8 @@ class ConsistentIDPipeline:
     def _see(self, image: Image.Image, people: Sequence[Identity], regions: Regions | None) -> _Seen:
         """Which of a picture's faces is whose, and how alike it is; the face networks are where they compute."""
         faces = sorted(self.analyzer.detector.detect(image), key=attrgetter("area"), reverse=True)
-        if len(people) == 1 and regions is None:
-            faces = faces[:1]
-        embeddings = [self.analyzer.recogniser.embed(image, face.landmarks) for face in faces]
+        theirs = faces[:1] if len(people) == 1 and regions is None else faces
+        embeddings = [self.analyzer.recogniser.embed(image, face.landmarks) for face in theirs]
         alike = similarities([person.embedding.numpy() for person in people], embeddings)
         numbers = faces_in(regions, faces, image.size) if regions else assign(alike)
         likenesses = [math.nan if face is None else float(alike[i, face]) for i, face in enumerate(numbers)]
@@ -700,7 +699,7 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The faces of a picture, largest first, and each person's: its number and its likeness, or None and NaN."""
+    """All faces of a picture, largest first, and each person's: its number and its likeness, or None and NaN."""
 
     faces: list[Detection]
     numbers: list[int | None]
