@@ -23,6 +23,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -434,6 +435,30 @@ def test_bad_weights_and_foreign_identities(preset: Path, photo: Path, tmp_path:
     assert "w600k_r50@0123456789ab" in result.stderr
     check_refused(result, "the identity was made by other networks")
     assert not (tmp_path / "out").exists()
+
+
+def _too_much_of_python() -> object:
+    return bytearray(1 << 60)
+
+
+def _too_much_of_torch() -> object:
+    return torch.empty(1 << 60)
+
+
+@pytest.mark.parametrize("ask", [_too_much_of_python, _too_much_of_torch])
+def test_too_little_memory_is_said_in_words(ask: Callable[[], object]) -> None:
+    @click.command()
+    def swell() -> None:
+        ask()
+
+    main.add_command(swell)
+    try:
+        result = run("swell")
+    finally:
+        del main.commands["swell"]
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: there is not enough memory for this; ask for fewer or smaller pictures")
+    assert result.stderr.count("\n") == 1
 
 
 def test_unexpected_errors_end_with_a_hint_and_with_debug_a_traceback() -> None:

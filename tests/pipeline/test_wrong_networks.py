@@ -16,7 +16,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 import tiny
 from consistentid.adapter.identity import Identity
-from consistentid.errors import CheckpointError, InputError, PipelineError
+from consistentid.errors import CheckpointError, InputError, PipelineError, PromptTooLongError
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 PROMPT = "a woman in a red hat"
@@ -149,3 +149,40 @@ def test_a_lora_of_other_sizes_is_refused_with_file_and_layer(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=words) as caught:
         _ = studio(loras=[tmp_path / "wide.safetensors"]).pipe
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "file", ["base/scheduler/scheduler_config.json", "base/vae/config.json", "base/tokenizer/tokenizer_config.json",
+             "image_encoder/preprocessor_config.json", "parser/config.json", "adapter/config.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("content", ["[]", '"owner/name"', "3", "{"])
+def test_settings_that_are_no_mapping_are_refused_and_never_looked_for_on_the_hub(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    shutil.copytree(tiny.preset(), tmp_path / "faulty")
+    (tmp_path / "faulty" / file).write_text(content)
+    faulty = ConsistentIDPipeline.from_preset(tmp_path / "faulty", device="cpu")
+    with pytest.raises(CheckpointError, match=rf"{file}: (holds a \w+, and no mapping|is not JSON)"):
+        _ = faulty.encoder, faulty.pipe
+
+
+def test_what_a_folder_lacks_is_not_blamed_on_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    shutil.copytree(tiny.preset(), tmp_path / "faulty")
+    (tmp_path / "faulty/base/scheduler/scheduler_config.json").unlink()
+    faulty = ConsistentIDPipeline.from_preset(tmp_path / "faulty", device="cpu")
+    with pytest.raises(
+        CheckpointError, match=r"^base: .*faulty/base cannot be loaded \(.*; get its files again"
+    ) as told:
+        _ = faulty.pipe
+    assert "offline" not in str(told.value)
+    assert "connect" not in str(told.value)
+
+
+def test_a_tokenizer_that_does_not_say_where_its_encoder_ends(tmp_path: Path, who: Identity) -> None:
+    shutil.copytree(tiny.preset(), tmp_path / "open")
+    (tmp_path / "open/base/tokenizer/tokenizer_config.json").write_text("{}")
+    silent = ConsistentIDPipeline.from_preset(tmp_path / "open", device="cpu")
+    assert silent.pipe.tokenizer.model_max_length == 77
+    with pytest.raises(PromptTooLongError, match="the text encoder reads 75"):
+        silent(who, "a very " * 80, num_inference_steps=1)

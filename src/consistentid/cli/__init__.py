@@ -54,7 +54,20 @@ class Program(click.Group):
             sys.stdout = None
             sys.exit(1)
         except Exception as error:
+            if _lacks_memory(error):
+                _fail(
+                    "there is not enough memory for this; ask for fewer or smaller pictures, try --low-memory where"
+                    " there is one, close other programs, or choose another --device",
+                    2,
+                )
             _unexpected(error)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether an error says so: Python's own, and those of torch, whose CPU has a text for it alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(x in str(error) for x in ("t allocate memory", "not enough memory"))
 
 
 def _unexpected(error: Exception) -> None:

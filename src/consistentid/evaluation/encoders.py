@@ -23,7 +23,7 @@ from consistentid.faces.parts import PARTS, part_masks, part_pictures
 from consistentid.files.weights import check_network, fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.presets.clip_pair import BATCH, ClipEncoder, VisionEncoder, clip_of_preset
-from consistentid.presets.loading import TEXT_PROJECTION, load_image_encoder, loading
+from consistentid.presets.loading import TEXT_PROJECTION, bound_length, load_image_encoder, loading
 from consistentid.presets.preset import Preset
 
 Floats = NDArray[np.floating[Any]]
@@ -231,6 +231,7 @@ def _clip(source: str, device: torch.device) -> ClipEncoder:
         model, report = CLIPModel.from_pretrained(source, output_loading_info=True)
         processor, tokenizer = CLIPImageProcessorPil.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     check_network(model, report["missing_keys"], f"the CLIP model {source}")
+    bound_length(tokenizer, model)
     model.to(device).eval()
     return ClipEncoder(
         source,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from consistentid.adapter.store import read_state
 from consistentid.errors import CheckpointError
 from consistentid.files.weights import check_finite, check_network
-from consistentid.presets.loading import TEXT_PROJECTION, loading, network_name
+from consistentid.presets.loading import TEXT_PROJECTION, bound_length, loading, network_name
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 
@@ -111,6 +111,7 @@ def clip_of_preset(
     if text is None:
         return None
     model, projection = (part.to(device).requires_grad_(False) for part in text)
+    bound_length(tokenizer, model)
     return ClipEncoder(
         network_name(network) or network.repo,
         lambda pixels: vision(pixel_values=pixels.to(vision.dtype)).image_embeds,

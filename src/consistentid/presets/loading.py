@@ -20,6 +20,7 @@ from consistentid.faces.guard import DrawingGuard
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.recognition import OnnxRecogniser
+from consistentid.files.reading import read_json
 from consistentid.files.weights import check_finite, check_network, fingerprint
 from consistentid.presets.components import component_classes
 from consistentid.presets.download import UNREACHABLE, offline
@@ -36,10 +37,18 @@ TEXT_PROJECTION = "text_projection.safetensors"
 """File beside a base's text encoder with what takes its text into the space of the preset's image encoder."""
 
 
+_CONFIGS = (
+    "model_index.json", "config.json", "scheduler_config.json", "preprocessor_config.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "tokenizer.json",
+)  # fmt: skip
+"""Files that libraries read beside weights; all are mappings."""
+
+
 @contextmanager
 def loading(role: str, network: Network) -> Iterator[None]:
     """Errors of other libraries about a network's files as one that names the network, and a damaged file of it."""
     try:
+        _check_configs(network)
         yield
     except CheckpointError:
         _blame_damage(role, network)
@@ -47,11 +56,32 @@ def loading(role: str, network: Network) -> Iterator[None]:
     except ConsistentIDError:
         raise
     except Exception as error:  # a broken file makes loaders raise nearly anything
-        if words := offline(error):
+        words, reason = offline(error), first_line(error)
+        if words and network.path and network.path.is_dir():  # libraries ask the hub for what a folder lacks
+            reason = "one of its files is missing, or is not what it should be"
+        elif words:
             raise CheckpointError(f"{role}: {network}: {words}") from error
         _blame_damage(role, network)
         remedy = "get its files again or correct the preset" if network.path else UNREACHABLE
-        raise CheckpointError(f"{role}: {network} cannot be loaded ({first_line(error)}); {remedy}") from error
+        raise CheckpointError(f"{role}: {network} cannot be loaded ({reason}); {remedy}") from error
+
+
+def _check_configs(network: Network) -> None:
+    """Refuses settings that are none: libraries take some of them for the name of a repository, and ask the hub.
+
+    Raises:
+        CheckpointError: a file of a local folder is no JSON, or no mapping.
+    """
+    if network.path and network.path.is_dir():
+        for file in (file for name in _CONFIGS for place in (name, f"*/{name}") for file in network.path.glob(place)):
+            read_json(file, what="network's settings", error=CheckpointError, kind=dict)
+
+
+def bound_length(tokenizer: Any, text_encoder: Any) -> None:
+    """Lets a tokenizer cut texts where its text encoder ends; those that do not say where have no end at all."""
+    if tokenizer is not None and text_encoder is not None:
+        config = getattr(text_encoder.config, "text_config", None) or text_encoder.config
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
 
 
 def _blame_damage(role: str, network: Network) -> None:
@@ -77,6 +107,8 @@ def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
         pipe = _load_folder(base, dtype)
     if preset.scheduler:
         pipe.scheduler = _scheduler(preset, pipe.scheduler)
+    for number in ("", "_2"):
+        bound_length(getattr(pipe, f"tokenizer{number}", None), getattr(pipe, f"text_encoder{number}", None))
     return pipe
 
 
