@@ -25,7 +25,7 @@ TOKEN = "0123456789abcdef"
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, list[str]]]:
     """Its address, and the lines of its log."""
-    line = [sys.executable, "-m", "consistentid", "serve", "--port", "0", "--device", "cpu"]
+    line = [sys.executable, "-m", "consistentid", "serve", "--no-page", "--port", "0", "--device", "cpu"]
     environment = {**os.environ, "CONSISTENTID_TOKEN": TOKEN}
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stderr
