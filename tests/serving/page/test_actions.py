@@ -133,7 +133,13 @@ def test_several_people_in_boxes_with_words_strengths_and_borrowed_parts(
     tom = run(actions.identify("address me", {"photos": [photo(TOM)]}))["identity"]
     boxes = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
     people = [
-        {"name": "Ada", "identity": ada["identity"], "words": "a woman in a red dress", "scale": 1.5},
+        {
+            "name": "Ada",
+            "identity": ada["identity"],
+            "words": "a woman in a red dress",
+            "scale": 1.5,
+            "part_scales": {"eyes": 0.5},
+        },
         {"name": "Tom", "identity": tom, "borrow": {"eyes": 0}, "parts": {"mouth": "a wide mouth"}},
     ]
     last = generated(actions, {"people": people}, {**FEW, "prompt": "two people"}, {"boxes": boxes})[-1]
@@ -141,7 +147,7 @@ def test_several_people_in_boxes_with_words_strengths_and_borrowed_parts(
     a, b = (Identity.from_bytes(base64.b64decode(text)) for text in (ada["identity"], tom))
     asked = {
         "regions": boxes, "person_prompts": ["a woman in a red dress", ""], "person_scales": [1.5, 1.0],
-        "parts": [{}, {"mouth": "a wide mouth"}],
+        "parts": [{}, {"mouth": "a wide mouth"}], "part_scales": [{"eyes": 0.5}, {}],
     }  # fmt: skip
     python = studio([a, b.with_parts(eyes=a)], **{**FEW, "prompt": "two people"}, **asked)
     assert base64.b64decode(last["pictures"][0]["b64_json"]) == python.to_png(0)

@@ -106,7 +106,7 @@ class Actions:
 
         Args:
             client: whose browser it is.
-            people: {"people": [{"name", "identity", "words", "scale", "parts", "borrow"}]}; "borrow" names for a part
+            people: {"people": [{"name", "identity", "words", "scale", "parts", "part_scales", "borrow"}]}; "borrow" names for a part
                 the number of the person whose it is.
             picture: {"image", "mask": files in base64 or None, "boxes": one or None for each person}.
             settings: other arguments of a `Request`; those that are None are the preset's.
@@ -249,6 +249,9 @@ def _of_people(people: Sequence[Mapping[str, Any]], names: Sequence[str], boxes:
     parts = [_said_of_parts(person) for person in people]
     if any(parts):
         found["parts"] = parts if len(people) > 1 else parts[0]
+    strengths = [dict(_mapping(person.get("part_scales"), "the strengths of parts")) for person in people]
+    if any(strengths):
+        found["part_scales"] = strengths if len(people) > 1 else strengths[0]
     return found
 
 

@@ -18,6 +18,7 @@ LABELS: Mapping[str, str] = {
     "strength": "How much is redrawn",
     "face_text": "Sentence about the face",
     "parts": "Words for parts",
+    "part_scales": "Strength of parts",
     "regions": "Boxes",
     "person_prompts": "Words about a person",
     "person_scales": "Strength of a person",

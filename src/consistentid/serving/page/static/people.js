@@ -24,6 +24,7 @@ function publish() {
       words: person.words,
       scale: person.scale,
       parts: { ...person.parts },
+      part_scales: { ...person.partScales },
       borrow: Object.fromEntries(
         Object.entries(person.borrow).map(([part, id]) => [part, people.findIndex((other) => other.id === id)]),
       ),
@@ -64,7 +65,7 @@ function addPerson() {
   count += 1;
   const person = {
     id: count, name: `Person ${count}`, files: [], seen: [], identity: '', visible: null, message: '', notes: [],
-    busy: false, face: null, words: '', scale: 1, parts: {}, borrow: {}, sentence: '',
+    busy: false, face: null, words: '', scale: 1, parts: {}, partScales: {}, borrow: {}, sentence: '',
   };
   people.push(person);
   person.card = make('section', { class: 'cid-card' });
@@ -213,6 +214,16 @@ function details(person, open) {
       if (value) person.parts[part] = value;
       else delete person.parts[part];
     });
+  }
+  for (const part of props.parts) {
+    form.append(labelled(`Strength of the ${part}`, make('input', {
+      type: 'number', min: '0', step: '0.1', placeholder: '1', value: String(person.partScales[part] ?? ''),
+      onchange: (event) => {
+        if (event.target.value === '') delete person.partScales[part];
+        else person.partScales[part] = Number(event.target.value);
+        publish();
+      },
+    })));
   }
   const others = people.filter((other) => other !== person && other.identity);
   if (others.length) {

@@ -73,6 +73,11 @@ function commandOf(run, picture) {
       line.push(`--part ${quoted(`${all.length > 1 ? `${number + 1}:` : ''}${part}=${words}`)}`);
     }
   });
+  [].concat(said.part_scales || []).forEach((scales, number, all) => {
+    for (const [part, scale] of Object.entries(scales)) {
+      line.push(`--part-scale ${quoted(`${all.length > 1 ? `${number + 1}:` : ''}${part}=${scale}`)}`);
+    }
+  });
   if (run.before) line.push('--image PICTURE');
   if (run.masked) line.push('--mask MASK');
   return line.join(' ');
