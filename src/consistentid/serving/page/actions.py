@@ -106,8 +106,8 @@ class Actions:
 
         Args:
             client: whose browser it is.
-            people: {"people": [{"name", "identity", "words", "scale", "parts", "part_scales", "borrow"}]}; "borrow" names for a part
-                the number of the person whose it is.
+            people: {"people": [{"name", "identity", "words", "scale", "parts", "part_scales", "borrow"}]}; "borrow"
+                names for a part the number of the person whose it is.
             picture: {"image", "mask": files in base64 or None, "boxes": one or None for each person}.
             settings: other arguments of a `Request`; those that are None are the preset's.
 

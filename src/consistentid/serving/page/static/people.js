@@ -217,7 +217,7 @@ function details(person, open) {
   }
   for (const part of props.parts) {
     form.append(labelled(`Strength of the ${part}`, make('input', {
-      type: 'number', min: '0', step: '0.1', placeholder: '1', value: String(person.partScales[part] ?? ''),
+      type: 'number', min: '0', max: '2', step: '0.1', placeholder: '1', value: String(person.partScales[part] ?? ''),
       onchange: (event) => {
         if (event.target.value === '') delete person.partScales[part];
         else person.partScales[part] = Number(event.target.value);
