@@ -179,6 +179,13 @@ def test_what_a_folder_lacks_is_not_blamed_on_the_network(tmp_path: Path, monkey
     assert "connect" not in str(told.value)
 
 
+def test_an_image_processor_of_another_size_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    shutil.copytree(tiny.preset() / "image_encoder", tmp_path / "encoder")
+    (tmp_path / "encoder/preprocessor_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="makes pictures of 224x224 pixels, and the network reads 32x32; get its"):
+        studio(image_encoder=tmp_path / "encoder").identify(tiny.portrait())
+
+
 def test_a_tokenizer_that_does_not_say_where_its_encoder_ends(tmp_path: Path, who: Identity) -> None:
     shutil.copytree(tiny.preset(), tmp_path / "open")
     (tmp_path / "open/base/tokenizer/tokenizer_config.json").write_text("{}")

@@ -229,7 +229,14 @@ def load_image_encoder(network: Network, dtype: torch.dtype, clip_dim: int | Non
     )
     check_network(model, report["missing_keys"], f"image_encoder: {network}")
     check_width("image_encoder", network, "features", model.config.hidden_size, clip_dim)
-    return model.eval().requires_grad_(False), CLIPImageProcessorPil.from_pretrained(source, **options)
+    processor = CLIPImageProcessorPil.from_pretrained(source, **options)
+    made, side = dict(processor.crop_size), model.config.image_size
+    if (made.get("height"), made.get("width")) != (side, side):
+        raise CheckpointError(
+            f"image_encoder: {network}: its preprocessor_config.json makes pictures of {made.get('height')}x"
+            f"{made.get('width')} pixels, and the network reads {side}x{side}; get its files again"
+        )
+    return model.eval().requires_grad_(False), processor
 
 
 def check_width(role: str, network: Network, what: str, found: int, wanted: int | None) -> None:
