@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from consistentid.errors import CancelledError, NoFaceError
 from consistentid.serving.limits import Limits
-from consistentid.serving.queue import Job, Queue
+from consistentid.serving.queue import Job, Queue, Share
 from consistentid.serving.refusal import RefusedError
 
 
@@ -43,7 +45,7 @@ def make() -> Iterator[Callable[..., Queue]]:
 
 
 def wait(job: Job) -> Job:
-    for _ in range(1000):
+    for _ in range(24_000):
         if job.finished:
             return job
         time.sleep(0.005)
@@ -53,7 +55,7 @@ def wait(job: Job) -> Job:
 def test_order_bounds_and_places_that_become_free(make: Callable[..., Queue]) -> None:
     queue, gate = make(waiting=2, waiting_per_client=2), Gate()
     running = queue.submit("x", "ada", gate)
-    assert gate.began.wait(5)
+    assert gate.began.wait(120)
     second = queue.submit("x", "ada", lambda job: 2)
     with pytest.raises(RefusedError, match="of this client") as refused:
         queue.submit("x", "ada", lambda job: 3)
@@ -73,7 +75,7 @@ def test_order_bounds_and_places_that_become_free(make: Callable[..., Queue]) ->
 def test_what_runs_is_cancelled_and_what_is_late_is_given_up(make: Callable[..., Queue]) -> None:
     queue, gate = make(seconds=1), Gate()
     running = queue.submit("x", "ada", gate)
-    assert gate.began.wait(5)
+    assert gate.began.wait(120)
     waiting = queue.submit("x", "ada", lambda job: 1)
     waiting.deadline = 0
     queue.tidy()
@@ -104,3 +106,103 @@ def test_an_error_is_its_jobs_alone_and_says_nothing_of_the_inside(make: Callabl
         assert job.error.status == 500
         assert "secret" not in str(job.error.body())
     assert wait(queue.submit("x", "ada", lambda job: 5)).answer == 5
+
+
+class Together:
+    """Work that jobs do together; it notes with whom, and lasts until it is let go."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.began, self.go = threading.Event(), threading.Event()
+
+    def __call__(self, jobs: Sequence[Job]) -> list[Any]:
+        self.groups.append([job.client for job in jobs])
+        self.began.set()
+        assert self.go.wait(120)
+        return [NoFaceError("no face") if job.client == "nobody" else job.client for job in jobs]
+
+    def alone(self, job: Job) -> Any:
+        return self([job])[0]
+
+    def submit(self, queue: Queue, client: str, key: str = "same", rows: int = 1, most: int = 4) -> Job:
+        return queue.submit("x", client, self.alone, Share(key, most, self, rows))
+
+
+def test_what_suits_is_done_together_until_the_batch_is_full(make: Callable[..., Queue]) -> None:
+    queue, gate, work = make(), Gate(), Together()
+    work.go.set()
+    queue.submit("x", "first", gate)
+    assert gate.began.wait(120)
+    jobs = [
+        work.submit(queue, "ada"),
+        work.submit(queue, "other size", key="other"),
+        work.submit(queue, "tom", rows=2),
+        work.submit(queue, "too many", rows=2),
+        work.submit(queue, "eve"),
+        queue.submit("x", "no batch", lambda job: "no batch"),
+        work.submit(queue, "more than a batch", rows=9),
+        work.submit(queue, "last"),
+    ]
+    gate.go.set()
+    assert [wait(job).answer for job in jobs] == [job.client for job in jobs]
+    assert work.groups == [["ada", "tom", "eve"], ["other size"], ["too many", "last"], ["more than a batch"]]
+
+
+def test_in_a_batch_each_has_its_own_end(make: Callable[..., Queue]) -> None:
+    queue, gate, work = make(waiting_per_client=1), Gate(), Together()
+    queue.submit("x", "first", gate)
+    assert gate.began.wait(120)
+    clients = ["ada", "leaves", "late", "nobody"]
+    ada, leaves, late, nobody = (work.submit(queue, client) for client in clients)
+    gate.go.set()
+    assert work.began.wait(120)
+    assert queue.running == 4
+    queue.cancel(leaves)
+    late.deadline = 0
+    queue.tidy()
+    assert (leaves.state, late.state, ada.state) == ("cancelled", "failed", "running")
+    assert late.error is not None
+    assert late.error.status == 504
+    again = queue.submit("x", "leaves", lambda job: "has its place again")
+    work.go.set()
+    assert [wait(job).state for job in (ada, nobody, again)] == ["done", "failed", "done"]
+    assert nobody.error is not None
+    assert nobody.error.status == 422
+    assert (leaves.state, leaves.answer, late.answer) == ("cancelled", None, None), "they stay as they ended"
+    assert work.groups == [clients]
+
+
+def test_a_batch_that_breaks_leaves_the_worker_at_work(make: Callable[..., Queue]) -> None:
+    queue, gate = make(), Gate()
+    queue.submit("x", "first", gate)
+    assert gate.began.wait(120)
+
+    def broken(jobs: Sequence[Job]) -> list[Any]:
+        if len(jobs) == 2:
+            return ["too few answers"]
+        raise RuntimeError
+
+    two, three = Share("two", 2, broken), Share("three", 3, broken)
+    jobs = [queue.submit("x", "ada", lambda job: 1, share) for share in (two, two, three, three, three)]
+    gate.go.set()
+    errors = [wait(job).error for job in jobs]
+    assert [error and error.status for error in errors] == [500] * 5
+    assert wait(queue.submit("x", "ada", lambda job: 5)).answer == 5
+
+
+def test_nothing_of_a_job_is_kept_when_it_is_done(make: Callable[..., Queue]) -> None:
+    queue = make()
+
+    class Photo:
+        pass
+
+    photo = Photo()
+    gone = weakref.ref(photo)
+    wait(queue.submit("x", "ada", lambda job, photo=photo: photo))
+    del photo
+    for _ in range(12_000):
+        gc.collect()
+        if gone() is None:
+            return
+        time.sleep(0.01)
+    raise AssertionError("the worker still holds the last job")

@@ -324,6 +324,7 @@ class ConsistentID:
         regions_end: float = 1.0,
         guidance_scale: float = 5.0,
         callback: Callback | None = None,
+        warn: bool = True,
     ) -> dict[str, Any]:
         """Keyword arguments for the attached pipeline's call: `pipe(**cid.inputs(who, "a man in a forest"))`.
 
@@ -354,6 +355,7 @@ class ConsistentID:
             guidance_scale: as in the pipeline's call, returned with the rest so that both agree whether guidance is on.
             callback: your own `callback_on_step_end`, called after ours with "latents", or with the tensors its
                 `tensor_inputs` name.
+            warn: tell what is left out of facial sentences.
 
         Returns:
             `prompt_embeds`, `ip_adapter_image_embeds`, `callback_on_step_end` with its tensor inputs and
@@ -388,9 +390,8 @@ class ConsistentID:
         for text in (negatives or []) if guided else []:
             check_length(text, count, limit, "negative_prompt")
         spans = self._spans(pipe, prompts, people, in_regions=where is not None, apart=apart)
-        for row in spans:
-            for span in row:
-                _warn_if_cut(span.text, limit)
+        for span in (span for row in spans if warn for span in row):
+            _warn_if_cut(span.text, limit)
 
         texts, tokens = self._write(pipe, spans, identities, negatives, guided, regions_end)
         layout = None
@@ -432,6 +433,7 @@ class ConsistentID:
         person_prompts: str | Sequence[str] | None = None,
         face_text: str | Sequence[str | None] | None = None,
         parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
+        warn: bool = False,
     ) -> list[FacialText]:
         """What the text encoders read of each prompt, and which words of it are fused; `inputs` says what is what.
 
@@ -441,7 +443,10 @@ class ConsistentID:
         """
         pipe = self.check_attached()
         people = gather(_people(identity), person_prompts=person_prompts, face_text=face_text, parts=parts)
-        return [row[0].text for row in self._spans(pipe, prompts, people, in_regions=False, apart=False)]
+        texts = [row[0].text for row in self._spans(pipe, prompts, people, in_regions=False, apart=False)]
+        for text in texts if warn else ():
+            _warn_if_cut(text, encoding.context_length(pipe))
+        return texts
 
     def add_controlnet(self, controlnet: Any) -> None:
         """Lets a ControlNet that the attached pipeline does not have read the texts of several people; see `attach`.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from os import PathLike
 from typing import Any
@@ -50,7 +50,7 @@ from consistentid.pipeline.places import faces_in, regions_of
 from consistentid.pipeline.portraits import Portraits
 from consistentid.pipeline.repair import STRENGTH, Repaired, face_mask, is_small
 from consistentid.pipeline.request import SEEDS, Request, Step
-from consistentid.pipeline.sampling import Sampler, report
+from consistentid.pipeline.sampling import Sampled, Sampler, report
 from consistentid.presets.clip_pair import ClipEncoder, clip_of_preset
 from consistentid.presets.loading import (
     check_width,
@@ -373,20 +373,92 @@ class ConsistentIDPipeline:
                 if len(people) > 1 and request.regions is None
                 else [self._sample(request)]
             )
-            made = Portraits.together([batch.portraits for batch in batches])
-            drawn = [picture for batch in batches for picture in batch.pictures]
-            report(request, Step("scoring", len(made), len(made)))
+            return self._finished(request, batches)
+
+    @ordinary_tensors()
+    def generate_batch(
+        self,
+        requests: Sequence[Request],
+        around: Callable[[int], AbstractContextManager[Any]] = lambda _: nullcontext(),
+    ) -> list[Portraits | Exception]:
+        """The pictures of several requests, each of its own person, sampled in one batch, which is faster.
+
+        They are those of `generate` up to rounding: sums are added up in another order, so single values of a picture
+        may differ by a level. One request alone is exactly `generate`.
+
+        Args:
+            requests: all of one `Request.batch_key`, which is not None.
+            around: called with the number of a request; what concerns it alone, its warnings among it, happens
+                within the context that it returns.
+
+        Returns:
+            Of each request its portraits, or its error: one that fails or is cancelled does not hurt the others.
+
+        Raises:
+            InputError: the requests cannot be sampled in one batch.
+        """
+        defaults = self.preset.settings
+        if len(requests) > 1 and (len(keys := {one.batch_key(defaults) for one in requests}) > 1 or None in keys):
+            raise InputError(
+                "these requests cannot be sampled in one batch; give such of the same Request.batch_key, or one alone"
+            )
+        found: dict[int, Portraits | Exception] = {}
+
+        def attempt(number: int, work: Callable[[], Portraits | None]) -> None:
             try:
-                made = self._judged(made, drawn, request)
-            except Exception as error:  # whatever it is, finished pictures are not lost to it
-                if isinstance(error, CancelledError):
-                    raise
-                warnings.warn(
-                    f"the likeness could not be measured ({first_line(error)}); all {len(made)} pictures are kept"
-                    " without it",
-                    stacklevel=3,
-                )
-                return made
+                with around(number):
+                    made = work()
+            except Exception as error:  # of this one alone
+                found[number] = error
+            else:
+                if made is not None:
+                    found[number] = made
+
+        def check(request: Request) -> None:
+            self._people(request)
+            self._checked_analyzer()
+            self.sampler.check(request)
+
+        with self._at_work():
+            if len(requests) > 1:
+                for number, request in enumerate(requests):
+                    attempt(number, partial(check, request))
+            together = [number for number in range(len(requests)) if number not in found]
+            drawn: list[Sampled | Exception] = []
+            if len(together) > 1:
+                try:
+                    drawn = self.sampler.sample_together([requests[number] for number in together], defaults)
+                except CancelledError as error:
+                    drawn = [error] * len(together)
+                except Exception:  # it is not known whose fault it was, so each has its own chance
+                    drawn = []
+            for place, number in enumerate(together):
+                sampled = drawn[place] if drawn else None
+                if isinstance(sampled, Exception):
+                    found[number] = sampled
+                elif sampled:
+                    batch = self._batch(requests[number], sampled)
+                    attempt(number, partial(self._finished, requests[number], [batch], stacklevel=5))
+                else:
+                    attempt(number, partial(self.generate, requests[number]))
+        return [found[number] for number in range(len(requests))]
+
+    def _finished(self, request: Request, batches: Sequence[_Batch], stacklevel: int = 4) -> Portraits:
+        """The pictures of a request with their likeness, the best of them where it asks for the best."""
+        made = Portraits.together([batch.portraits for batch in batches])
+        drawn = [picture for batch in batches for picture in batch.pictures]
+        report(request, Step("scoring", len(made), len(made)))
+        try:
+            made = self._judged(made, drawn, request)
+        except Exception as error:  # whatever it is, finished pictures are not lost to it
+            if isinstance(error, CancelledError):
+                raise
+            warnings.warn(
+                f"the likeness could not be measured ({first_line(error)}); all {len(made)} pictures are kept"
+                " without it",
+                stacklevel=stacklevel,
+            )
+            return made
         if not request.best_of:
             return made
         order: list[int] = []
@@ -489,8 +561,10 @@ class ConsistentIDPipeline:
 
     def _sample(self, request: Request) -> _Batch:
         """The pictures, and of each what was sampled, which with a mask is a part of it."""
+        return self._batch(request, self.sampler.sample(request, self.preset.settings))
+
+    def _batch(self, request: Request, out: Sampled) -> _Batch:
         record = self._record(request)
-        out = self.sampler.sample(request, self.preset.settings)
         prompts, seeds = [row.prompt for row in out.rows], [row.seed for row in out.rows]
         unknown = [math.nan] * len(seeds)
         return _Batch(

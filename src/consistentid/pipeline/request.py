@@ -301,6 +301,25 @@ class Request:
             )
         return settings
 
+    def batch_key(self, defaults: Settings) -> tuple[Any, ...] | None:
+        """What requests must have in common to be sampled in one batch, each row its own person; None = only alone.
+
+        Prompts, negative prompts, people, what is said of them, merge points and seeds differ from row to row. Steps,
+        guidance, strength and size are those of the whole call. Pictures that are given, people in regions and the base
+        alone take calls of another kind.
+
+        Args:
+            defaults: what the request leaves open.
+
+        Raises:
+            ArgumentError: see `settings`.
+        """
+        if self.base_alone or self.regions is not None or len(self.people) > 1 or any(self.pictures):
+            return None
+        settings = self.settings(defaults)
+        shared = ("steps", "guidance_scale", "scale", "width", "height", "batch_size")
+        return tuple(getattr(settings, name) for name in shared)
+
     def with_settings(self, overrides: Mapping[str, Any]) -> Self:
         """The same request with settings by their names in `Settings`, such as ``{"steps": 10}``."""
         arguments = {setting: argument for argument, setting in _SETTINGS.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,6 +134,96 @@ class Sampler:
         images = [canvas.paste(window, image, mask) for window in windows]
         return Sampled(rows, windows, images, withheld, request.places)
 
+    def forget(self) -> None:
+        """Lets go of the inputs that were made of identities and texts."""
+        self._inputs.clear()
+
+    def check(self, request: Request) -> None:
+        """Makes sure that the texts of a request of one person fit the base, as `sample` does, and warns as it does.
+
+        Raises:
+            PromptTooLongError, PipelineError: see `ConsistentID.inputs`.
+        """
+        _check_base(self.pipe, request)
+        self._facial_texts(request, request.prompts, warn=True)
+
+    def sample_together(self, requests: Sequence[Request], defaults: Settings) -> list[Sampled | Exception]:
+        """The pictures of several requests in one batch, each row with its own person.
+
+        Args:
+            requests: of one `Request.batch_key`, which went through `check`; two or more.
+            defaults: what they leave open.
+
+        Returns:
+            What `sample` returns of each, up to rounding, or the error of a request that was cancelled or whose
+            pictures are no numbers: the others are not hurt.
+
+        Raises:
+            CancelledError: all of them were cancelled.
+        """
+        pipe, native = self.pipe, self.native_size
+        settings = requests[0].settings(defaults)
+        size = settings.width or native[0], settings.height or native[1]
+        rows = [request.rows() for request in requests]
+        flat = [(request, row) for request, own in zip(requests, rows, strict=True) for row in own]
+        watches = [_Watch(request, len(own), pipe) for request, own in zip(requests, rows, strict=True)]
+        ends = list(itertools.accumulate(len(own) for own in rows))
+        places = [slice(end - len(own), end) for end, own in zip(ends, rows, strict=True)]
+        broken: dict[int, CancelledError] = {}
+
+        def tell(each: Callable[[int], None]) -> None:
+            for number in range(len(requests)):
+                if number not in broken:
+                    try:
+                        each(number)
+                    except CancelledError as error:
+                        broken[number] = error
+            if len(broken) == len(requests):
+                raise CancelledError(f"all {len(requests)} requests of the batch were cancelled")
+
+        def begin(number: int) -> None:
+            texts = self._texts(requests[number], rows[number])
+            watches[number].begin(range(len(rows[number])), texts, size)
+
+        def after_step(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            tell(lambda number: watches[number].after_step(pipe, step, tensors["latents"][places[number]]))
+            return {}
+
+        with _hooks_freed(pipe):
+            tell(begin)
+            self.adapter.scale = settings.scale
+            negatives = [request.settings(defaults).negative_prompt for request, _ in flat]
+            inputs = self.adapter.inputs(
+                [request.people[0] for request, _ in flat],
+                [row.prompt for _, row in flat],
+                negatives if any(negatives) else None,
+                person_prompts=[request.of_each("person_prompts")[0] or "" for request, _ in flat],
+                face_text=[request.of_each("face_text")[0] for request, _ in flat],
+                parts=[request.of_each("parts")[0] for request, _ in flat],
+                merge_at=[_only(request.merges(request.settings(defaults))) for request, _ in flat],
+                guidance_scale=settings.guidance_scale,
+                warn=False,  # `check` has told each
+            )
+            merge = replace(inputs["callback_on_step_end"], callback=after_step)
+            output = pipe(
+                **inputs | {"callback_on_step_end": merge, "callback_on_step_end_tensor_inputs": merge.tensor_inputs},
+                width=size[0],
+                height=size[1],
+                num_inference_steps=settings.steps,
+                output_type="pt",
+                generator=[torch.Generator("cpu").manual_seed(row.seed) for _, row in flat],
+            )
+        withheld = getattr(output, "nsfw_content_detected", None) or [False] * len(flat)
+        found: list[Sampled | Exception] = []
+        for number, (own, place) in enumerate(zip(rows, places, strict=True)):
+            try:
+                images = _pictures(pipe, output.images[place], own)
+            except PipelineError as error:
+                found.append(broken.get(number, error))
+                continue
+            found.append(broken.get(number, Sampled(own, images, images, list(withheld[place]))))
+        return found
+
     def _call(
         self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: _Watch
     ) -> Any:
@@ -184,15 +275,18 @@ class Sampler:
         if request.regions is not None:  # there each prompt is read alone, too, and once for each person
             return tuple(FacialText.of(row.prompt) for row in batch)
         prompts = list(dict.fromkeys(row.prompt for row in batch))
-        found = self.adapter.facial_texts(
+        texts = dict(zip(prompts, self._facial_texts(request, prompts), strict=True))
+        return tuple(texts[row.prompt] for row in batch)
+
+    def _facial_texts(self, request: Request, prompts: Sequence[str], *, warn: bool = False) -> list[FacialText]:
+        return self.adapter.facial_texts(
             request.people,
             prompts,
             person_prompts=request.person_prompts,
             face_text=request.face_text,
             parts=request.parts,
+            warn=warn,
         )
-        texts = dict(zip(prompts, found, strict=True))
-        return tuple(texts[row.prompt] for row in batch)
 
     def _pipe_for(self, request: Request) -> Any:
         """The pipeline that takes what is given; it shares all networks with `pipe`."""
@@ -240,6 +334,11 @@ class Sampler:
         while len(self._inputs) > _REMEMBERED:
             self._inputs.popitem(last=False)
         return self._inputs[key]
+
+
+def _only(value: float | list[float]) -> float:
+    """What is said of a single person, as one or as a list of one."""
+    return value[0] if isinstance(value, list) else value
 
 
 def _hashable(value: Any) -> Any:

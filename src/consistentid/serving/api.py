@@ -196,7 +196,8 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
             files = [await uploaded(form, "photo", "photo[]")]
             kept = form.get("identity")
             sent = None if kept is None or isinstance(kept, str) else await kept.read()
-            known = {"request": "JSON", "face_index": "a number", "background": "true or false"}
+            truths = dict.fromkeys(("alone", "background"), "true or false")
+            known = {"request": "JSON", "face_index": "a number", **truths}
             if isinstance(kept, str):
                 known["identity"] = "a token, or a file"
             texts = text_fields(form, known, ("photo", "photo[]", *(("identity",) if sent is not None else ())))
@@ -206,10 +207,10 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
             "identity": () if identity is None else (identity,),
             "photos": files[0],
             "face_index": whole_number("face_index", texts.get("face_index")),
-            "background": truth("background", texts.get("background")),
+            **{name: truth(name, texts.get(name)) for name in truths},
         }
     values = await read_json(http)
-    known_names = ("request", "identity", "photos", "face_index", "background")
+    known_names = ("request", "identity", "photos", "face_index", "alone", "background")
     if unknown := [name for name in values if name not in known_names]:
         raise RefusedError(
             400, "unknown_field", f"unknown field {unknown[0][:60]!r}; known are {', '.join(known_names)}"
@@ -225,7 +226,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
         "identity": people,
         "photos": [from_base64(photo, f"photo {number}") for number, photo in enumerate(photos, 1)],
         "face_index": whole_number("face_index", values.get("face_index")),
-        "background": truth("background", values.get("background")),
+        **{name: truth(name, values.get(name)) for name in ("alone", "background")},
     }
 
 

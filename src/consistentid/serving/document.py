@@ -16,6 +16,10 @@ TEXT: Schema = {"type": "string"}
 INTEGER: Schema = {"type": "integer"}
 NUMBER: Schema = {"type": "number"}
 BOOLEAN: Schema = {"type": "boolean"}
+ALONE = BOOLEAN | {
+    "description": "sample it by itself: the same bytes whatever else the service does, but later",
+    "default": False,
+}
 EXAMPLE = {"prompt": "a woman in a red hat on a beach", "num_images_per_prompt": 2, "seed": 7}
 
 
@@ -141,6 +145,7 @@ def portraits_json() -> Schema:
             },
             "photos": listed(BASE64),
             "face_index": INTEGER,
+            "alone": ALONE,
             "background": BOOLEAN | {"description": "answer at once with a job", "default": False},
         },
         "request",
@@ -156,6 +161,7 @@ def portraits_form() -> Schema:
             "photo": listed(FILE),
             "identity": {"anyOf": [TEXT, FILE]},
             "face_index": INTEGER,
+            "alone": ALONE,
             "background": BOOLEAN,
         },
         "request",

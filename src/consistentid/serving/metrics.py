@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,6 +27,10 @@ class Metrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.jobs = Counter("consistentid_jobs", "Work by its outcome", ["kind", "state"], registry=self.registry)
+        self.together = Histogram(
+            "consistentid_together", "Requests that were done together", ["kind"],
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16), registry=self.registry,
+        )  # fmt: skip
         self.pictures = Counter("consistentid_pictures", "Pictures made", registry=self.registry)
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
@@ -38,6 +42,10 @@ class Metrics:
         self.jobs.labels(job.kind, job.state).inc()
         if job.kind == "portraits" and job.state == "done":
             self.pictures.inc(len(job.answer["pictures"]))
+
+    def observe_taken(self, jobs: Sequence[Job]) -> None:
+        """Jobs are done together."""
+        self.together.labels(jobs[0].kind).observe(len(jobs))
 
     def text(self) -> bytes:
         """In the format of Prometheus."""

@@ -12,12 +12,11 @@ _thread = threading.local()
 
 
 @contextmanager
-def collected() -> Iterator[list[str]]:
-    """The warnings of this thread, while `routed` is in force; others may collect theirs at the same time."""
-    found: list[str] = []
-    _thread.notes = found
+def collected(notes: list[str]) -> Iterator[None]:
+    """The warnings of this thread go there, while `routed` is in force; others may collect theirs at the same time."""
+    _thread.notes = notes
     try:
-        yield found
+        yield
     finally:
         _thread.notes = None
 

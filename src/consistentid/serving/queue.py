@@ -1,4 +1,4 @@
-"""One worker, which samples, and the bounded queue before it."""
+"""One worker, which samples, and the bounded queue before it; what may be sampled together is taken together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,27 @@ from consistentid.serving.refusal import RefusedError, refusal_of
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
+@dataclass(frozen=True)
+class Share:
+    """How a job may be done together with others of any client: with those of the same `key`.
+
+    Attributes:
+        key: what they must have in common.
+        most: how many rows are done together, at most; also the same for all.
+        work: called with the jobs, in order of arrival; returns of each the answer, or the error that is its alone.
+        rows: how many of them are this job's.
+    """
+
+    key: Hashable
+    most: int
+    work: Callable[[Sequence[Job]], Sequence[Any]]
+    rows: int = 1
+
+    def suits(self, other: Share | None) -> bool:
+        """Whether both may be done together."""
+        return other is not None and (self.key, self.most, self.work) == (other.key, other.most, other.work)
+
+
 @dataclass(eq=False)
 class Job:
     """Something for the worker to do.
@@ -27,6 +48,7 @@ class Job:
         kind: what it is, for logs and metrics.
         client: whose it is.
         work: called by the worker with this job; returns the answer.
+        share: with whom it may be done together.
         deadline: `time.monotonic()` after which nobody wants it any more.
         id: not to be guessed.
         state: where it is.
@@ -40,6 +62,7 @@ class Job:
     client: str
     work: Callable[[Job], Any]
     deadline: float
+    share: Share | None = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     state: State = "queued"
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -66,17 +89,27 @@ class Job:
 
 
 class Queue:
-    """Jobs in order of arrival, and the thread that does them one by one.
+    """Jobs in order of arrival, and the thread that does them: one by one, or those together that may be.
+
+    When the worker is free it takes the job that has waited longest and, of those behind it, the ones that suit it,
+    until the batch is full. Nobody waits for company. A job that is cancelled or late is at its end at once, also in
+    the midst of a batch, whose others go on; one that is done alone frees the worker at its next step.
 
     Args:
         limits: how many wait, and how long.
         observe: called with each job at its end.
+        taken: called with the jobs that are done together, or with the one alone, before they are.
     """
 
-    def __init__(self, limits: Limits, observe: Callable[[Job], object]) -> None:
-        self._limits, self._observe = limits, observe
+    def __init__(
+        self,
+        limits: Limits,
+        observe: Callable[[Job], object],
+        taken: Callable[[Sequence[Job]], object] = lambda _: None,
+    ) -> None:
+        self._limits, self._observe, self._observe_taken = limits, observe, taken
         self._waiting: deque[Job] = deque()
-        self._running: Job | None = None
+        self._running: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
         self._seconds = 2.0  # a job takes, running mean
@@ -87,22 +120,23 @@ class Queue:
         return len(self._waiting)
 
     @property
-    def running(self) -> Job | None:
-        """What the worker does."""
-        return self._running
+    def running(self) -> int:
+        """How many jobs the worker does at this moment."""
+        return len(self._running)
 
-    def submit(self, kind: str, client: str, work: Callable[[Job], Any]) -> Job:
+    def submit(self, kind: str, client: str, work: Callable[[Job], Any], share: Share | None = None) -> Job:
         """Puts work into the queue.
 
         Raises:
             RefusedError: 429, the queue is full or holds too much of this client; 503 after `close`.
         """
-        job = Job(kind, client, work, time.monotonic() + self._limits.seconds)
+        job = Job(kind, client, work, time.monotonic() + self._limits.seconds, share)
         with self._changed:
             if self._closed:
                 raise RefusedError(503, "closing", "the service is being stopped; try again later", 10)
             self._drop_late()
-            own = sum(other.client == client for other in (*self._waiting, *filter(None, [self._running])))
+            theirs = [other for other in (*self._waiting, *self._running) if other.client == client]
+            own = sum(not other.finished for other in theirs)
             if len(self._waiting) >= self._limits.waiting:
                 raise self._full(f"{len(self._waiting)} requests are waiting, and no more may")
             if own >= self._limits.waiting_per_client:
@@ -114,19 +148,18 @@ class Queue:
     def position(self, job: Job) -> int:
         """How many are before it, the running one included; 0 when it is that, or finished."""
         with self._changed:
-            return self._waiting.index(job) + (self._running is not None) if job in self._waiting else 0
+            return self._waiting.index(job) + len(self._running) if job in self._waiting else 0
 
     def cancel(self, job: Job) -> None:
-        """Frees a waiting job's place at once; a running one ends at its next step."""
-        job._stop.set()
+        """Ends a job at once, and frees its place; the worker leaves a running one at its next step."""
         with self._changed:
+            job._stop.set()
             if job in self._waiting:
                 self._waiting.remove(job)
-                job.end("cancelled", error=refusal_of(CancelledError()))
-                self._observe(job)
+            self._end(job, "cancelled", error=refusal_of(CancelledError()))
 
     def tidy(self) -> None:
-        """Gives up what has waited too long."""
+        """Gives up what takes too long."""
         with self._changed:
             self._drop_late()
 
@@ -134,9 +167,9 @@ class Queue:
         """Cancels everything and waits for the worker."""
         with self._changed:
             self._closed = True
-            running = self._running
+            jobs = [*self._waiting, *self._running]
             self._changed.notify_all()
-        for job in [*self._waiting, *filter(None, [running])]:
+        for job in jobs:
             self.cancel(job)
         self._thread.join(seconds)
 
@@ -145,10 +178,17 @@ class Queue:
         return RefusedError(429, "busy", f"{reason}; try again in about {seconds} s", seconds)
 
     def _drop_late(self) -> None:
-        for job in [job for job in self._waiting if job.stopped()]:
-            self._waiting.remove(job)
-            job.end("failed", error=self._late())
-            self._observe(job)
+        for job in [job for job in (*self._waiting, *self._running) if job.stopped()]:
+            if job in self._waiting:
+                self._waiting.remove(job)
+            self._failed(job, CancelledError())
+
+    def _end(self, job: Job, state: State, answer: Any = None, error: RefusedError | None = None) -> None:
+        with self._changed:
+            if job.finished:  # the client left, or it was too late, while the worker was at it
+                return
+            job.end(state, answer, error)
+        self._observe(job)
 
     def _late(self) -> RefusedError:
         return RefusedError(
@@ -156,37 +196,62 @@ class Queue:
         )
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._running = None
-                while not self._waiting and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    return
-                self._drop_late()
-                if not self._waiting:
-                    continue
-                job = self._running = self._waiting.popleft()
-            job.state = "running"
-            began = time.monotonic()
-            try:
-                answer = job.work(job)
-            except Exception as error:  # whatever it is, the next job is done
-                self._failed(job, error)
+        while not self._closed:
+            self._step()
+
+    def _step(self) -> None:
+        """Waits for jobs and does them. What is known of them is known in here alone, and so is gone with them."""
+        jobs = self._taken()
+        began = time.monotonic()
+        for job, answer in zip(jobs, self._done(jobs), strict=True):
+            if isinstance(answer, Exception):
+                self._failed(job, answer)
             else:
-                self._seconds += 0.2 * (time.monotonic() - began - self._seconds)
-                job.end("done", answer)
+                self._end(job, "done", answer)
             job.previews = []
-            self._observe(job)
+        with self._changed:
+            self._running = []
+            if jobs:
+                self._seconds += 0.2 * ((time.monotonic() - began) / len(jobs) - self._seconds)
+
+    def _taken(self) -> list[Job]:
+        """Waits for a job; takes the one that has waited longest, and those that are done together with it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._drop_late()
+            if not self._waiting or self._closed:
+                return []
+            self._running = self._together(self._waiting.popleft())
+            for job in self._running:
+                job.state = "running"
+            self._observe_taken(self._running)
+            return self._running
+
+    def _together(self, first: Job) -> list[Job]:
+        jobs, rows = [first], first.share.rows if first.share else 0
+        for job in [job for job in self._waiting if first.share and first.share.suits(job.share)]:
+            if first.share and job.share and rows + job.share.rows <= first.share.most:
+                rows += job.share.rows
+                jobs.append(job)
+                self._waiting.remove(job)
+        return jobs
+
+    def _done(self, jobs: list[Job]) -> Sequence[Any]:
+        """Of each job the answer or the error; whatever it is, the next job is done."""
+        try:
+            if len(jobs) > 1 and (share := jobs[0].share):
+                answers = list(share.work(jobs))
+                return answers if len(answers) == len(jobs) else [RuntimeError("answers are missing")] * len(jobs)
+            return [job.work(job) for job in jobs]
+        except Exception as error:
+            return [error] * len(jobs)
 
     def _failed(self, job: Job, error: Exception) -> None:
         if isinstance(error, CancelledError):
-            if job._stop.is_set():
-                job.end("cancelled", error=refusal_of(error))
-            else:
-                job.end("failed", error=self._late())
+            late = not job._stop.is_set()
+            self._end(job, "failed" if late else "cancelled", error=self._late() if late else refusal_of(error))
             return
         refusal = refusal_of(error)
         if refusal.status >= 500:
             unexpected(job.kind, error)
-        job.end("failed", error=refusal)
+        self._end(job, "failed", error=refusal)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from consistentid.errors import CancelledError, CheckpointError, ConsistentIDError
@@ -18,14 +18,15 @@ from consistentid.serving.limits import Limits
 from consistentid.serving.logs import event
 from consistentid.serving.metrics import Metrics
 from consistentid.serving.notes import collected, routed
-from consistentid.serving.queue import Job, Queue
+from consistentid.serving.queue import Job, Queue, Share
 from consistentid.serving.refusal import RefusedError
 from consistentid.serving.uploads import check_picture, from_base64
 
 if TYPE_CHECKING:  # all of these import torch, and the service answers before that is done
     from consistentid.adapter.identity import Identity
     from consistentid.pipeline.pipeline import ConsistentIDPipeline
-    from consistentid.pipeline.request import Step
+    from consistentid.pipeline.portraits import Portraits
+    from consistentid.pipeline.request import Request, Step
     from consistentid.presets.settings import Settings
     from consistentid.provenance.marks import Provenance
 
@@ -57,9 +58,9 @@ class Service:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._routes = ExitStack()
-        self.queue = Queue(self.limits, self.metrics.observe)
+        self.queue = Queue(self.limits, self.metrics.observe, self.metrics.observe_taken)
         self.metrics.gauge("queue_waiting", "Requests that wait", lambda: len(self.queue))
-        self.metrics.gauge("queue_running", "Requests that are worked on", lambda: self.queue.running is not None)
+        self.metrics.gauge("queue_running", "Requests that are worked on", lambda: self.queue.running)
         self.metrics.gauge("ready", "Whether the weights are loaded", lambda: self.state == "ready")
 
     # ------------------------------------------------------------------------------------------------- start and stop
@@ -134,7 +135,8 @@ class Service:
         self._check_photos(photos)
 
         def work(job: Job) -> dict[str, Any]:
-            with collected() as notes:
+            notes: list[str] = []
+            with collected(notes):
                 sights = studio.look(*photos, face_index=face_index, skip_bad=skip_bad)
                 if job.stopped():
                     raise CancelledError("cancelled after the photos were looked at")
@@ -218,9 +220,10 @@ class Service:
         identity: Sequence[str] = (),
         photos: Sequence[bytes] = (),
         face_index: int | None = None,
+        alone: bool = False,
         keep: bool = False,
     ) -> Job:
-        """A job whose answer is portraits.
+        """A job whose answer is portraits; they may be sampled together with those of other jobs.
 
         Args:
             client: whose it is.
@@ -228,6 +231,7 @@ class Service:
             identity: see `identity_of`, one for each person; or `photos` of one; or neither with ``base_alone``.
             photos: files.
             face_index: which face of them.
+            alone: whether it is sampled by itself, which gives the same bytes whatever else is asked for.
             keep: whether the answer is fetched later, by `job`.
 
         Raises:
@@ -239,7 +243,7 @@ class Service:
         if len(identity) > self.limits.photos:
             raise RefusedError(400, "over_limit", f"{len(identity)} people; at most {self.limits.photos}")
         people = [self.identity_of(client, given) for given in identity]
-        self._check_request(values, people, studio.preset.settings)
+        whole = self._check_request(values, people, studio.preset.settings)
         for person in people:
             person.check_networks(studio.adapter.spec.networks)
         if photos:
@@ -247,36 +251,13 @@ class Service:
         elif not people and not values.get("base_alone"):
             raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
 
-        def work(job: Job) -> dict[str, Any]:
-            from consistentid.pipeline.request import Request
-
-            with collected() as notes:
-                # only now the pictures are decoded: those of all who wait would fill the memory
-                known = people or ([studio.identify(*photos, face_index=face_index)] if photos else [])
-                if job.stopped():
-                    raise CancelledError("cancelled after the photos were looked at")
-                report = _Reporter(job, replace(studio.provenance, signer=None))
-                request = Request.from_dict(values, identity=_one_or_all(known), on_step=report, cancelled=job.stopped)
-                self.limits.check_request(request, studio.preset.settings)
-                made = studio.generate(request) if known else studio.sample(request)
-                return {
-                    "pictures": [
-                        {
-                            "b64_json": base64.b64encode(made.to_png(number)).decode(),
-                            "prompt": made.prompts[number],
-                            "seed": made.seeds[number],
-                            "likeness": None if math.isnan(score := made.scores[number]) else score,
-                            "withheld": made.withheld[number],
-                            "width": made.images[number].width,
-                            "height": made.images[number].height,
-                        }
-                        for number in range(len(made))
-                    ],
-                    "record": dict(made.record),
-                    "warnings": notes,
-                }
-
-        job = self.queue.submit("portraits", client, work)
+        work = _Portraying(self, values, people, photos, face_index)
+        key = None if alone or whole is None else whole.batch_key(studio.preset.settings)
+        share = None
+        if key is not None and whole is not None:
+            most = whole.settings(studio.preset.settings).batch_size
+            share = Share(key, most, _portray, len(whole.prompts) * whole.made)
+        job = self.queue.submit("portraits", client, work, share)
         if keep:
             self.tidy()
             with self._lock:
@@ -317,8 +298,10 @@ class Service:
         for number, data in enumerate(photos, 1):
             check_picture(data, f"photo {number}", self.limits.pixels)
 
-    def _check_request(self, values: Mapping[str, Any], people: Sequence[Identity], defaults: Settings) -> None:
-        """Refuses what can be refused before any picture is decoded."""
+    def _check_request(
+        self, values: Mapping[str, Any], people: Sequence[Identity], defaults: Settings
+    ) -> Request | None:
+        """Refuses what can be refused before any picture is decoded; the request, if no pictures belong to it."""
         from consistentid.pipeline.request import Request
 
         regions = values.get("regions")
@@ -332,11 +315,89 @@ class Service:
                 400, "over_limit", f"a text has {longest} characters; at most {self.limits.characters} are allowed"
             )
         if masks:
-            return  # what is said of people can only be checked together with their regions
+            return None  # what is said of people can only be checked together with their regions
         brought = [name for name, _ in given]
         left_out = {*brought, *(name for name, needs in _NEEDED.items() if needs in brought)}
         plain = {name: value for name, value in values.items() if name not in left_out}
-        self.limits.check_request(Request.from_dict(plain, identity=_one_or_all(people)), defaults)
+        request = Request.from_dict(plain, identity=_one_or_all(people))
+        self.limits.check_request(request, defaults)
+        return None if given else request
+
+
+@dataclass(frozen=True)
+class _Portraying:
+    """The work of a job for portraits."""
+
+    service: Service
+    values: Mapping[str, Any]
+    people: Sequence[Identity]
+    photos: Sequence[bytes]
+    face_index: int | None
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        [answer] = _portray([job])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def request(self, job: Job) -> Request:
+        """What is asked for. Only now pictures are decoded: those of all who wait would fill the memory."""
+        from consistentid.pipeline.request import Request
+
+        studio, people = self.service.studio, self.people
+        if self.photos:
+            people = [studio.identify(*self.photos, face_index=self.face_index)]
+        if job.stopped():
+            raise CancelledError("cancelled after the photos were looked at")
+        report = _Reporter(job, replace(studio.provenance, signer=None))
+        request = Request.from_dict(self.values, identity=_one_or_all(people), on_step=report, cancelled=job.stopped)
+        self.service.limits.check_request(request, studio.preset.settings)
+        return request
+
+    def answer(self, made: Portraits) -> dict[str, Any]:
+        """What the client gets."""
+        return {
+            "pictures": [
+                {
+                    "b64_json": base64.b64encode(made.to_png(number)).decode(),
+                    "prompt": made.prompts[number],
+                    "seed": made.seeds[number],
+                    "likeness": None if math.isnan(score := made.scores[number]) else score,
+                    "withheld": made.withheld[number],
+                    "width": made.images[number].width,
+                    "height": made.images[number].height,
+                }
+                for number in range(len(made))
+            ],
+            "record": dict(made.record),
+            "warnings": self.notes,
+        }
+
+
+def _portray(jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
+    """The portraits of jobs that may be sampled together, or of one; of each its answer, or the error that is its."""
+    works: list[_Portraying] = [job.work for job in jobs]  # type: ignore[misc]  # no other work comes with this one
+    studio = works[0].service.studio
+    found: list[Any] = []
+    for work, job in zip(works, jobs, strict=True):
+        try:
+            with collected(work.notes):
+                found.append(work.request(job))
+        except Exception as error:
+            found.append(error)
+    asked = [number for number, one in enumerate(found) if not isinstance(one, Exception)]
+    requests = [found[number] for number in asked]
+    try:
+        if len(requests) == 1 and not requests[0].people:
+            made: Sequence[Any] = [studio.sample(requests[0])]
+        else:
+            made = studio.generate_batch(requests, lambda place: collected(works[asked[place]].notes))
+    finally:
+        studio.sampler.forget()  # nothing about a person is kept after the answer
+    for number, portraits in zip(asked, made, strict=True):
+        found[number] = portraits if isinstance(portraits, Exception) else works[number].answer(portraits)
+    return found
 
 
 def _one_or_all(people: Sequence[Identity]) -> Any:
