@@ -14,6 +14,7 @@ ConsistentIDError
 ├── CheckpointError             weights are missing, truncated or of another layout
 ├── IncompatibleIdentityError   an identity made by other networks than the adapter expects
 ├── TrainingError               a training cannot go on, or not as it was begun
+├── ServerError                 a running service cannot be reached, or refuses
 ├── PipelineError               the diffusion pipeline cannot take the adapter, or lost it
 └── CancelledError              a request was cancelled by its caller
 ```
@@ -101,6 +102,10 @@ class IncompatibleIdentityError(ConsistentIDError):
 
 class TrainingError(ConsistentIDError):
     """A training cannot go on, or not as it was begun."""
+
+
+class ServerError(ConsistentIDError):
+    """A running service cannot be reached, is of another kind or version, or refuses."""
 
 
 class PipelineError(ConsistentIDError):

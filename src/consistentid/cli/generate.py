@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from consistentid.cli.by_server import check_options, generate_by_server
 from consistentid.cli.common import (
     EXISTING,
     captioner_option,
@@ -43,6 +44,7 @@ from consistentid.cli.persons import (
     read_people,
     regions_of,
 )
+from consistentid.cli.serve import TOKEN_VARIABLE
 from consistentid.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from consistentid.adapter.identity import Identity
     from consistentid.faces.sight import Sight
+    from consistentid.pipeline.portraits import Portraits
 
 
 _Given = TypeVar("_Given", str, float)
@@ -138,6 +141,7 @@ Examples:
   consistentid generate --person ada.png@0.05,0.1,0.5,0.9 --person tom.safetensors@0.5,0.1,0.95,0.9 \
       --prompt "two friends at a beach" --person-prompt "a woman in a red dress" --person-prompt "a man"
   consistentid generate --person ada.png --person tom.png --prompt "two friends at a beach" --repair
+  consistentid generate ada.png --prompt "a woman" --server http://127.0.0.1:7860
   consistentid generate ada.png --preset sdxl --prompt "a woman" --scheduler lightning \
       --lora ByteDance/SDXL-Lightning/sdxl_lightning_4step_lora.safetensors""",
 )
@@ -215,6 +219,12 @@ Examples:
     "--scheduler",
     help="ddim, euler, euler-a, dpm++, unipc, a class of diffusers; for few steps lcm, lightning, hyper-sd.",
 )
+@click.option(
+    "--server",
+    metavar="URL",
+    help="Let a running `consistentid serve` do it, which has its networks loaded already; a token it wants is in"
+    f" {TOKEN_VARIABLE}.",
+)
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
 @click.option("--sheet/--no-sheet", default=True, show_default=True, help="Also one picture with all of them.")
 @show_option
@@ -260,6 +270,7 @@ def generate(
     base: str | None,
     loras: tuple[str, ...],
     scheduler: str | None,
+    server: str | None,
     out: Path,
     sheet: bool,
     show: Path | None,
@@ -299,6 +310,8 @@ def generate(
             raise InputError(
                 f"{len(values)} {option} for {max(len(persons), 1)} people; give one for each, in their order"
             )
+    if server is not None:
+        check_options()
     networks: dict[str, Any] = {"base": base, "controlnet": control_model, "scheduler": scheduler}
     networks = {name: value for name, value in networks.items() if value is not None}
     if loras:
@@ -335,7 +348,7 @@ def generate(
             progress=progress_bar("step"),
         )
         request.settings(chosen.settings)
-    if control and not chosen.controlnet:
+    if control and not chosen.controlnet and server is None:
         raise InputError("--control is a picture for a ControlNet, and none is chosen; name one with --control-model")
     chosen_faces = [split_index(path, face_index) for path in references]
     who, photos = _read_references(tuple(path for path, _ in chosen_faces)) if references else (None, [])
@@ -347,24 +360,31 @@ def generate(
     marks = read_provenance(certificate, private_key, watermark=watermark)
     check_show(show)
 
-    studio = load_pipeline(chosen, device, dtype, low_memory=low_memory, provenance=marks)
-    describe = load_captioner(captioner, studio)
-    identity: Identity | list[Identity]
-    sights: list[Sight] = []
     if persons:
-        identity, sights = identify_people(studio, people, describe)
         photos = [one.picture for one in people if isinstance(one, PersonPhoto)]
-    elif who:
-        identity = who
+    known = [who] if who else people
+    if server is not None:
+        made: Portraits = generate_by_server(
+            server, request, [] if who else chosen_faces, known, chosen.name, skip_bad=skip_bad
+        )
     else:
-        paths, indices = zip(*chosen_faces, strict=True)
-        sights = studio.look(*paths, face_index=indices, skip_bad=skip_bad)
-        identity = studio.encode(sights, describe)
-    warn_of(sights)
-    if show:
-        write_show(show, studio, sights)
-    with named_as(_OPTIONS):
-        made = studio.generate(replace(request, identity=identity))
+        studio = load_pipeline(chosen, device, dtype, low_memory=low_memory, provenance=marks)
+        describe = load_captioner(captioner, studio)
+        identity: Identity | list[Identity]
+        sights: list[Sight] = []
+        if persons:
+            identity, sights = identify_people(studio, people, describe)
+        elif who:
+            identity = who
+        else:
+            paths, indices = zip(*chosen_faces, strict=True)
+            sights = studio.look(*paths, face_index=indices, skip_bad=skip_bad)
+            identity = studio.encode(sights, describe)
+        warn_of(sights)
+        if show:
+            write_show(show, studio, sights)
+        with named_as(_OPTIONS):
+            made = studio.generate(replace(request, identity=identity))
     pictures = {"image": image, "mask": mask, "control": control}
     models = {"base": base, "control_model": control_model, "loras": list(loras) or None}
     about = {

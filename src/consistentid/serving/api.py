@@ -99,7 +99,13 @@ def _add_state(app: FastAPI, service: Service) -> None:
         "/ready", tags=["state"], summary="Whether the weights are loaded", responses={503: {"description": "not yet"}}
     )
     async def ready() -> JSONResponse:
-        told = {"state": service.state, "stage": service.stage, "loaded": service.loaded, "waiting": len(service.queue)}
+        told = {
+            "state": service.state,
+            "preset": service.preset,
+            "stage": service.stage,
+            "loaded": service.loaded,
+            "waiting": len(service.queue),
+        }
         return JSONResponse(told, 200 if service.state == "ready" else 503)
 
     @app.get("/metrics", tags=["state"], summary="Numbers for Prometheus", response_class=Response)

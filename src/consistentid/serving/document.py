@@ -48,6 +48,8 @@ PICTURE = mapping(
         "withheld": BOOLEAN | {"description": "blacked out by the base's safety checker"},
         "width": INTEGER,
         "height": INTEGER,
+        "people": listed({"type": "object"}, description="of several people: likeness and region of each"),
+        "repairs": listed({"type": "object"}, description="faces that were drawn anew"),
     }
 )
 PORTRAITS = mapping(

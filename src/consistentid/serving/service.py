@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import secrets
 import threading
@@ -98,6 +99,11 @@ class Service:
             return
         self._studio, self.loaded, self.stage, self.state = studio, 1.0, "", "ready"
         event("ready", preset=studio.preset.name, seconds=round(time.monotonic() - began, 1))
+
+    @property
+    def preset(self) -> str | None:
+        """Name of the preset, once it is loaded."""
+        return self._studio.preset.name if self._studio else None
 
     @property
     def studio(self) -> ConsistentIDPipeline:
@@ -367,6 +373,7 @@ class _Portraying:
                     "withheld": made.withheld[number],
                     "width": made.images[number].width,
                     "height": made.images[number].height,
+                    **_details(made.picture_record(number)),
                 }
                 for number in range(len(made))
             ],
@@ -397,6 +404,14 @@ def _portray(jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
         studio.sampler.forget()  # nothing about a person is kept after the answer
     for number, portraits in zip(asked, made, strict=True):
         found[number] = portraits if isinstance(portraits, Exception) else works[number].answer(portraits)
+    return found
+
+
+def _details(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the people of a picture and of repaired faces, as JSON has it: null for no number."""
+    from consistentid.files.output import encode_json
+
+    found: dict[str, Any] = json.loads(encode_json({x: record[x] for x in ("people", "repairs") if x in record}))
     return found
 
 
