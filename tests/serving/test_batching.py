@@ -83,6 +83,7 @@ def test_different_people_are_sampled_together_and_each_client_gets_their_own(
             for _ in stream.iter_lines():
                 pass
         answers.append(client.get(address).json())
+    assert not studio.sampler._inputs, "of what is done nothing is kept"
     after = together(client)
     assert (after["sum"] - before["sum"], after["count"] - before["count"]) == (6, 3), "four together, two alone"
     assert [answer["state"] for answer in answers] == ["done", "done", "done", "failed", "done", "done"]
@@ -98,7 +99,6 @@ def test_different_people_are_sampled_together_and_each_client_gets_their_own(
     assert told == [False, True, False], "a warning, which may hold words of a prompt, is for its client alone"
     exact = studio(people["ada"], **{**asked[4][1], "num_inference_steps": STEPS})
     assert base64.b64decode(results[4]["pictures"][0]["b64_json"]) == exact.to_png(0)
-    assert not studio.sampler._inputs, "of what is done nothing is kept"
 
 
 @pytest.mark.parametrize("value", ["yes", 2, "1 "])
