@@ -44,6 +44,11 @@ class Sent:
     seconds: float
 
 
+def client_of(url: str) -> httpx.Client:
+    """A client that opens a connection for each call: a busy machine lets those that wait be closed."""
+    return httpx.Client(base_url=url, timeout=900, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+
 class Server:
     """`consistentid serve` as a process of its own."""
 
@@ -54,7 +59,7 @@ class Server:
         assert self.process.stderr
         self.url = json.loads(self.process.stderr.readline())["url"]
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        with httpx.Client(base_url=self.url, timeout=60, trust_env=False) as http:
+        with client_of(self.url) as http:
             http.get("/health").raise_for_status()
             self.answers = time.monotonic() - began, self.cpu
             while (answer := http.get("/ready")).status_code != 200:
@@ -105,7 +110,7 @@ def photos_of_people(count: int) -> Iterator[bytes]:
 
 def measure(server: Server, clients: int, requests: int, steps: int, say: Callable[[str], object]) -> Any:
     """Sends all requests in rounds of one for each client; every other round is sampled alone."""
-    with httpx.Client(base_url=server.url, timeout=900, trust_env=False) as http:
+    with client_of(server.url) as http:
         identities: list[str] = []
         photos: list[bytes] = []
         for photo in photos_of_people(2 * clients):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import time
@@ -19,6 +18,7 @@ import httpx
 from PIL import Image
 
 from consistentid.errors import InputError, ServerError
+from consistentid.files.base64 import from_base64
 from consistentid.pipeline.portraits import Portraits
 from consistentid.serving.access import is_loopback
 
@@ -70,6 +70,7 @@ class Client:
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx.Timeout(120, connect=10),
+            limits=httpx.Limits(max_keepalive_connections=0),  # one that waits is closed by the other side at any time
             trust_env=not is_loopback(parts.hostname or ""),  # no proxy stands between this machine and itself
         )
 
@@ -117,9 +118,9 @@ class Client:
         files = [("photo", photo) for photo in photos]
         found = self._json(self._accepted("POST", "/v1/identities", data=fields, files=files))
         try:
-            identity = base64.b64decode(found["identity"], validate=True)
+            identity = from_base64(found["identity"])
             seen = [(photo["photo"], photo["warnings"]) for photo in found["photos"]]
-        except (KeyError, TypeError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise self._error(f"answers with what is no identity ({type(error).__name__})") from None
         for name, hard in seen:
             if hard:
@@ -159,7 +160,7 @@ class Client:
     def _received(self, result: Mapping[str, Any]) -> Received:
         try:
             told = result["pictures"]
-            files = [base64.b64decode(picture["b64_json"], validate=True) for picture in told]
+            files = [from_base64(picture["b64_json"]) for picture in told]
             images = []
             for data in files:
                 with Image.open(io.BytesIO(data)) as image:
@@ -172,10 +173,11 @@ class Client:
                 prompts=[picture["prompt"] for picture in told],
                 record=result["record"],
                 people=[_people(picture["people"]) for picture in told if "people" in picture],
+                placements=[picture["placement"] for picture in told if "placement" in picture],
                 repairs=[picture["repairs"] for picture in told if "repairs" in picture],
                 files=files,
             )
-        except (KeyError, TypeError, OSError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise self._error(f"answers with what is no portraits ({type(error).__name__})") from None
 
     # ----------------------------------------------------------------------------------------------------------- calls

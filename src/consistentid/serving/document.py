@@ -49,6 +49,7 @@ PICTURE = mapping(
         "width": INTEGER,
         "height": INTEGER,
         "people": listed({"type": "object"}, description="of several people: likeness and region of each"),
+        "placement": {"type": "object", "description": "how several people were put where they are"},
         "repairs": listed({"type": "object"}, description="faces that were drawn anew"),
     }
 )

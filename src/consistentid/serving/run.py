@@ -48,6 +48,7 @@ def run(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
+        timeout_keep_alive=75,  # longer than proxies keep theirs, so that none sends into one that is being closed
     )
     with listener:
         uvicorn.Server(config).run(sockets=[listener])

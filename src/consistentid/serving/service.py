@@ -408,10 +408,11 @@ def _portray(jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
 
 
 def _details(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of the people of a picture and of repaired faces, as JSON has it: null for no number."""
+    """What is known of the people of a picture, their places and repaired faces, as JSON has it."""
     from consistentid.files.output import encode_json
 
-    found: dict[str, Any] = json.loads(encode_json({x: record[x] for x in ("people", "repairs") if x in record}))
+    known = {name: record[name] for name in ("people", "placement", "repairs") if name in record}
+    found: dict[str, Any] = json.loads(encode_json(known))  # null where there is no number
     return found
 
 
