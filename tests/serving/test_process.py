@@ -97,7 +97,7 @@ def test_the_command_line_has_the_same_bytes_made_by_a_service(
     assert refused.exit_code == 2
     assert "a token is needed" in refused.stderr
     assert "set the environment variable CONSISTENTID_TOKEN" in refused.stderr
-    assert not list((tmp_path / "none").iterdir())
+    assert not (tmp_path / "none").exists()
     monkeypatch.setenv("CONSISTENTID_TOKEN", TOKEN)
     other = generate("none", "--server", url, "--preset", "sd15")
     assert (other.exit_code, "serves the preset 'drawn', and not 'sd15'" in other.stderr) == (2, True), other.stderr
