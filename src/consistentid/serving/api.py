@@ -259,7 +259,7 @@ async def _events(service: Service, job: Job, *, preview: bool) -> AsyncIterator
     silent = 0.0
     try:
         while not job.finished:
-            if job.state == "queued" and job.stopped():
+            if job.stopped():
                 service.queue.tidy()
             told = _told(service, job)
             silent += LOOK

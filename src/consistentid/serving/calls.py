@@ -72,7 +72,7 @@ async def answered(http: HttpRequest, service: Service, job: Job) -> Any:
             if await http.is_disconnected():
                 raise RefusedError(499, "gone", "the client has left")
             await asyncio.sleep(LOOK)
-            if job.state == "queued" and job.stopped():
+            if job.stopped():
                 service.queue.tidy()
     finally:
         service.queue.cancel(job)

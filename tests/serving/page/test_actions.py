@@ -186,7 +186,7 @@ def test_who_stops_listening_frees_the_place(actions: Actions, ada: dict[str, An
             if told["state"] == "running":
                 break
         await telling.aclose()  # type: ignore[attr-defined]
-        while actions.service.queue.running is not None:
+        while actions.service.queue.running:
             await asyncio.sleep(0.05)
 
     run(asyncio.wait_for(leave(), 120))

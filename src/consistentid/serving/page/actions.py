@@ -197,7 +197,7 @@ class Actions:
                 last = told
                 yield told
             await asyncio.sleep(LOOK)
-            if job.state == "queued" and job.stopped():
+            if job.stopped():
                 self.service.queue.tidy()
 
     def _asked(
