@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from consistentid.adapter.identity import Identity
 from consistentid.errors import CancelledError, InputError, PipelineError, PromptTooLongError
+from consistentid.pipeline.checks import OF_EACH
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.portraits import Portraits
 from consistentid.pipeline.request import Request, Step
@@ -52,6 +54,7 @@ def test_each_is_what_it_is_alone(studio: ConsistentIDPipeline, people: tuple[Id
         Request(ada, ["a woman", "a drawing"], seed=3, parts={"eyes": "green eyes"}, merge_at=[0.0], **common),
         Request(tom, "a man", seed=4, face_text="a face with blue eyes", num_images_per_prompt=2, best_of=3, **common),
         Request(tom, "a man", seed=5, person_prompts=["with glasses"], merge_at=1.0, **common),
+        Request(ada, "a woman", seed=6, part_scales={"eyes": 0.2}, merge_at=0.0, **common),
     ]
     results = [made(result) for result in studio.generate_batch(requests)]
     for request, result in zip(requests, results, strict=True):
@@ -153,7 +156,7 @@ def test_what_may_share_a_batch(studio: ConsistentIDPipeline, people: tuple[Iden
     assert key is not None
     same: list[dict[str, Any]] = [
         {"seed": 3}, {"merge_at": 0.1}, {"negative_prompt": "a hat"}, {"parts": {"eyes": "green eyes"}},
-        {"num_images_per_prompt": 4}, {"best_of": 2}, {"num_inference_steps": 25}, {"repair": True},
+        {"part_scales": {"eyes": 0.5}}, {"num_images_per_prompt": 4}, {"best_of": 2}, {"num_inference_steps": 25}, {"repair": True},
     ]  # fmt: skip
     other: list[dict[str, Any]] = [
         {"num_inference_steps": 24}, {"guidance_scale": 1.0}, {"scale": 0.5}, {"width": 128}, {"height": 128},
@@ -172,3 +175,14 @@ def test_what_may_share_a_batch(studio: ConsistentIDPipeline, people: tuple[Iden
         assert Request(**{"identity": tom, "prompt": "a man", **arguments}).batch_key(defaults) is None
     with pytest.raises(InputError, match="cannot be sampled in one batch"):
         studio.generate_batch([Request(ada, "a woman"), Request(tom, "a man", num_inference_steps=3)])
+
+
+def test_of_every_argument_it_is_known_what_it_means_in_a_batch() -> None:
+    of_a_row = {
+        "identity", "prompt", "negative_prompt", "seed", "num_images_per_prompt", "best_of", *OF_EACH, "repair",
+        "repair_below", "progress", "on_step", "cancelled",
+    }  # fmt: skip
+    of_the_call = {"num_inference_steps", "guidance_scale", "scale", "width", "height", "batch_size"}
+    only_alone = {"regions", "base_ratio", "regions_end", "image", "mask", "strength", "control", "control_scale"}
+    known = of_a_row | of_the_call | only_alone | {"base_alone"}
+    assert {item.name for item in fields(Request)} == known, "say in Request.batch_key what the new one means"

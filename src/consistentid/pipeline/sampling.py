@@ -22,6 +22,7 @@ from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError, CancelledError, InputError, PipelineError
 from consistentid.pipeline.canvas import Canvas
+from consistentid.pipeline.checks import OF_EACH
 from consistentid.pipeline.remarks import remarks
 from consistentid.pipeline.request import Request, Row, Step
 from consistentid.presets.settings import Settings
@@ -193,14 +194,13 @@ class Sampler:
             tell(begin)
             self.adapter.scale = settings.scale
             negatives = [request.settings(defaults).negative_prompt for request, _ in flat]
+            each: dict[str, Any] = {name: [request.of_each(name)[0] for request, _ in flat] for name in OF_EACH}
+            each["merge_at"] = [_only(request.merges(request.settings(defaults))) for request, _ in flat]
             inputs = self.adapter.inputs(
                 [request.people[0] for request, _ in flat],
                 [row.prompt for _, row in flat],
                 negatives if any(negatives) else None,
-                person_prompts=[request.of_each("person_prompts")[0] or "" for request, _ in flat],
-                face_text=[request.of_each("face_text")[0] for request, _ in flat],
-                parts=[request.of_each("parts")[0] for request, _ in flat],
-                merge_at=[_only(request.merges(request.settings(defaults))) for request, _ in flat],
+                **each,
                 guidance_scale=settings.guidance_scale,
                 warn=False,  # `check` has told each
             )
