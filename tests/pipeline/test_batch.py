@@ -156,7 +156,8 @@ def test_what_may_share_a_batch(studio: ConsistentIDPipeline, people: tuple[Iden
     assert key is not None
     same: list[dict[str, Any]] = [
         {"seed": 3}, {"merge_at": 0.1}, {"negative_prompt": "a hat"}, {"parts": {"eyes": "green eyes"}},
-        {"part_scales": {"eyes": 0.5}}, {"num_images_per_prompt": 4}, {"best_of": 2}, {"num_inference_steps": 25}, {"repair": True},
+        {"part_scales": {"eyes": 0.5}}, {"num_images_per_prompt": 4}, {"best_of": 2},
+        {"num_inference_steps": 25}, {"repair": True},
     ]  # fmt: skip
     other: list[dict[str, Any]] = [
         {"num_inference_steps": 24}, {"guidance_scale": 1.0}, {"scale": 0.5}, {"width": 128}, {"height": 128},
