@@ -81,12 +81,10 @@ def test_nobody_somebody_else_another_version(answering: Callable[[Answers], str
 
 def test_a_service_that_goes_away_or_answers_nonsense(answering: Callable[[Answers], str], tmp_path: Path) -> None:
     start: Answers = {"/health": HEALTH, "/ready": READY}
-    assert "the service is gone" in error_of(answering({**start, "/v1/identities": (200, None)}), tmp_path)
-    broken = {**start, "/v1/identities": (500, b"<html>")}
+    assert "the service is gone" in error_of(answering({**start, "/v1/portraits": (200, None)}), tmp_path)
+    broken = {**start, "/v1/portraits": (500, b"<html>")}
     assert "answers with 500" in error_of(answering(broken), tmp_path)
-    for found in ({}, {"identity": 3, "photos": []}, {"identity": "*", "photos": []}):
-        answers = {**start, "/v1/identities": (200, found)}
-        assert "answers with what is no identity" in error_of(answering(answers), tmp_path)
+    assert "answers with what is no job" in error_of(answering({**start, "/v1/portraits": (200, {})}), tmp_path)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:7860", "ftp://host", "http://", "http://host:port", "http://host:0", ""])

@@ -85,12 +85,14 @@ def generate_by_server(
 
     with Client(url, os.environ.get(TOKEN_VARIABLE), say) as client:
         client.wait(preset if is_said("preset") else None)
+        if photos:  # made as they are here, while the file of an identity holds it in half precision
+            return client.generate(
+                request, photos=[photo(path) for path, _ in photos], face_index=photos[0][1], skip_bad=skip_bad
+            )
         identities = []
-        if photos:
-            identities.append(client.identify([photo(path) for path, _ in photos], photos[0][1], skip_bad=skip_bad))
         for one in people:
             if isinstance(one, PersonPhoto):
-                identities.append(client.identify([photo(one.file)], one.face_index))
+                identities.append(client.identify(photo(one.file), one.face_index))
             else:
                 identities.append(one.to_bytes())
         return client.generate(request, identities)

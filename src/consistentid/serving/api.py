@@ -32,6 +32,7 @@ from consistentid.serving.service import Service
 from consistentid.serving.uploads import BodyLimit, from_base64, parse_json, read_json, text_fields, uploaded
 
 _TIDY = 5.0
+_TRUTHS = ("skip_bad", "alone", "background")
 _VERSION = version("consistentid")
 
 _ABOUT = """Portraits of a person from photos and a prompt. Use photos only of people who agree to it.
@@ -202,7 +203,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
             files = [await uploaded(form, "photo", "photo[]")]
             kept = form.get("identity")
             sent = None if kept is None or isinstance(kept, str) else await kept.read()
-            truths = dict.fromkeys(("alone", "background"), "true or false")
+            truths = dict.fromkeys(_TRUTHS, "true or false")
             known = {"request": "JSON", "face_index": "a number", **truths}
             if isinstance(kept, str):
                 known["identity"] = "a token, or a file"
@@ -216,7 +217,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
             **{name: truth(name, texts.get(name)) for name in truths},
         }
     values = await read_json(http)
-    known_names = ("request", "identity", "photos", "face_index", "alone", "background")
+    known_names = ("request", "identity", "photos", "face_index", *_TRUTHS)
     if unknown := [name for name in values if name not in known_names]:
         raise RefusedError(
             400, "unknown_field", f"unknown field {unknown[0][:60]!r}; known are {', '.join(known_names)}"
@@ -232,7 +233,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
         "identity": people,
         "photos": [from_base64(photo, f"photo {number}") for number, photo in enumerate(photos, 1)],
         "face_index": whole_number("face_index", values.get("face_index")),
-        **{name: truth(name, values.get(name)) for name in ("alone", "background")},
+        **{name: truth(name, values.get(name)) for name in _TRUTHS},
     }
 
 

@@ -108,15 +108,14 @@ class Client:
         if preset is not None and found != preset:
             raise self._error(f"serves the preset {found!r}, and not {preset!r}; leave out --preset, or serve that one")
 
-    def identify(self, photos: Sequence[bytes], face_index: int | None = None, *, skip_bad: bool = False) -> bytes:
-        """The identity file of the person on photos.
+    def identify(self, photo: bytes, face_index: int | None = None) -> bytes:
+        """The identity file of the person on a photo.
 
         Raises:
             ServerError: the service refuses, with its words; or it is gone.
         """
-        fields = {"skip_bad": str(skip_bad).lower()} | ({} if face_index is None else {"face_index": str(face_index)})
-        files = [("photo", photo) for photo in photos]
-        found = self._json(self._accepted("POST", "/v1/identities", data=fields, files=files))
+        fields = {} if face_index is None else {"face_index": str(face_index)}
+        found = self._json(self._accepted("POST", "/v1/identities", data=fields, files={"photo": photo}))
         try:
             identity = from_base64(found["identity"])
             seen = [(photo["photo"], photo["warnings"]) for photo in found["photos"]]
@@ -128,19 +127,36 @@ class Client:
         _warn(found)
         return identity
 
-    def generate(self, request: Request, identities: Sequence[bytes]) -> Received:
+    def generate(
+        self,
+        request: Request,
+        identities: Sequence[bytes] = (),
+        photos: Sequence[bytes] = (),
+        face_index: int | None = None,
+        *,
+        skip_bad: bool = False,
+    ) -> Received:
         """The portraits of a request, made alone: the same bytes as here.
 
         Args:
             request: its identity is not looked at.
-            identities: files of the people.
+            identities: files of the people; or
+            photos: of one person.
+            face_index: which face of the photos.
+            skip_bad: leave out photos that cannot be used.
 
         Raises:
             ServerError: the service refuses, with its words; or it is gone.
         """
-        people = [base64.b64encode(identity).decode() for identity in identities]
-        body = {"request": request.to_dict(), "identity": people or None, "alone": True, "background": True}
-        address = self._accepted("POST", "/v1/portraits", json=body).headers["location"]
+        body: dict[str, Any] = {"request": request.to_dict(), "alone": True, "background": True}
+        if photos:
+            sent = [base64.b64encode(photo).decode() for photo in photos]
+            body |= {"photos": sent, "face_index": face_index, "skip_bad": skip_bad}
+        else:
+            body["identity"] = [base64.b64encode(identity).decode() for identity in identities]
+        address = self._accepted("POST", "/v1/portraits", json=body).headers.get("location")
+        if address is None:
+            raise self._error("answers with what is no job")
         try:
             while True:
                 job = self._json(self._accepted("GET", address))

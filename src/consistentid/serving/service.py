@@ -226,6 +226,7 @@ class Service:
         identity: Sequence[str] = (),
         photos: Sequence[bytes] = (),
         face_index: int | None = None,
+        skip_bad: bool = False,
         alone: bool = False,
         keep: bool = False,
     ) -> Job:
@@ -237,6 +238,7 @@ class Service:
             identity: see `identity_of`, one for each person; or `photos` of one; or neither with ``base_alone``.
             photos: files.
             face_index: which face of them.
+            skip_bad: leave out photos without a usable face of the person.
             alone: whether it is sampled by itself, which gives the same bytes whatever else is asked for.
             keep: whether the answer is fetched later, by `job`.
 
@@ -257,7 +259,7 @@ class Service:
         elif not people and not values.get("base_alone"):
             raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
 
-        work = _Portraying(self, values, people, photos, face_index)
+        work = _Portraying(self, values, people, photos, face_index, skip_bad)
         key = None if alone or whole is None else whole.batch_key(studio.preset.settings)
         share = None
         if key is not None and whole is not None:
@@ -339,6 +341,7 @@ class _Portraying:
     people: Sequence[Identity]
     photos: Sequence[bytes]
     face_index: int | None
+    skip_bad: bool
     notes: list[str] = field(default_factory=list)
 
     def __call__(self, job: Job) -> dict[str, Any]:
@@ -353,7 +356,9 @@ class _Portraying:
 
         studio, people = self.service.studio, self.people
         if self.photos:
-            people = [studio.identify(*self.photos, face_index=self.face_index)]
+            sights = studio.look(*self.photos, face_index=self.face_index, skip_bad=self.skip_bad)
+            self.notes.extend(f"{x.name}: {', '.join(x.face.warnings)}" for x in sights if x.face.warnings)
+            people = [studio.encode(sights)]
         if job.stopped():
             raise CancelledError("cancelled after the photos were looked at")
         report = _Reporter(job, replace(studio.provenance, signer=None))
