@@ -96,4 +96,4 @@ def test_what_is_no_url(url: str, tmp_path: Path) -> None:
     "options", [("--lora", "x"), ("--base", "x"), ("--scheduler", "lcm"), ("--device", "cpu"), ("--low-memory",)]
 )
 def test_options_that_are_the_service_s(options: tuple[str, ...], tmp_path: Path) -> None:
-    assert f"{options[0]} is about networks" in error_of("http://127.0.0.1:9", tmp_path, *options)
+    assert f"{options[0]} says what a service has chosen" in error_of("http://127.0.0.1:9", tmp_path, *options)

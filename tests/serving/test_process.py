@@ -104,7 +104,7 @@ def test_the_command_line_has_the_same_bytes_made_by_a_service(
     theirs, ours = generate("theirs", "--server", url, "--preset", "drawn"), generate("ours", "--device", "cpu")
     assert (theirs.exit_code, ours.exit_code) == (0, 0), theirs.output + ours.output
     for file in (tmp_path / "ours").iterdir():
-        if file.name != "results.json":
+        if file.name.startswith("portrait"):  # the sheet shows pictures as they came, with their invisible mark
             assert (tmp_path / "theirs" / file.name).read_bytes() == file.read_bytes(), file.name
     results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("theirs", "ours")]
     for result in results:

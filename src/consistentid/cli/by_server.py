@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 _OF_THE_SERVICE = {
     "base": "--base", "control_model": "--control-model", "loras": "--lora", "scheduler": "--scheduler",
     "captioner": "--captioner", "show": "--show", "device": "--device", "dtype": "--dtype",
-    "low_memory": "--low-memory",
+    "low_memory": "--low-memory", "certificate": "--certificate", "private_key": "--private-key",
+    "watermark": "--watermark",
 }  # fmt: skip
-"""Options about networks, which the service has chosen for all."""
+"""Options about networks and marks, which the service has chosen for all."""
 
 
 def is_said(name: str) -> bool:
@@ -41,9 +42,7 @@ def check_options() -> None:
     """
     for name, option in _OF_THE_SERVICE.items():
         if is_said(name):
-            raise InputError(
-                f"{option} is about networks, which a service chooses for itself; leave out --server or it"
-            )
+            raise InputError(f"{option} says what a service has chosen for itself; leave out --server or it")
 
 
 def generate_by_server(

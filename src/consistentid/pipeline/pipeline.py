@@ -366,8 +366,7 @@ class ConsistentIDPipeline:
         with self._at_work():
             people = self._people(request)
             self._checked_analyzer()  # what cannot be loaded is told before the long work, not after it
-            for remark in self.sampler.remarks(request, self.preset.settings, taught=self.preset.drawings_only):
-                warnings.warn(remark, stacklevel=3)
+            self._remark(request, stacklevel=4)
             batches = (
                 [self._sample_placed(*placed) for placed in self._placed(request)]
                 if len(people) > 1 and request.regions is None
@@ -418,6 +417,7 @@ class ConsistentIDPipeline:
             self._people(request)
             self._checked_analyzer()
             self.sampler.check(request)
+            self._remark(request, stacklevel=4)
 
         with self._at_work():
             if len(requests) > 1:
@@ -442,6 +442,11 @@ class ConsistentIDPipeline:
                 else:
                     attempt(number, partial(self.generate, requests[number]))
         return [found[number] for number in range(len(requests))]
+
+    def _remark(self, request: Request, stacklevel: int) -> None:
+        """Warns of what of a request will hardly come out as it is meant."""
+        for remark in self.sampler.remarks(request, self.preset.settings, taught=self.preset.drawings_only):
+            warnings.warn(remark, stacklevel=stacklevel)
 
     def _finished(self, request: Request, batches: Sequence[_Batch], stacklevel: int = 4) -> Portraits:
         """The pictures of a request with their likeness, the best of them where it asks for the best."""
