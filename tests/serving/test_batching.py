@@ -95,7 +95,8 @@ def test_different_people_are_sampled_together_and_each_client_gets_their_own(
     for (who, request, _), result in zip(asked[:3], results, strict=False):
         alone = studio(people[who], **{**request, "num_inference_steps": STEPS})
         for number in range(len(alone)):
-            assert np.abs(picture(result, number) - np.asarray(alone.images[number]).astype(int)).max() <= 1
+            same = np.asarray(Image.open(io.BytesIO(alone.to_png(number)))).astype(int)  # with its mark, as it leaves
+            assert np.abs(picture(result, number) - same).max() <= 2
         assert result["record"] == alone.record
     told = ["cut to fit" in " ".join(result["warnings"]) for result in results[:3]]
     assert told == [False, True, False], "a warning, which may hold words of a prompt, is for its client alone"

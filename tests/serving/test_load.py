@@ -19,6 +19,6 @@ def test_no_request_is_lost_or_answered_with_another_client_s_picture() -> None:
     assert result.returncode == 0, result.stderr[-2000:]
     report = json.loads(result.stdout)
     assert (report["requests"], report["lost"], report["of another seed"], report["crossed"]) == (32, 0, 0, 0)
-    assert report["greatest difference from alone, of 255"] <= 1
+    assert report["greatest difference from alone, of 255"] <= 2
     assert report["requests a batch"] > 1
     assert report["MB at the end"] < report["MB after two rounds"] + 100
