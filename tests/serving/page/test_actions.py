@@ -142,14 +142,14 @@ def test_several_people_in_boxes_with_words_strengths_and_borrowed_parts(
         },
         {"name": "Tom", "identity": tom, "borrow": {"eyes": 0}, "parts": {"mouth": "a wide mouth"}},
     ]
-    last = generated(actions, {"people": people}, {**FEW, "prompt": "two people"}, {"boxes": boxes})[-1]
+    last = generated(actions, {"people": people}, {**FEW, "prompt": "a woman and a man"}, {"boxes": boxes})[-1]
     assert last["state"] == "done", last
     a, b = (Identity.from_bytes(base64.b64decode(text)) for text in (ada["identity"], tom))
     asked = {
         "regions": boxes, "person_prompts": ["a woman in a red dress", ""], "person_scales": [1.5, 1.0],
         "parts": [{}, {"mouth": "a wide mouth"}], "part_scales": [{"eyes": 0.5}, {}],
     }  # fmt: skip
-    python = studio([a, b.with_parts(eyes=a)], **{**FEW, "prompt": "two people"}, **asked)
+    python = studio([a, b.with_parts(eyes=a)], **{**FEW, "prompt": "a woman and a man"}, **asked)
     assert base64.b64decode(last["pictures"][0]["b64_json"]) == python.to_png(0)
     for wrong in ({"eyes": 5}, {"eyes": "Ada"}, {"chin": 0}):
         people[1]["borrow"] = wrong
