@@ -109,8 +109,11 @@ def started(folder: Path, *, group: bool) -> tuple[subprocess.Popen[str], list[p
 def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     main, workers = started(tmp_path, group=False)
     main.kill()
-    main.communicate()
+    main.wait()  # for itself alone: its stderr is theirs, too, and ends with the last of them
     _, alive = psutil.wait_procs(workers, timeout=PATIENCE)
+    for one in alive:
+        one.kill()
+    main.communicate()
     assert not alive
 
 
