@@ -95,7 +95,7 @@ def check_setting(setting: str, value: Any, argument: str) -> Any:
         )
     if setting in ("width", "height") and value % 8:
         raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a multiple of 8", value=value)
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return int(value) if whole else float(value)  # 1 and 1.0 are one value, also in the record of a picture
 
 
 @dataclass(frozen=True)
