@@ -94,7 +94,7 @@ def spoiled(data: bytes, rng: random.Random) -> bytes:
         case 4:
             found[: rng.randrange(1, 60)] = rng.randbytes(8)
         case 5:
-            found += found
+            found += data
     return bytes(found)
 
 
