@@ -47,6 +47,7 @@ READERS: dict[str, tuple[str, list[str]]] = {
     "records": ("JSON_all.json", ["dataset", "check", "{folder}"]),
     "records to pack": ("JSON_all.json", ["dataset", "pack", "{folder}", "--out", "{out}"]),
     "index": ("index.parquet", ["dataset", "check", "{folder}"]),
+    "tokens": ("tokens.txt", ["serve", "--token-file", "{file}", "--port", "0", "--host", "203.0.113.1"]),
     "note": ("drawing.json", ["dataset", "draw", "--people", "1", "--scenes", "1", "--out", "{folder}"]),
 }
 

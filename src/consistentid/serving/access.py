@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from consistentid.errors import InputError
+from consistentid.files.reading import read_bytes
 from consistentid.serving.refusal import RefusedError
 
 OPEN = ("/health", "/ready")
@@ -30,8 +31,8 @@ def read_tokens(path: Path) -> tuple[str, ...]:
         InputError: it cannot be read, holds none, or one that is too short to be secret.
     """
     try:
-        lines = [line.strip() for line in path.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_bytes(path, 1 << 20, what="file of tokens").decode().splitlines()]
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read ({error}); name a text file with one token a line") from None
     return check_tokens([line for line in lines if line and not line.startswith("#")], str(path))
 
