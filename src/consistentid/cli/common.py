@@ -179,21 +179,24 @@ def load_captioner(name: str | None, studio: ConsistentIDPipeline) -> Captioner 
     return Captioner.from_pretrained(name, studio.device)
 
 
-def quiet() -> None:
-    """Keep the chatter of the libraries from the user, unless --debug asks for it."""
+def quiet(*, notes: bool = True) -> None:
+    """Keep the chatter of the libraries from the user, unless --debug asks for it.
+
+    Args:
+        notes: show what this package warns of; a service does not, for it may hold words of a client.
+    """
     if logging.getLogger("consistentid").isEnabledFor(logging.DEBUG):
         return
-    # Libraries warn their developers; what this package warns of concerns the user, as a sentence that was cut does.
-    warnings.simplefilter("ignore")
-    warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
-    from tqdm import tqdm
+    if notes:
+        # Libraries warn their developers; what this package warns of, as of a sentence that was cut, concerns the user.
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
+        from tqdm import tqdm
 
-    # it takes a bar that is being drawn out of the way
-    warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
+        # it takes a bar that is being drawn out of the way
+        warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
     from consistentid.files.workers import quiet_libraries
 
-    # Its progress bars stay: a download may be long.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     quiet_libraries()
 
 

@@ -130,7 +130,7 @@ def serve(
     marks = read_provenance(certificate, private_key, watermark=watermark)
 
     def make() -> object:
-        quiet()
+        quiet(notes=False)
         from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
         return ConsistentIDPipeline(chosen, device=device, dtype=dtype, low_memory=low_memory, provenance=marks)

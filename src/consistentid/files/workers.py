@@ -117,10 +117,14 @@ def _received(connection: Connection, task: Any, remedy: str) -> Any:
 
 
 def quiet_libraries() -> None:
-    """Keep the messages and progress bars of diffusers and transformers to themselves; errors they raise as well."""
+    """Keep the messages and progress bars of diffusers and transformers to themselves; errors they raise as well.
+
+    The hub's progress bars stay: a download may be long.
+    """
     import diffusers.utils.logging
     import transformers.utils.logging
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity(logging.CRITICAL)
         library.disable_progress_bar()

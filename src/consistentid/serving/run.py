@@ -14,6 +14,7 @@ from consistentid.serving.access import Access
 from consistentid.serving.api import create_app
 from consistentid.serving.limits import Limits
 from consistentid.serving.logs import configure, event
+from consistentid.serving.notes import routed
 from consistentid.serving.page.mount import Page
 from consistentid.serving.service import Service
 
@@ -50,5 +51,6 @@ def run(
         timeout_graceful_shutdown=10,
         timeout_keep_alive=75,  # longer than proxies keep theirs, so that none sends into one that is being closed
     )
-    with listener:
+    # Before any thread begins: one that imports a library puts back what it found here, whenever it ends.
+    with listener, routed():
         uvicorn.Server(config).run(sockets=[listener])

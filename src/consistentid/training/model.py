@@ -18,6 +18,7 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import CheckpointError, InputError
+from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint, same_network
 from consistentid.presets.loading import check_width, loading, network_name
@@ -181,7 +182,8 @@ def distilled(recogniser: Path, cid: ConsistentID, frozen: FrozenNetworks) -> nn
         )
     network = frozen.preset.recogniser
     with loading("recogniser", network):
-        check_width("recogniser", network, "embeddings", OnnxRecogniser(network.fetch()).width, cid.spec.id_dim)
+        width = OnnxRecogniser(network.fetch(), onnx_providers("cpu")).width
+        check_width("recogniser", network, "embeddings", width, cid.spec.id_dim)
     cid.spec = replace(cid.spec, networks={**cid.spec.networks, "recogniser": new})
     return deepcopy(cid.image_projection).float().requires_grad_(False)
 
