@@ -11,7 +11,15 @@ from served import LOCAL, until_ready
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.serving.api import create_app
 from consistentid.serving.limits import Limits
+from consistentid.serving.notes import routed
 from consistentid.serving.service import Service
+
+
+@pytest.fixture(autouse=True)
+def _warnings_for_clients() -> Iterator[None]:
+    """As while the service runs: pytest undoes at each test what it said of warnings when it began."""
+    with routed():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from PIL import Image
 from served import ADA
 
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.serving.notes import routed
 from consistentid.serving.queue import Job
 from consistentid.serving.service import Service
 
@@ -58,7 +57,6 @@ def picture(answer: dict[str, Any], number: int = 0) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(int)
 
 
-@pytest.mark.filterwarnings("ignore:the facial sentence was cut")
 def test_different_people_are_sampled_together_and_each_client_gets_their_own(
     client: TestClient, service: Service, studio: ConsistentIDPipeline
 ) -> None:
@@ -73,19 +71,18 @@ def test_different_people_are_sampled_together_and_each_client_gets_their_own(
     ]
     before = together(client)
     answers: list[dict[str, Any]] = []
-    with routed():  # pytest undoes at each test what the service said of warnings when it began
-        with Held(service):
-            jobs = []
-            for who, request, more in asked:
-                body = {"photos": [photos[who]], "request": {**request, "num_inference_steps": STEPS}, **more}
-                answer = client.post("/v1/portraits", json={**body, "background": True})
-                assert answer.status_code == 202, answer.text
-                jobs.append(answer.headers["location"])
-        for address in jobs:
-            with client.stream("GET", f"{address}/events") as stream:
-                for _ in stream.iter_lines():
-                    pass
-            answers.append(client.get(address).json())
+    with Held(service):
+        jobs = []
+        for who, request, more in asked:
+            body = {"photos": [photos[who]], "request": {**request, "num_inference_steps": STEPS}, **more}
+            answer = client.post("/v1/portraits", json={**body, "background": True})
+            assert answer.status_code == 202, answer.text
+            jobs.append(answer.headers["location"])
+    for address in jobs:
+        with client.stream("GET", f"{address}/events") as stream:
+            for _ in stream.iter_lines():
+                pass
+        answers.append(client.get(address).json())
     assert not studio.sampler._inputs, "of what is done nothing is kept"
     after = together(client)
     assert (after["sum"] - before["sum"], after["count"] - before["count"]) == (6, 3), "four together, two alone"
