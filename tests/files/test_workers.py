@@ -32,6 +32,8 @@ def work(number, folder):
     time.sleep(600)
 
 if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal; what runs beside a shell is deaf to it
     run_in_processes(prepare, work, [sys.argv[1]] * 2, 2, lambda task, result: None)
 """
 
