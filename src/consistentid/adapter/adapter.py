@@ -390,8 +390,10 @@ class ConsistentID:
         for text in (negatives or []) if guided else []:
             check_length(text, count, limit, "negative_prompt")
         spans = self._spans(pipe, prompts, people, in_regions=where is not None, apart=apart)
-        for span in (span for row in spans if warn for span in row):
-            _warn_if_cut(span.text, limit)
+        if warn:
+            for row in spans:
+                for span in row:
+                    _warn_if_cut(span.text, limit)
 
         texts, tokens = self._write(pipe, spans, identities, negatives, guided, regions_end)
         layout = None

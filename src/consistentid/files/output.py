@@ -28,6 +28,11 @@ COMPOSITE_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/composit
 """IPTC's term for a picture of which a trained model made a part."""
 
 
+def source_type(*, composite: bool) -> str:
+    """IPTC's term for a picture that a model made, or parts of it."""
+    return COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE
+
+
 def versions() -> dict[str, str]:
     """The versions a result depends on, by name."""
     packages = ("consistentid", "torch", "diffusers", "transformers", "peft", "onnxruntime")
@@ -40,17 +45,13 @@ def encode_png(image: Image.Image, record: Mapping[str, Any], *, composite: bool
     `record` is any JSON data; its "prompt", if there, is also the picture's description for ordinary viewers. A
     `composite` was made by a model in parts.
     """
-    source_type = COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE
     info = PngInfo()
     info.add_text("Software", f"consistentid {version('consistentid')}")
     info.add_text("Source", "AI-generated")
     if "prompt" in record:
         info.add_itxt("Description", str(record["prompt"]))
     info.add_itxt(RECORD_KEY, json.dumps(_without_nan(record), ensure_ascii=False))
-    info.add_itxt(
-        "XML:com.adobe.xmp",
-        _xmp(str(record.get("prompt", "")), source_type),
-    )
+    info.add_itxt("XML:com.adobe.xmp", _xmp(str(record.get("prompt", "")), source_type(composite=composite)))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
@@ -91,13 +92,13 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def _xmp(description: str, source_type: str) -> str:
+def _xmp(description: str, source: str) -> str:
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"'
         ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-        f"<Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>"
+        f"<Iptc4xmpExt:DigitalSourceType>{source}</Iptc4xmpExt:DigitalSourceType>"
         f'<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(description)}</rdf:li></rdf:Alt>'
         '</dc:description></rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     )

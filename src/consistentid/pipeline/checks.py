@@ -6,7 +6,7 @@ Every error names the argument, the value and the remedy.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, Final
 
@@ -171,9 +171,10 @@ def check_words(face_text: Any, parts: Any, part_scales: Any, *, base_alone: boo
     if not isinstance(base_alone, bool):
         raise ArgumentError("{base_alone}={value!r} is not allowed; give True or False", value=base_alone)
     texts = tuple(face_text) if isinstance(face_text, list | tuple) else face_text
-    words = tuple(map(_parts, parts)) if isinstance(parts, list | tuple) else _parts(parts)
-    several = isinstance(part_scales, list | tuple)
-    scales = tuple(map(_part_scales, part_scales)) if several else _part_scales(part_scales)
+    words, scales = (
+        tuple(map(read, given)) if isinstance(given, list | tuple) else read(given)
+        for read, given in ((_parts, parts), (_part_scales, part_scales))
+    )
     for text in texts if isinstance(texts, tuple) else (texts,):
         if text is not None and not isinstance(text, str):
             raise ArgumentError("{face_text}={value!r} is not a text; give a sentence, or '' for none", value=text)
@@ -191,11 +192,7 @@ def _each(value: Any, number: int) -> Sequence[Any]:
 
 
 def _parts(parts: Any) -> dict[str, str] | None:
-    if parts is not None and not isinstance(parts, Mapping):
-        raise ArgumentError("{parts}={value!r} is not allowed; give a mapping such as {example}",
-                            value=parts, example={"eyes": "green eyes"})  # fmt: skip
-    for part, text in (parts or {}).items():
-        _check_part("parts", part)
+    for part, text in _by_part("parts", parts, {"eyes": "green eyes"}):
         if not isinstance(text, str) or not text.strip():
             raise ArgumentError(
                 "{parts}: the words for {part}, {value!r}, are none; write for example {example!r}",
@@ -207,11 +204,7 @@ def _parts(parts: Any) -> dict[str, str] | None:
 
 
 def _part_scales(scales: Any) -> dict[str, float] | None:
-    if scales is not None and not isinstance(scales, Mapping):
-        raise ArgumentError("{part_scales}={value!r} is not allowed; give a mapping such as {example}",
-                            value=scales, example={"eyes": 0.5})  # fmt: skip
-    for part, scale in (scales or {}).items():
-        _check_part("part_scales", part)
+    for part, scale in _by_part("part_scales", scales, {"eyes": 0.5}):
         if not _is_number(scale) or not 0 <= scale <= STRONGEST:
             raise ArgumentError(
                 "{part_scales}: {part}={value!r} is not allowed; give a number from 0 to {most:g}, 1 is as trained",
@@ -222,11 +215,17 @@ def _part_scales(scales: Any) -> dict[str, float] | None:
     return {part: float(scale) for part, scale in scales.items()} if scales else None
 
 
-def _check_part(argument: str, part: Any) -> None:
-    if part not in PARTS:
-        raise ArgumentError(
-            f"{{{argument}}}: unknown part {{part!r}}; known parts are {{known}}", part=part, known=", ".join(PARTS)
-        )
+def _by_part(argument: str, values: Any, example: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is given of single parts: each part, once it is known to be one, and its value."""
+    if values is not None and not isinstance(values, Mapping):
+        raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a mapping such as {{example}}",
+                            value=values, example=example)  # fmt: skip
+    for part, value in (values or {}).items():
+        if part not in PARTS:
+            raise ArgumentError(
+                f"{{{argument}}}: unknown part {{part!r}}; known parts are {{known}}", part=part, known=", ".join(PARTS)
+            )
+        yield part, value
 
 
 def check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Image | None]:

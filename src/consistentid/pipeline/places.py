@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,19 +56,19 @@ def faces_in(regions: Regions, faces: Sequence[Detection], size: tuple[int, int]
         size: width and height of the picture.
     """
     found: list[int | None] = [None] * len(regions)
-    for number, face in enumerate(faces):
-        there = _there(regions, face, size)
+    for number, there in enumerate(_there(regions, faces, size)):
         person = int(there.argmax())
         if there[person] > 0 and found[person] is None:
             found[person] = number
     return found
 
 
-def _there(regions: Regions, face: Detection, size: tuple[int, int]) -> NDArray[np.float32]:
-    """(P,) how much of the pixel at a face's middle each region covers."""
-    x, y = (min(max(int(value), 0), limit - 1) for value, limit in zip(face.centre, size, strict=True))
+def _there(regions: Regions, faces: Sequence[Detection], size: tuple[int, int]) -> Iterator[NDArray[np.float32]]:
+    """For each face (P,) how much of the pixel at its middle each region covers."""
     cover: NDArray[np.float32] = regions.cover(size[1], size[0]).numpy()
-    return cover[:, y, x]
+    for face in faces:
+        x, y = (min(max(int(value), 0), limit - 1) for value, limit in zip(face.centre, size, strict=True))
+        yield cover[:, y, x]
 
 
 def faces_outside(regions: Regions, faces: Sequence[Detection], size: tuple[int, int]) -> list[int]:
@@ -78,4 +78,4 @@ def faces_outside(regions: Regions, faces: Sequence[Detection], size: tuple[int,
         regions, size: see `faces_in`.
         faces: of a picture, in any order.
     """
-    return [number for number, face in enumerate(faces) if not _there(regions, face, size).any()]
+    return [number for number, there in enumerate(_there(regions, faces, size)) if not there.any()]

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from consistentid.errors import InputError, first_line
-from consistentid.files.output import encode_png
+from consistentid.files.output import encode_png, source_type
 from consistentid.files.reading import check_file, read_bytes
 
 MAX_BYTES = 1 << 20
@@ -100,20 +100,13 @@ class Signer:
             import c2pa
         except ImportError as error:
             raise InputError(_MISSING.format(name=error.name)) from None
-        from consistentid.files.output import COMPOSITE_SOURCE_TYPE, DIGITAL_SOURCE_TYPE
-
         manifest = {
             "claim_generator_info": [{"name": "consistentid", "version": version("consistentid")}],
             "assertions": [
                 {
                     "label": "c2pa.actions.v2",
                     "data": {
-                        "actions": [
-                            {
-                                "action": "c2pa.created",
-                                "digitalSourceType": COMPOSITE_SOURCE_TYPE if composite else DIGITAL_SOURCE_TYPE,
-                            }
-                        ]
+                        "actions": [{"action": "c2pa.created", "digitalSourceType": source_type(composite=composite)}]
                     },
                 }
             ],

@@ -35,9 +35,9 @@ class Share:
     work: Callable[[Sequence[Job]], Sequence[Any]]
     rows: int = 1
 
-    def suits(self, other: Share | None) -> bool:
+    def suits(self, other: Share) -> bool:
         """Whether both may be done together."""
-        return other is not None and (self.key, self.most, self.work) == (other.key, other.most, other.work)
+        return (self.key, self.most, self.work) == (other.key, other.most, other.work)
 
 
 @dataclass(eq=False)
@@ -228,10 +228,14 @@ class Queue:
             return self._running
 
     def _together(self, first: Job) -> list[Job]:
-        jobs, rows = [first], first.share.rows if first.share else 0
-        for job in [job for job in self._waiting if first.share and first.share.suits(job.share)]:
-            if first.share and job.share and rows + job.share.rows <= first.share.most:
-                rows += job.share.rows
+        jobs, share = [first], first.share
+        if share is None:
+            return jobs
+        rows = share.rows
+        for job in list(self._waiting):
+            other = job.share
+            if other is not None and share.suits(other) and rows + other.rows <= share.most:
+                rows += other.rows
                 jobs.append(job)
                 self._waiting.remove(job)
         return jobs

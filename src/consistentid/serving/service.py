@@ -260,11 +260,9 @@ class Service:
             raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
 
         work = _Portraying(self, values, people, photos, face_index, skip_bad)
-        key = None if alone or whole is None else whole.batch_key(studio.preset.settings)
-        share = None
-        if key is not None and whole is not None:
-            most = whole.settings(studio.preset.settings).batch_size
-            share = Share(key, most, _portray, len(whole.prompts) * whole.made)
+        share, defaults = None, studio.preset.settings
+        if whole is not None and not alone and (key := whole.batch_key(defaults)) is not None:
+            share = Share(key, whole.settings(defaults).batch_size, _portray, len(whole.prompts) * whole.made)
         job = self.queue.submit("portraits", client, work, share)
         if keep:
             self.tidy()

@@ -32,9 +32,10 @@ from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.drawn.__main__ import main
-from consistentid.training.drawn.loop import LOG, REPORT, stage_folder
+from consistentid.training.drawn.loop import REPORT, stage_folder
 from consistentid.training.drawn.recipe import OPTIONS, Recipe
 from consistentid.training.drawn.stages import BY_NAME, STAGES, Stage
+from consistentid.training.log import LOG
 from consistentid.training.recipe import ADAPTER, COMMON, NETWORKS, SECTIONS
 from consistentid.training.stopping import Stopped
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from consistentid.errors import InputError, TrainingError
 from consistentid.training import precision
 from consistentid.training.drawn import loop
-from consistentid.training.drawn.loop import LOG, REPORT, STATE, Opponent, gathered, stage_folder, train
+from consistentid.training.drawn.loop import REPORT, STATE, Opponent, gathered, stage_folder, train
+from consistentid.training.log import LOG
 from consistentid.training.precision import resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, batched, shuffled
 from consistentid.training.state import read_about, read_tensors

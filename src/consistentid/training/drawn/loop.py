@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.writing import replacing, write_whole
+from consistentid.training.log import append, cut
 from consistentid.training.precision import computing, laid_out, resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, shuffled
 from consistentid.training.state import (
@@ -47,7 +48,6 @@ Losses = dict[str, Tensor]
 Loss = Callable[[NDArray[np.int64], torch.Generator], Losses]
 
 STATE = "state.safetensors"
-LOG = "log.jsonl"
 REPORT = "report.json"
 
 LOG_EVERY = 100  # steps
@@ -127,7 +127,7 @@ def train(
         each.restore(tensors, about, path)
     start, before = about.get("step", 0), about.get("seconds", 0.0)
     began = saved = time.monotonic()
-    log = _Log(name, folder / LOG, about.get("smooth", {}), start, processes.is_main_process)
+    log = _Log(name, folder, about.get("smooth", {}), start, processes.is_main_process)
 
     def save(step: int) -> None:
         if not processes.is_main_process:
@@ -313,13 +313,11 @@ class _Learning:
 class _Log:
     """The losses, smoothed, on the console and in a file of JSON lines."""
 
-    def __init__(self, name: str, path: Path, smooth: Mapping[str, float], step: int, writes: bool) -> None:
-        self.name, self.path, self.writes = name, path, writes
+    def __init__(self, name: str, folder: Path, smooth: Mapping[str, float], step: int, writes: bool) -> None:
+        self.name, self.folder, self.writes = name, folder, writes
         self.smooth = dict(smooth)
-        if writes and self.path.exists():  # what was logged after the checkpoint is done again
-            rows = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in rows if json.loads(line)["step"] <= step]
-            write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        if writes:
+            cut(folder, step)  # what was logged after the checkpoint is done again
 
     def add(self, losses: Mapping[str, float], step: int, seconds: float, *, last: bool) -> None:
         """The losses of a step; of a skipped one, none."""
@@ -329,8 +327,7 @@ class _Log:
         if self.writes and (step % LOG_EVERY == 0 or last):
             row = {"step": step, "seconds": round(seconds, 1), **{k: round(v, 5) for k, v in self.smooth.items()}}
             print(json.dumps({"network": self.name} | row), flush=True)
-            with self.path.open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            append(self.folder, row)
 
 
 def _found(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
