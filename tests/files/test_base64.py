@@ -8,7 +8,7 @@ import io
 import pytest
 from PIL import Image
 
-from consistentid.files.base64 import from_base64, to_data_url
+from consistentid.files.base64 import from_base64, to_base64, to_data_url
 
 
 def test_a_picture_comes_back_as_it_was() -> None:
@@ -20,7 +20,8 @@ def test_a_picture_comes_back_as_it_was() -> None:
 
 
 def test_bare_and_broken_lines() -> None:
-    text = base64.b64encode(b"some bytes").decode()
+    text = to_base64(b"some bytes")
+    assert text == base64.b64encode(b"some bytes").decode()
     assert from_base64(text) == from_base64(f"{text[:4]}\n {text[4:]}") == b"some bytes"
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from consistentid.errors import InputError
-from consistentid.serving.access import Access, is_loopback, read_tokens
+from consistentid.serving.access import Access, read_tokens
+from consistentid.serving.address import is_loopback
 from consistentid.serving.refusal import RefusedError
 
 TOKEN, OTHER = "a" * 24, "b" * 24

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -97,3 +100,11 @@ def test_what_is_no_url(url: str, tmp_path: Path) -> None:
 )
 def test_options_that_are_the_service_s(options: tuple[str, ...], tmp_path: Path) -> None:
     assert f"{options[0]} says what a service has chosen" in error_of("http://127.0.0.1:9", tmp_path, *options)
+
+
+def test_who_calls_needs_no_library_of_the_service() -> None:
+    """The extra `serve` is for those who serve: `pip install consistentid` is enough for `--server`."""
+    code = "import sys; sys.modules.update(dict.fromkeys(('fastapi', 'starlette', 'uvicorn', 'prometheus_client')));"
+    line = [sys.executable, "-c", code + "import consistentid.cli.generate, consistentid.serving.client"]
+    result = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert (result.returncode, result.stderr) == (0, "")

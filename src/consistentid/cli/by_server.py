@@ -12,8 +12,8 @@ from click.core import ParameterSource
 
 from consistentid.cli.common import quiet
 from consistentid.cli.persons import PersonPhoto
-from consistentid.cli.serve import TOKEN_VARIABLE
 from consistentid.errors import InputError
+from consistentid.serving.address import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from consistentid.adapter.identity import Identity

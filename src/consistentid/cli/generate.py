@@ -44,8 +44,8 @@ from consistentid.cli.persons import (
     read_people,
     regions_of,
 )
-from consistentid.cli.serve import TOKEN_VARIABLE
 from consistentid.errors import InputError
+from consistentid.serving.address import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from PIL import Image

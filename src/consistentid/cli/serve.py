@@ -19,9 +19,7 @@ from consistentid.cli.common import (
     read_provenance,
 )
 from consistentid.errors import InputError
-
-TOKEN_VARIABLE = "CONSISTENTID_TOKEN"
-"""Environment variable with the token of the service, for those who serve and those who call."""
+from consistentid.serving.address import TOKEN_VARIABLE, is_loopback
 
 
 @click.command(
@@ -99,7 +97,7 @@ def serve(
             f"the service needs {error.name}, which is not installed; pip install 'consistentid[serve]'"
         ) from None
     from consistentid.presets.read import load_preset
-    from consistentid.serving.access import Access, check_tokens, is_loopback, read_tokens
+    from consistentid.serving.access import Access, check_tokens, read_tokens
     from consistentid.serving.limits import Limits
     from consistentid.serving.page.mount import available
 

@@ -32,8 +32,13 @@ def from_base64(value: Any) -> bytes:
     return content
 
 
+def to_base64(content: bytes) -> str:
+    """The content of a file as JSON can hold it."""
+    return base64.b64encode(content).decode("ascii")
+
+
 def to_data_url(picture: Image.Image, kind: str = "PNG", **options: Any) -> str:
     """A picture as a data URL of a PNG, or a file of another kind that Pillow writes with these options."""
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return f"data:image/{kind.lower()};base64,{to_base64(stream.getvalue())}"

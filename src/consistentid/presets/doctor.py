@@ -37,10 +37,8 @@ def examine(preset: Preset, name: str = "") -> dict[str, Any]:
     """
     from huggingface_hub.constants import is_offline_mode
 
-    networks = [_network(role, network) for role, network in preset.networks.items()]
-    # Two roles may share one file: it is fetched once.
-    to_fetch = sum({x["source"]: x["megabytes"] for x in networks if x["state"] in _FETCHED}.values())
-    missing = any(x["state"] in _FETCHED for x in networks)
+    found = networks_of(preset, name)
+    networks, to_fetch = found["networks"], found["to_fetch_mb"]
     memory, disk, devices = _memory(), _disk(), _devices()
     fits = [_fit(preset, device, memory["available_mb"]) for device in devices]
     problems = _problems(preset, networks, to_fetch, fits, disk)
@@ -58,12 +56,23 @@ def examine(preset: Preset, name: str = "") -> dict[str, Any]:
         "disk": disk,
         "offline": is_offline_mode(),
         "preset": preset.name,
-        "networks": networks,
-        "to_fetch_mb": to_fetch,
-        "fetch": f"consistentid fetch --preset {name or preset.name}" if missing else None,
+        **found,
         "unpinned": [role for role, network in preset.networks.items() if network.repo and not network.revision],
         "fits": fits,
         "problems": problems,
+    }
+
+
+def networks_of(preset: Preset, name: str = "") -> dict[str, Any]:
+    """The "networks", "to_fetch_mb" and "fetch" of `examine`: what is here, without looking whether it is whole."""
+    networks = [_network(role, network) for role, network in preset.networks.items()]
+    # Two roles may share one file: it is fetched once.
+    to_fetch = sum({x["source"]: x["megabytes"] for x in networks if x["state"] in _FETCHED}.values())
+    missing = any(x["state"] in _FETCHED for x in networks)
+    return {
+        "networks": networks,
+        "to_fetch_mb": to_fetch,
+        "fetch": f"consistentid fetch --preset {name or preset.name}" if missing else None,
     }
 
 

@@ -6,7 +6,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from starlette.types import Scope
 
 from consistentid.errors import InputError
 from consistentid.files.reading import read_bytes
+from consistentid.serving.address import is_loopback
 from consistentid.serving.refusal import RefusedError
 
 OPEN = ("/health", "/ready")
@@ -53,14 +53,6 @@ def check_tokens(tokens: Iterable[str], source: str) -> tuple[str, ...]:
                 " such as `openssl rand -hex 24` prints"
             )
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 class Access:

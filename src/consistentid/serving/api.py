@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from consistentid.errors import ConsistentIDError
+from consistentid.files.base64 import to_base64
 from consistentid.serving import document as doc
 from consistentid.serving.access import Access
 from consistentid.serving.calls import LOOK, answered, client_of, form_of, truth, whole_number
@@ -208,7 +208,7 @@ async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
             if isinstance(kept, str):
                 known["identity"] = "a token, or a file"
             texts = text_fields(form, known, ("photo", "photo[]", *(("identity",) if sent is not None else ())))
-        identity = texts.get("identity") if sent is None else base64.b64encode(sent).decode()
+        identity = texts.get("identity") if sent is None else to_base64(sent)
         return {
             "values": parse_json(texts.get("request", "{}"), "the field 'request'"),
             "identity": () if identity is None else (identity,),

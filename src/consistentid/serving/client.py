@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 import time
@@ -18,9 +17,9 @@ import httpx
 from PIL import Image
 
 from consistentid.errors import InputError, ServerError
-from consistentid.files.base64 import from_base64
+from consistentid.files.base64 import from_base64, to_base64
 from consistentid.pipeline.portraits import Portraits
-from consistentid.serving.access import is_loopback
+from consistentid.serving.address import TOKEN_VARIABLE, is_loopback
 
 if TYPE_CHECKING:
     from consistentid.pipeline.request import Request
@@ -150,10 +149,10 @@ class Client:
         """
         body: dict[str, Any] = {"request": request.to_dict(), "alone": True, "background": True}
         if photos:
-            sent = [base64.b64encode(photo).decode() for photo in photos]
+            sent = [to_base64(photo) for photo in photos]
             body |= {"photos": sent, "face_index": face_index, "skip_bad": skip_bad}
         else:
-            body["identity"] = [base64.b64encode(identity).decode() for identity in identities]
+            body["identity"] = [to_base64(identity) for identity in identities]
         address = self._accepted("POST", "/v1/portraits", json=body).headers.get("location")
         if address is None:
             raise self._error("answers with what is no job")
@@ -210,7 +209,7 @@ class Client:
             seconds = answer.headers.get("retry-after", "")
             if answer.status_code not in (429, 503) or not seconds.isdecimal() or time.monotonic() > until:
                 if answer.status_code == 401:
-                    message += "; set the environment variable CONSISTENTID_TOKEN"
+                    message += f"; set the environment variable {TOKEN_VARIABLE}"
                 raise self._error(message)
             self._say(message)
             time.sleep(min(int(seconds), 30))

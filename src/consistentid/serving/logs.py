@@ -33,6 +33,10 @@ def event(name: str, **fields: object) -> None:
 
 def unexpected(kind: str, error: Exception) -> None:
     """An error that nobody thought of: where it was, and not what it said, as a message may hold words of a prompt."""
+    LOGGER.error("unexpected", extra={"fields": {"kind": kind, "error": type(error).__name__, "where": where(error)}})
+
+
+def where(error: Exception) -> list[str]:
+    """The lines of code that an error went through, without the folders, which are the machine's."""
     lines = traceback.extract_tb(error.__traceback__)
-    where = [f"{line.filename.rpartition('/')[2]}:{line.lineno} {line.name}" for line in lines]
-    LOGGER.error("unexpected", extra={"fields": {"kind": kind, "error": type(error).__name__, "where": where}})
+    return [f"{line.filename.rpartition('/')[2]}:{line.lineno} {line.name}" for line in lines]

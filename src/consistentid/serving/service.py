@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import secrets
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from consistentid.errors import CancelledError, CheckpointError, ConsistentIDError
+from consistentid.files.base64 import to_base64
 from consistentid.serving.limits import Limits
-from consistentid.serving.logs import event
+from consistentid.serving.logs import event, where
 from consistentid.serving.metrics import Metrics
 from consistentid.serving.notes import collected, routed
 from consistentid.serving.queue import Job, Queue, Share
@@ -93,9 +92,8 @@ class Service:
                 load()
         except Exception as error:  # the service goes on saying what is wrong
             told = str(error) if isinstance(error, ConsistentIDError) else "unexpected: see the log"
-            where = [f"{x.filename.rpartition('/')[2]}:{x.lineno}" for x in traceback.extract_tb(error.__traceback__)]
             self.state, self.stage = "failed", told
-            event("loading failed", error=type(error).__name__, message=str(error), where=where)
+            event("loading failed", error=type(error).__name__, message=str(error), where=where(error))
             return
         self._studio, self.loaded, self.stage, self.state = studio, 1.0, "", "ready"
         event("ready", preset=studio.preset.name, seconds=round(time.monotonic() - began, 1))
@@ -148,7 +146,7 @@ class Service:
                     raise CancelledError("cancelled after the photos were looked at")
                 identity = studio.encode(sights)
             return {
-                "identity": base64.b64encode(identity.to_bytes()).decode(),
+                "identity": to_base64(identity.to_bytes()),
                 "token": self._keep(client, identity),
                 "expires_in": self.limits.keep_identities or None,
                 "parts": list(identity.visible_parts),
@@ -369,7 +367,7 @@ class _Portraying:
         return {
             "pictures": [
                 {
-                    "b64_json": base64.b64encode(made.to_png(number)).decode(),
+                    "b64_json": to_base64(made.to_png(number)),
                     "prompt": made.prompts[number],
                     "seed": made.seeds[number],
                     "likeness": None if math.isnan(score := made.scores[number]) else score,
@@ -444,5 +442,5 @@ class _Reporter:
         self._job.progress = {"stage": step.stage, "done": step.done, "total": step.total, "seconds_left": left}
         if self._job.watched and time.monotonic() >= self._next and step.latents is not None:
             pictures = [self._marks.encode(image, {"preview": True, "ai_generated": True}) for image in step.preview()]
-            self._job.previews = [base64.b64encode(data).decode() for data in pictures]
+            self._job.previews = [to_base64(data) for data in pictures]
             self._next = time.monotonic() + _PREVIEW_EVERY

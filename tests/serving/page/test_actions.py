@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from served import ADA
 from consistentid.adapter.identity import Identity
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
+from consistentid.presets.doctor import examine
+from consistentid.presets.network import Network
 from consistentid.presets.read import load_preset, preset_names
 from consistentid.serving.page.actions import Actions
 from consistentid.serving.page.words import DRAWN_EXAMPLES, drawn_words, with_words
@@ -228,3 +232,26 @@ def test_what_other_presets_lack_is_said_with_its_size_and_the_lines_to_type(act
         if preset["missing"]:
             assert preset["to_fetch_mb"] > 1000
             assert preset["lines"][0] == f"consistentid fetch --preset {preset['name']}"
+
+
+def test_a_visit_reads_no_weights(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of hundreds of megabytes take seconds of a processor that samples for others."""
+    weights = tmp_path / "models/buffalo_l/w600k_r50.onnx"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"damaged")
+    network = Network(kind="insightface", path=weights, sha256="0" * 64)
+    preset = replace(load_preset("drawn"), recogniser=network)
+    page = Actions(service, preset)
+    page.presets()  # of the first visit the names of all weights are remembered
+    read: list[Path] = []
+
+    def sha256(file: Path) -> str:
+        read.append(file)
+        return "1" * 64
+
+    monkeypatch.setattr("consistentid.presets.download.sha256", sha256)
+    monkeypatch.setattr("consistentid.files.weights.sha256", sha256)
+    assert page.presets()[0]["missing"] == []
+    assert read == []
+    assert any("is damaged" in problem for problem in examine(preset)["problems"]), "`doctor` reads them"
+    assert read == [weights]

@@ -6,7 +6,6 @@ Whatever a browser sends is checked as that of any other client: by the service,
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from consistentid.errors import ArgumentError, InputError
+from consistentid.files.base64 import to_base64
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset, preset_names
 from consistentid.serving.calls import LOOK, whole_number
@@ -82,7 +82,7 @@ class Actions:
             def look() -> Told:
                 person = self.service.identity_of(client, given if isinstance(given, str) else "")
                 person.check_networks(self.service.studio.adapter.spec.networks)
-                data = base64.b64encode(person.to_bytes()).decode()
+                data = to_base64(person.to_bytes())
                 return {"identity": data, "parts": list(person.visible_parts), "face_text": person.face_text}
 
             return await run_in_threadpool(look)
@@ -156,12 +156,12 @@ class Actions:
     def presets(self) -> list[Told]:
         """Of the served preset and those of the package: "name", "about", "served", "missing" networks with their
         "megabytes", these "to_fetch_mb" together, and "lines" to type for it to be served."""
-        from consistentid.presets.doctor import examine
+        from consistentid.presets.doctor import networks_of
 
         found = []
         names = [name for name in preset_names() if name != self.preset.name]
         for preset in (self.preset, *map(load_preset, names)):
-            report = examine(preset)
+            report = networks_of(preset)
             served = preset is self.preset
             lines = [report["fetch"], None if served else f"consistentid serve --preset {preset.name}"]
             found.append(
@@ -278,7 +278,7 @@ def _with_borrowed(people: Sequence[Mapping[str, Any]], names: Sequence[str]) ->
             if type(owner) is not int or not 0 <= owner < len(known):
                 raise InputError(f"{names[number]}: the {part} of a person who is not there; choose another")
             others[part] = known[owner]
-        found[number] = base64.b64encode(known[number].with_parts(**others).to_bytes()).decode()
+        found[number] = to_base64(known[number].with_parts(**others).to_bytes())
     return found
 
 
@@ -303,7 +303,7 @@ def _invented() -> str:
     scene = replace(sample_scenes([(number, 0)], split="test"), **plain)
     stream = io.BytesIO()
     Image.fromarray(draw(sample_people([number], split="test"), scene, _SIDE).pixels()[0]).save(stream, "PNG")
-    return base64.b64encode(stream.getvalue()).decode()
+    return to_base64(stream.getvalue())
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
