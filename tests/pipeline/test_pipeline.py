@@ -450,7 +450,7 @@ def test_low_memory_offloads_every_variant_of_the_pipeline(
     monkeypatch.setattr(DiffusionPipeline, "enable_model_cpu_offload", lambda pipe, device: offload(pipe, device="cpu"))
     tiled, small = (ConsistentIDPipeline.from_preset(preset, device="cpu", low_memory=True) for _ in range(2))
     small.device = torch.device("meta")
-    monkeypatch.setattr(small, "_faces", nullcontext)
+    monkeypatch.setattr(small, "faces_at_work", nullcontext)
     for given in ({}, {"image": PHOTO}, {}, {"image": PHOTO, "mask": half_mask()}, {}):
         usual = tiled(who, PROMPT, seed=1, **given).images[0]  # type: ignore[arg-type]
         assert difference(small(who, PROMPT, seed=1, **given).images[0], usual) <= 1  # type: ignore[arg-type]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from consistentid.adapter.regions import Regions
 from consistentid.faces.face import Detection
+from consistentid.pipeline.likeness import faces_of, find_people
+from consistentid.pipeline.networks import PresetNetworks
+from consistentid.pipeline.request import Request, Row
 
 SMALL = 0.3
 """Side of a face, as a share of the base's shorter side, from which the base draws it well."""
@@ -77,3 +82,49 @@ def face_mask(face: Detection, size: tuple[int, int], others: Sequence[Detection
     for other in others:
         pen.rectangle(tuple(float(value) for value in other.box), fill=0)
     return mask
+
+
+def redraw_faces(
+    networks: PresetNetworks, image: Image.Image, request: Request, places: Regions | None, row: Row, picture: int = 0
+) -> tuple[Image.Image, list[Repaired]]:
+    """The picture with every small or unlike face of the request's people drawn anew, where that is not less like.
+
+    Args:
+        networks: draw and look.
+        image: RGB picture.
+        request: who is in it, and what is said of them.
+        places: where they are in it, if that is known.
+        row: the picture's prompt and seed.
+        picture: its number.
+    """
+    people, native = list(request.people), networks.sampler.native_size
+    with networks.faces_at_work():
+        seen = find_people(networks.analyzer, image, people, places)
+    done = []
+    for person, (number, before) in enumerate(zip(seen.numbers, seen.likenesses, strict=True)):
+        if number is None:
+            continue
+        face = seen.faces[number]
+        unlike = request.repair_below is not None and before < request.repair_below
+        if not is_small(face, native) and not unlike:
+            continue
+        mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
+        new = networks.draw(request.close_up(person, row.prompt, row.seed, image, mask, STRENGTH)).images[0]
+        with networks.faces_at_work():
+            found = _face_within(faces_of(networks.analyzer, new), face)
+            after = math.nan
+            if found is not None:
+                embedding = networks.analyzer.recogniser.embed(new, found.landmarks)
+                after = float(embedding @ people[person].embedding.numpy())
+        kept = after >= before
+        left, top, right, bottom = (round(float(value)) for value in face.box)
+        done.append(Repaired(picture, person, (left, top, right, bottom), before, after, kept))
+        image = new if kept else image
+    return image, done
+
+
+def _face_within(faces: Sequence[Detection], face: Detection) -> Detection | None:
+    """The first of the faces that lies where another one was."""
+    left, top, right, bottom = (float(value) for value in face.box)
+    there = (x for x in faces if left <= x.centre[0] <= right and top <= x.centre[1] <= bottom)
+    return next(there, None)

@@ -10,7 +10,7 @@ A further argument takes
 - a check in `__post_init__`, a function of `checks` that returns the value as it is kept, or raises an `ArgumentError`;
 - where JSON has another form of it, a line in `from_dict` and in `to_dict`; what JSON cannot hold, in `_NOT_PLAIN`;
 - what it does: before and around the pipeline's call in `sampling`, after it in `pipeline`; and if a picture should
-  tell of it, an entry in `ConsistentIDPipeline._record`.
+  tell of it, an entry in `record`.
 """
 
 from __future__ import annotations
