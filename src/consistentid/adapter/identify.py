@@ -15,6 +15,7 @@ from consistentid.faces.analyzer import FaceAnalyzer, surroundings
 from consistentid.faces.caption import Captioner
 from consistentid.faces.parts import PARTS, PartLayout, part_areas, part_pictures
 from consistentid.faces.sight import Sight, look
+from consistentid.files.weights import Versions
 
 
 class IdentityEncoder:
@@ -47,7 +48,7 @@ class IdentityEncoder:
         self.canvas_size = canvas_size
         self.provenance = {**(provenance or {}), "part_layout": part_layout}
         self.same_person = same_person
-        self._blank: tuple[list[tuple[Any, int]], Tensor] | None = None
+        self._blank: tuple[Versions, Tensor] | None = None
 
     def encode(
         self,
@@ -99,8 +100,8 @@ class IdentityEncoder:
         """
         pixels = self.processor(images=list(pictures), return_tensors="pt")["pixel_values"]
         weights = next(self.image_encoder.parameters())
-        made_by = [(weight, weight._version) for weight in self.image_encoder.parameters()]
-        known = self._blank is not None and _same(made_by, self._blank[0])
+        made_by = Versions.of(self.image_encoder)
+        known = self._blank is not None and made_by == self._blank[0]
         if not known:
             pixels = torch.cat([pixels, torch.zeros_like(pixels[:1])])
         output = self.image_encoder(pixels.to(weights.device, weights.dtype), output_hidden_states=True)
@@ -127,7 +128,3 @@ def best_parts(sights: Sequence[Sight], layout: PartLayout, canvas_size: int) ->
             if part not in best or worth > best[part][0]:
                 best[part] = worth, pictures[part]
     return {part: best[part][1] for part in PARTS if part in best}
-
-
-def _same(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:
-    return len(a) == len(b) and all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))

@@ -137,3 +137,27 @@ def sha256(file: Path) -> str:
     """Of a file's content, whatever its name says: 64 hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class Versions:
+    """Which parameters networks have, and how often each was written to: equal while nobody trained or loaded any.
+
+    Kept beside what was computed with the networks, it tells whether that still holds.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor] = ()) -> None:
+        self._state = [(parameter, parameter._version) for parameter in parameters]
+
+    @classmethod
+    def of(cls, *networks: nn.Module) -> Versions:
+        """Those of these networks, as they are now."""
+        return cls(parameter for network in networks for parameter in network.parameters())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Versions):
+            return NotImplemented
+        return len(self._state) == len(other._state) and all(
+            x is y and m == n for (x, m), (y, n) in zip(self._state, other._state, strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # parameters change

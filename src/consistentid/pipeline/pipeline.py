@@ -26,10 +26,11 @@ from consistentid.pipeline.likeness import find_people
 from consistentid.pipeline.networks import PresetNetworks
 from consistentid.pipeline.placement import Placement
 from consistentid.pipeline.portraits import Portraits
+from consistentid.pipeline.progress import report
 from consistentid.pipeline.record import record_of
 from consistentid.pipeline.repair import redraw_faces
 from consistentid.pipeline.request import Request, Row, Step
-from consistentid.pipeline.sampling import Sampled, report
+from consistentid.pipeline.sampling import Sampled
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
 from consistentid.provenance.marks import Provenance

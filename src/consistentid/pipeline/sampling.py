@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -20,14 +15,16 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.merge import Callback
 from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Regions
-from consistentid.errors import ArgumentError, CancelledError, InputError, PipelineError
+from consistentid.errors import ArgumentError, CancelledError, PipelineError
 from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.checks import OF_EACH
+from consistentid.pipeline.given import call_arguments, check_base, inpaints, keeping, regions_in
+from consistentid.pipeline.pixels import pictures
+from consistentid.pipeline.progress import Watch
 from consistentid.pipeline.remarks import remarks
-from consistentid.pipeline.request import Request, Row, Step
+from consistentid.pipeline.remembered import RememberedInputs
+from consistentid.pipeline.request import Request, Row
 from consistentid.presets.settings import Settings
-
-_REMEMBERED = 32  # identities and texts whose inputs are kept; each takes less than a megabyte
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ class Sampler:
     ) -> None:
         self.pipe, self.adapter = pipe, adapter
         self._controlnet, self._prepare = controlnet, prepare
-        self._inputs: OrderedDict[tuple[Any, ...], dict[str, Any]] = OrderedDict()
-        self._made_by: list[tuple[torch.nn.Parameter, int]] = []
+        self._inputs = RememberedInputs(adapter, pipe)
 
     @property
     def native_size(self) -> tuple[int, int]:
@@ -112,12 +108,12 @@ class Sampler:
             raise ArgumentError(
                 "{identity}: {count} people need {regions}; say where each is", count=len(request.people)
             )
-        _check_base(self.pipe, request)
+        check_base(self.pipe, request)
         pipe = self._pipe_for(request)
         canvas, size = self.canvas(request, settings)
-        request = replace(request, regions=_regions_in(request, canvas, size))
+        request = replace(request, regions=regions_in(request, canvas, size))
         rows = request.rows()
-        watch = _Watch(request, len(rows), pipe)
+        watch = Watch(request, len(rows), pipe)
         windows: list[Image.Image] = []
         withheld: list[bool] = []
         alone: AbstractContextManager[Any] = self.adapter.suspended() if request.base_alone else nullcontext()
@@ -127,7 +123,7 @@ class Sampler:
                 batch = rows[start : start + settings.batch_size]
                 watch.begin(range(start, start + len(batch)), self._texts(request, batch), size)
                 output = self._call(pipe, request, settings, canvas, batch, watch)
-                windows += _pictures(pipe, output.images, batch)
+                windows += pictures(pipe, output.images, batch)
                 withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         image, mask, _ = request.pictures
         if image is None or mask is None or canvas is None:
@@ -145,7 +141,7 @@ class Sampler:
         Raises:
             PromptTooLongError, PipelineError: see `ConsistentID.inputs`.
         """
-        _check_base(self.pipe, request)
+        check_base(self.pipe, request)
         self._facial_texts(request, request.prompts, warn=True)
 
     def sample_together(self, requests: Sequence[Request], defaults: Settings) -> list[Sampled | Exception]:
@@ -167,7 +163,7 @@ class Sampler:
         size = settings.width or native[0], settings.height or native[1]
         rows = [request.rows() for request in requests]
         flat = [(request, row) for request, own in zip(requests, rows, strict=True) for row in own]
-        watches = [_Watch(request, len(own), pipe) for request, own in zip(requests, rows, strict=True)]
+        watches = [Watch(request, len(own), pipe) for request, own in zip(requests, rows, strict=True)]
         ends = list(itertools.accumulate(len(own) for own in rows))
         places = [slice(end - len(own), end) for end, own in zip(ends, rows, strict=True)]
         broken: dict[int, CancelledError] = {}
@@ -204,20 +200,14 @@ class Sampler:
                 guidance_scale=settings.guidance_scale,
                 warn=False,  # `check` has told each
             )
-            merge = replace(inputs["callback_on_step_end"], callback=after_step)
-            output = pipe(
-                **inputs | {"callback_on_step_end": merge, "callback_on_step_end_tensor_inputs": merge.tensor_inputs},
-                width=size[0],
-                height=size[1],
-                num_inference_steps=settings.steps,
-                output_type="pt",
-                generator=[torch.Generator("cpu").manual_seed(row.seed) for _, row in flat],
+            output = _run(
+                pipe, inputs, after_step, settings, [row.seed for _, row in flat], width=size[0], height=size[1]
             )
         withheld = getattr(output, "nsfw_content_detected", None) or [False] * len(flat)
         found: list[Sampled | Exception] = []
         for number, (own, place) in enumerate(zip(rows, places, strict=True)):
             try:
-                images = _pictures(pipe, output.images[place], own)
+                images = pictures(pipe, output.images[place], own)
             except PipelineError as error:
                 found.append(broken.get(number, error))
                 continue
@@ -225,13 +215,13 @@ class Sampler:
         return found
 
     def _call(
-        self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: _Watch
+        self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: Watch
     ) -> Any:
         seeds = [row.seed for row in batch]
         image, mask, _ = request.pictures
         keep: Callback | None = None
-        if image and mask and canvas and not _inpaints(pipe):
-            keep = _keeping(pipe, canvas.cut(image), canvas.cut(mask), seeds)
+        if image and mask and canvas and not inpaints(pipe):
+            keep = keeping(pipe, canvas.cut(image), canvas.cut(mask), seeds)
 
         def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
             kept = (keep(pipe, step, timestep, tensors) if keep else None) or {}
@@ -241,32 +231,24 @@ class Sampler:
         # One text for pictures of one prompt; pictures of a list of prompts bring their own.
         single = isinstance(request.prompt, str)
         prompt = batch[0].prompt if single else tuple(row.prompt for row in batch)
-        return pipe(
-            **self._texts_and_identity(request, prompt, settings, after_step),
-            **_call_arguments(pipe, request, canvas, settings, len(batch)),
-            num_inference_steps=settings.steps,
-            output_type="pt",  # Pillow's pictures do not tell black from what is no number
+        return _run(
+            pipe,
+            self._texts_and_identity(request, prompt, settings),
+            after_step,
+            settings,
+            seeds,
             num_images_per_prompt=len(batch) if single else 1,
-            # On the CPU, so that a seed means the same picture on every device.
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            **call_arguments(pipe, request, canvas, settings, len(batch)),
         )
 
     def _texts_and_identity(
-        self, request: Request, prompt: str | tuple[str, ...], settings: Settings, after_step: Callback
+        self, request: Request, prompt: str | tuple[str, ...], settings: Settings
     ) -> dict[str, Any]:
-        if request.base_alone:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-            negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
-            return {
-                "prompt": prompts,
-                "negative_prompt": negative,
-                "guidance_scale": settings.guidance_scale,
-                "callback_on_step_end": after_step,
-                "callback_on_step_end_tensor_inputs": ["latents"],
-            }
-        inputs = self._inputs_of(request, prompt, settings)
-        step = replace(inputs["callback_on_step_end"], callback=after_step)
-        return inputs | {"callback_on_step_end": step, "callback_on_step_end_tensor_inputs": step.tensor_inputs}
+        if not request.base_alone:
+            return self._inputs.of(request, prompt, settings)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        negative = [settings.negative_prompt] * len(prompts) if settings.negative_prompt else None
+        return {"prompt": prompts, "negative_prompt": negative, "guidance_scale": settings.guidance_scale}
 
     def _texts(self, request: Request, batch: Sequence[Row]) -> tuple[FacialText, ...]:
         """What the text encoders will read, for those who watch."""
@@ -297,43 +279,11 @@ class Sampler:
 
         kind = AutoPipelineForText2Image
         if image:
-            kind = AutoPipelineForInpainting if mask and _inpaints(self.pipe) else AutoPipelineForImage2Image
+            kind = AutoPipelineForInpainting if mask and inpaints(self.pipe) else AutoPipelineForImage2Image
         more = {"controlnet": self._controlnet()} if control and self._controlnet else {}
         if more and request.regions is not None:
             self.adapter.add_controlnet(more["controlnet"])
         return self._prepare(kind.from_pipe(self.pipe, **more))
-
-    def _inputs_of(self, request: Request, prompt: str | tuple[str, ...], settings: Settings) -> dict[str, Any]:
-        """`ConsistentID.inputs`, made once for an identity and a text as long as the networks stay as they are."""
-        self.adapter.check_attached()
-        texts = [network for name, network in self.pipe.components.items() if name.startswith("text_encoder")]
-        makers = [self.adapter.image_projection, self.adapter.facial_encoder, *filter(None, texts)]
-        made_by = [(x, x._version) for network in makers for x in network.parameters()]
-        # a LoRA on a text encoder is weighed by numbers that leave no trace in its parameters
-        unsure = any(getattr(network, "peft_config", None) for network in texts)
-        if unsure or not _same_weights(made_by, self._made_by):
-            self._inputs.clear()
-            self._made_by = made_by
-        arguments: dict[str, Any] = {
-            "regions": request.regions,
-            "person_prompts": request.person_prompts,
-            "person_scales": request.person_scales,
-            "face_text": request.face_text,
-            "parts": request.parts,
-            "part_scales": request.part_scales,
-            "merge_at": request.merges(settings),
-            "base_ratio": request.base_ratio,
-            "regions_end": request.regions_end,
-            "guidance_scale": settings.guidance_scale,
-        }
-        negative = settings.negative_prompt or None
-        key = (request.people, prompt, negative, *map(_hashable, arguments.values()))
-        if key not in self._inputs:
-            self._inputs[key] = self.adapter.inputs(request.people, prompt, negative, **arguments)
-        self._inputs.move_to_end(key)
-        while len(self._inputs) > _REMEMBERED:
-            self._inputs.popitem(last=False)
-        return self._inputs[key]
 
 
 def _only(value: float | list[float]) -> float:
@@ -341,115 +291,32 @@ def _only(value: float | list[float]) -> float:
     return value[0] if isinstance(value, list) else value
 
 
-def _hashable(value: Any) -> Any:
-    if isinstance(value, Regions):
-        return value.key
-    if isinstance(value, Mapping):
-        return tuple(value.items())
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+def _run(
+    pipe: Any, inputs: Mapping[str, Any], after_step: Callback, settings: Settings, seeds: Sequence[int], **more: Any
+) -> Any:
+    """A call of the pipeline.
 
-
-def _regions_in(request: Request, canvas: Canvas | None, size: tuple[int, int]) -> Regions | None:
-    """The regions of a request as parts of what is sampled."""
-    if (regions := request.places) is None:
-        return None
-    if canvas is None:
-        regions.check_shape(size[1], size[0])
-        return regions
-    image, _, control = request.pictures
-    picture = image or control
-    return regions.within(canvas.box, picture.size) if picture else regions
-
-
-def _same_weights(a: Sequence[tuple[Any, int]], b: Sequence[tuple[Any, int]]) -> bool:
-    """Whether these are the same parameters, and none was trained or loaded into since."""
-    return len(a) == len(b) and all(x is y and m == n for (x, m), (y, n) in zip(a, b, strict=True))
-
-
-# ------------------------------------------------------------------------------------------------------------- stages
-
-
-class _Watch:
-    """Tells a request's callbacks how far it is, and ends it when it was cancelled."""
-
-    def __init__(self, request: Request, count: int, pipe: Any) -> None:
-        self._request, self._count, self._pipe = request, count, pipe
-        self._began = time.monotonic()
-        self._step = Step("encoding", 0, 0)
-        self._finished = 0  # pictures of earlier batches
-
-    def begin(self, pictures: range, texts: tuple[FacialText, ...], size: tuple[int, int]) -> None:
-        """The texts of a batch are known."""
-        self._finished = pictures.start
-        self._tell(
-            replace(self._step, stage="encoding", pictures=pictures, texts=texts, size=size, latents=None, step=-1)
-        )
-
-    def after_step(self, pipe: Any, step: int, latents: torch.Tensor) -> None:
-        """A step of the batch is done."""
-        each = len(self._step.pictures)
-        done = self._finished * pipe.num_timesteps + (step + 1) * each
-        total = self._count * pipe.num_timesteps
-        left = (time.monotonic() - self._began) / done * (total - done)
-        told = replace(self._step, stage="sampling", done=done, total=total, seconds_left=left, step=step)
-        self._tell(replace(told, latents=latents, _decode=partial(_decoded, pipe)))
-        if self._request.progress:
-            self._request.progress(done, total)
-
-    def _tell(self, step: Step) -> None:
-        self._step = replace(step, latents=None, _decode=None)
-        report(self._request, step)
-
-
-def report(request: Request, step: Step) -> None:
-    """Tell a request's `on_step` how far it is.
-
-    Raises:
-        CancelledError: the request was cancelled.
+    Args:
+        pipe: of the kind that the arguments are for.
+        inputs: texts and guidance; of the adapter's, whose callback goes on to `after_step`, or for the base alone.
+        after_step: called after each step.
+        settings: how many steps.
+        seeds: of the pictures.
+        more: arguments of the pipeline's own.
     """
-    if request.cancelled and request.cancelled():
-        raise CancelledError(f"the request was cancelled after {step.done} of {step.total} steps")
-    if request.on_step:
-        request.on_step(step)
-
-
-@torch.no_grad()
-def _decoded(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
-    """Pictures of latents, as the pipeline itself decodes them at the end."""
-    vae = pipe.vae
-    upcast = vae.dtype == torch.float16 and bool(getattr(vae.config, "force_upcast", False))
-    if upcast:
-        vae.to(torch.float32)  # half precision overflows in this one
-    try:
-        scaled = latents.detach().to(vae.dtype) / vae.config.scaling_factor
-        mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
-        if mean is not None and std is not None:
-            mean, std = (torch.tensor(x).view(1, -1, 1, 1).to(scaled) for x in (mean, std))
-            scaled = scaled * std + mean
-        pixels = vae.decode(scaled, return_dict=False)[0]
-    finally:
-        if upcast:
-            vae.to(torch.float16)
-    images: list[Image.Image] = pipe.image_processor.postprocess(pixels.float(), output_type="pil")
-    return images
-
-
-def _pictures(pipe: Any, pixels: torch.Tensor, batch: Sequence[Row]) -> list[Image.Image]:
-    """RGB pictures of (B, 3, H, W) pixels in [0, 1].
-
-    Raises:
-        PipelineError: some are no numbers.
-    """
-    finite = pixels.flatten(1).isfinite().all(dim=1).tolist()
-    if broken := [str(row.seed) for row, whole in zip(batch, finite, strict=True) if not whole]:
-        raise PipelineError(
-            f"the pictures of seed {', '.join(broken)} hold values that are not finite: the networks overflow at"
-            f" {pipe.unet.dtype} in the UNet or {pipe.vae.dtype} in the VAE, or their weights or a LoRA's strength are"
-            " out of range; try --dtype float32, or leave out LoRAs"
-        )
-    processor = pipe.image_processor
-    images: list[Image.Image] = processor.numpy_to_pil(processor.pt_to_numpy(pixels))
-    return images
+    merge = inputs.get("callback_on_step_end")
+    step: Any = replace(merge, callback=after_step) if merge else after_step
+    watched = {
+        "callback_on_step_end": step,
+        "callback_on_step_end_tensor_inputs": step.tensor_inputs if merge else ["latents"],
+    }
+    return pipe(
+        **{**inputs, **watched, **more},
+        num_inference_steps=settings.steps,
+        output_type="pt",  # Pillow's pictures do not tell black from what is no number
+        # on the CPU, so that a seed means the same picture on every device
+        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+    )
 
 
 @contextmanager
@@ -460,71 +327,3 @@ def _hooks_freed(pipe: Any) -> Iterator[None]:
     except BaseException:
         pipe.maybe_free_model_hooks()
         raise
-
-
-# ----------------------------------------------------------------------------------------------------- given pictures
-
-
-def _call_arguments(
-    pipe: Any, request: Request, canvas: Canvas | None, settings: Settings, batch: int
-) -> dict[str, Any]:
-    """What the pipeline of `_pipe_for` wants besides the text."""
-    if canvas is None:
-        return {"width": settings.width or None, "height": settings.height or None}
-    image, mask, control = request.pictures
-    known = inspect.signature(type(pipe).__call__).parameters
-    arguments: dict[str, Any] = dict(zip(("width", "height"), canvas.size, strict=True)) if "width" in known else {}
-    if image:
-        # one for each picture, so that each is encoded with noise of its own seed
-        arguments |= {"image": [canvas.cut(image)] * batch, "strength": settings.strength}
-    if mask and "mask_image" in known:
-        arguments["mask_image"] = canvas.cut(mask)
-    if control:
-        arguments["control_image" if image else "image"] = canvas.cut(control)
-        arguments["controlnet_conditioning_scale"] = float(settings.control_scale)
-    return arguments
-
-
-def _check_base(pipe: Any, request: Request) -> None:
-    """Makes sure that a base for inpainting, whose UNet also reads a mask and what is around it, gets them.
-
-    Raises:
-        InputError: it does not.
-    """
-    if pipe.unet.config.in_channels != pipe.vae.config.latent_channels and request.mask is None:
-        raise InputError(
-            "this base is made for inpainting: it needs a picture and a mask of what is drawn anew (--image and --mask)"
-            "; for anything else choose another base"
-        )
-
-
-def _inpaints(pipe: Any) -> bool:
-    """Whether diffusers' inpainting knows latents like these."""
-    return pipe.unet.config.in_channels in (4, 9)
-
-
-@torch.no_grad()
-def _keeping(pipe: Any, image: Image.Image, mask: Image.Image, seeds: Sequence[int]) -> Callback:
-    """A callback that makes of img2img what `_inpaints` lacks: unmasked latents follow the picture, noised as the rest.
-
-    Args:
-        pipe: an img2img pipeline.
-        image, mask: of the size that is sampled.
-        seeds: of the pictures of a batch.
-    """
-    vae = pipe.vae
-    pixels = pipe.image_processor.preprocess(image).to(pipe._execution_device, vae.dtype)
-    start = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
-    noise = [torch.randn(start.shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    noises = torch.cat(noise).to(start)
-    white = torch.from_numpy(np.asarray(mask) >= 128).to(start)[None, None]
-    free = torch.nn.functional.interpolate(white, start.shape[-2:]).bool()
-
-    def keep(pipe: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        left = pipe.num_timesteps - step - 1
-        known = start.expand_as(noises)
-        if left:
-            known = pipe.scheduler.add_noise(known, noises, pipe.scheduler.timesteps[-left:][:1])
-        return {"latents": torch.where(free, tensors["latents"], known.to(tensors["latents"]))}
-
-    return keep
