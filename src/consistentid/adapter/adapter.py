@@ -7,35 +7,31 @@ ID tokens go through diffusers' own IP-Adapter processors, the LoRA through PEFT
 from __future__ import annotations
 
 import math
-import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from consistentid.adapter import encoding, injection, layouts, store
-from consistentid.adapter.long_text import LongText, Reader, Span, SpanTexts, check_width
+from consistentid.adapter import encoding, injection
+from consistentid.adapter.long_text import LongText, Reader, check_width
 from consistentid.adapter.merge import Callback, DelayedMerge, Swap
-from consistentid.adapter.nn.facial_encoder import FacialEncoder
-from consistentid.adapter.nn.image_projection import ImageProjection
-from consistentid.adapter.people import Person, gather
+from consistentid.adapter.people import check_together, gather
 from consistentid.adapter.prompt import FacialText, check_length
 from consistentid.adapter.regions import Region, Regions
 from consistentid.adapter.spec import AdapterSpec
+from consistentid.adapter.text import negatives_of, spans_of, warn_if_cut, write
+from consistentid.adapter.weights import AdapterWeights
 from consistentid.errors import IncompatibleIdentityError, InputError, PipelineError
-from consistentid.faces.parts import PARTS
-from consistentid.files.devices import moved, ordinary_tensors
+from consistentid.files.devices import ordinary_tensors
 
 if TYPE_CHECKING:
     from consistentid.adapter.identity import Identity
 
 
-class ConsistentID:
+class ConsistentID(AdapterWeights):
     """Identity conditioning as an adapter: attach it to a pipeline, and give the pipeline's call what `inputs` returns.
 
     ```python
@@ -53,20 +49,9 @@ class ConsistentID:
         reader: says at each step of the attached UNet what is in the rows of a text of several people.
     """
 
-    @ordinary_tensors()
     def __init__(self, spec: AdapterSpec) -> None:
-        """Fresh weights for training; the layers in the UNet get theirs when first attached.
-
-        Args:
-            spec: sizes and habits.
-        """
-        self.spec = spec
-        self.image_projection: ImageProjection = layouts.build_image_projection(spec)
-        self.facial_encoder: FacialEncoder = layouts.build_facial_encoder(spec)
-        # The UNet's layers borrow these very Parameters while attached, so training and saving see one set of values.
-        self._layers: dict[str, nn.Parameter] = {}
+        super().__init__(spec)
         self._scale = 1.0
-        self._guessed_habits = False
         self._pipe: Any = None
         self._attached_layers: dict[str, nn.Module] = {}
         self._processors: list[Any] = []
@@ -74,88 +59,6 @@ class ConsistentID:
         self._fused_loras: list[list[str]] = []
         self.reader = Reader()
         self._undo = ExitStack()
-
-    @classmethod
-    @ordinary_tensors()
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike[str],
-        weight_name: str | None = None,
-        *,
-        revision: str | None = None,
-        spec: AdapterSpec | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Self:
-        """Loads a released checkpoint, a training dump or what `save_pretrained` wrote.
-
-        Args:
-            source: hub id, folder or file.
-            weight_name: file within the repository or folder; not needed when it is clear.
-            revision: branch, tag or commit on the hub.
-            spec: sizes and habits to use instead of those found in the file or known of the released weights.
-            dtype: of all weights.
-
-        Raises:
-            CheckpointError: nothing there, truncated, or of another layout; wrong entries are listed by name.
-        """
-        path = store.locate(source, weight_name, revision)
-        loaded = store.read(path, spec)
-        with torch.device("meta"):
-            self = cls(loaded.spec)
-        state: dict[str, dict[str, Tensor]] = {"image_projection": {}, "facial_encoder": {}, "attention": {}}
-        for key, tensor in loaded.tensors.items():
-            module, _, name = key.partition(".")
-            state[module][name] = tensor.to(dtype)
-        self.image_projection.load_state_dict(state["image_projection"], assign=True)
-        self.facial_encoder.load_state_dict(state["facial_encoder"], assign=True)
-        self._layers = {name: nn.Parameter(tensor) for name, tensor in state["attention"].items()}
-        self._guessed_habits = loaded.guessed
-        return self
-
-    def save_pretrained(self, folder: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
-        """Writes `config.json` and `model.safetensors`, which `from_pretrained` reads; trained values included.
-
-        Args:
-            folder: made if it is not there.
-            dtype: of the stored weights, as they are by default.
-
-        Raises:
-            PipelineError: a fresh adapter that was never attached has no layers to save.
-            InputError: the folder cannot be written.
-        """
-        if not self._layers:
-            raise PipelineError("nothing to save: the layers in the UNet are made by attach(pipe), call it first")
-        store.write_folder(
-            Path(folder), self.spec, {name: tensor.to(dtype) for name, tensor in self.state_dict().items()}
-        )
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All weights by name, those that live in the UNet included, as `checkpoint` lays them out."""
-        modules = {"image_projection": self.image_projection, "facial_encoder": self.facial_encoder}
-        state = {f"{m}.{name}": tensor for m, module in modules.items() for name, tensor in module.state_dict().items()}
-        return state | {f"attention.{name}": parameter.detach() for name, parameter in self._layers.items()}
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Every trainable parameter, as "image_projection", "facial_encoder", "ip_layers" and "lora".
-
-        The last two are empty for a fresh adapter until it is attached; they stay the same objects from then on.
-        """
-        return {
-            "image_projection": list(self.image_projection.parameters()),
-            "facial_encoder": list(self.facial_encoder.parameters()),
-            "ip_layers": [x for name, x in self._layers.items() if "_ip." in name],
-            "lora": [x for name, x in self._layers.items() if "_lora." in name],
-        }
-
-    @ordinary_tensors()
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Moves `image_projection` and `facial_encoder`; the layers in the UNet go where the UNet goes.
-
-        `inputs` needs no move: it computes where the pipeline does.
-        """
-        for module in (self.image_projection, self.facial_encoder):
-            module.to(device=device, dtype=dtype)
-        return self
 
     @property
     def scale(self) -> float:
@@ -256,54 +159,6 @@ class ConsistentID:
         finally:
             self.attach(pipe, fold=folded)
 
-    def _use_spec(self, spec: AdapterSpec) -> None:
-        self.spec = spec
-        self.image_projection.shortcut = spec.shortcut
-
-    # --------------------------------------------------------------------------------- building blocks, differentiable
-
-    def id_tokens(self, embedding: Tensor, face_features: Tensor) -> Tensor:
-        """ID tokens (B, tokens, D) of embeddings (B, id_dim) and whole-face features (B, L, clip_dim).
-
-        Zero embeddings with the features of an all-zero image give the unconditional tokens.
-        """
-        weight = self.image_projection.norm.weight
-        tokens: Tensor = self.image_projection(embedding.to(weight), face_features.to(weight))
-        return tokens
-
-    def fuse(self, text: Tensor, parts: Tensor, token_mask: Tensor, part_mask: Tensor) -> Tensor:
-        """Text (B, T, D) with parts (B, N, L, clip_dim) fused in where `token_mask` (B, T) is true; never in place.
-
-        `part_mask` (B, N) says which parts to use, in the order of their words: see `arrange`.
-        """
-        weight = self.facial_encoder.fuse_module.layer_norm.weight
-        masks = (mask.to(weight.device) for mask in (token_mask, part_mask))
-        fused: Tensor = self.facial_encoder(text.to(weight.device), parts.to(weight), *masks)
-        return fused.to(text.device)
-
-    @staticmethod
-    def arrange(texts: Sequence[FacialText], part_features: Tensor, context: int = 77) -> tuple[Tensor, Tensor, Tensor]:
-        """What `fuse` needs for a batch of composed texts.
-
-        Args:
-            texts: B texts of `prompt.compose`.
-            part_features: (B, N, L, clip_dim) in order of `PARTS`.
-            context: length T of the text embedding.
-
-        Returns:
-            parts (B, N, L, clip_dim) in the order of the words, token_mask (B, T) and part_mask (B, N).
-        """
-        batch, number = part_features.shape[:2]
-        order = torch.zeros(batch, number, dtype=torch.long)
-        token_mask = torch.zeros(batch, context, dtype=torch.bool)
-        part_mask = torch.zeros(batch, number, dtype=torch.bool)
-        for row, text in enumerate(texts):
-            order[row, : len(text.pictures)] = torch.tensor([PARTS.index(x) for x in text.pictures], dtype=torch.long)
-            token_mask[row, list(text.positions)] = True
-            part_mask[row, : len(text.positions)] = True
-        rows = torch.arange(batch).unsqueeze(1)
-        return part_features[rows, order], token_mask, part_mask
-
     # ------------------------------------------------------------------------------------------------------- inference
 
     @ordinary_tensors()
@@ -370,7 +225,7 @@ class ConsistentID:
         pipe = self.check_attached()
         identities = _people(identity)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
-        negatives = _negatives(negative_prompt, len(prompts))
+        negatives = negatives_of(negative_prompt, len(prompts))
         people = gather(
             identities,
             person_prompts=person_prompts,
@@ -381,7 +236,7 @@ class ConsistentID:
             person_scales=person_scales,
         )
         apart = regions is not None or len(people) == len(prompts) > 1
-        _check_arguments(people, prompts, apart, base_ratio, regions_end, guidance_scale)
+        check_together(people, prompts, apart, base_ratio, regions_end, guidance_scale)
         where = None if regions is None else Regions.read(regions, len(people))
         for one in identities:
             self._check_identity(one)
@@ -389,13 +244,13 @@ class ConsistentID:
         count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
         for text in (negatives or []) if guided else []:
             check_length(text, count, limit, "negative_prompt")
-        spans = self._spans(pipe, prompts, people, in_regions=where is not None, apart=apart)
+        spans = spans_of(pipe, self.spec, prompts, people, in_regions=where is not None, apart=apart)
         if warn:
             for row in spans:
                 for span in row:
-                    _warn_if_cut(span.text, limit)
+                    warn_if_cut(span.text, limit)
 
-        texts, tokens = self._write(pipe, spans, identities, negatives, guided, regions_end)
+        texts, tokens = write(self, pipe, spans, identities, negatives, guided, regions_end)
         layout = None
         if apart:
             check_width(texts.before.shape[-1], len(prompts))
@@ -445,9 +300,9 @@ class ConsistentID:
         """
         pipe = self.check_attached()
         people = gather(_people(identity), person_prompts=person_prompts, face_text=face_text, parts=parts)
-        texts = [row[0].text for row in self._spans(pipe, prompts, people, in_regions=False, apart=False)]
+        texts = [row[0].text for row in spans_of(pipe, self.spec, prompts, people, in_regions=False, apart=False)]
         for text in texts if warn else ():
-            _warn_if_cut(text, encoding.context_length(pipe))
+            warn_if_cut(text, encoding.context_length(pipe))
         return texts
 
     def add_controlnet(self, controlnet: Any) -> None:
@@ -493,102 +348,9 @@ class ConsistentID:
                 f" {self.spec.id_dim} and {self.spec.clip_dim}; identify the photo again with this adapter's networks"
             )
 
-    def _spans(
-        self, pipe: Any, prompts: Sequence[str], people: Sequence[Person], *, in_regions: bool, apart: bool
-    ) -> list[list[Span]]:
-        """What is read for each prompt: with regions the prompt and then each person's text, else one text."""
-        count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
-        if in_regions:
-            for prompt in prompts:
-                check_length(prompt, count, limit)
-            return [
-                [Span(FacialText.of(prompt)), *(Span(x.text(prompt, self.spec, count, limit), x) for x in people)]
-                for prompt in prompts
-            ]
-        if apart:
-            return [
-                [Span(x.text(prompt, self.spec, count, limit), x)] for prompt, x in zip(prompts, people, strict=True)
-            ]
-        # words cannot say whose eyes they are, so several people are told apart by their ID tokens alone
-        visible = people[0].identity.visible_parts if len(people) == 1 else ()
-        return [[Span(people[0].text(prompt, self.spec, count, limit, visible), people[0])] for prompt in prompts]
-
-    @torch.no_grad()
-    def _write(
-        self,
-        pipe: Any,
-        spans: Sequence[Sequence[Span]],
-        identities: Sequence[Identity],
-        negatives: Sequence[str] | None,
-        guided: bool,
-        regions_end: float,
-    ) -> tuple[SpanTexts, Tensor]:
-        """The embeddings of all spans, and the ID tokens of all people as `_people_tokens` gives them."""
-        size = len(spans), len(spans[0])
-        flat = [span for row in spans for span in row]
-        texts = [span.text for span in flat]
-        if negatives is not None:
-            negatives = [negative for negative in negatives for _ in range(size[1])]
-        plain = encoding.encode(pipe, [x.plain for x in texts], negatives=negatives, guided=guided)
-        full = plain
-        if any(x.full != x.plain or x.marked != x.full for x in texts):
-            full = encoding.encode(pipe, [x.full for x in texts], seconds=[x.marked for x in texts])
-        negative = plain.negative
-        # a span of nobody has no words to fuse
-        features = [(span.person.identity if span.person else identities[0]).part_features for span in flat]
-        # the pipeline may have been moved since attach(), or keep its networks on the CPU while they are idle
-        with moved(pipe._execution_device, self.image_projection, self.facial_encoder):
-            fused = self.fuse(full.text, *self.arrange(texts, torch.stack(features), full.text.shape[1]))
-            if any(span.person and span.person.part_scales for span in flat):
-                fused = full.text.lerp(fused, _strengths(flat, fused))
-            if negative is not None and self.spec.fuse_negative:
-                blank = identities[0].blank_features.expand(len(flat), *identities[0].part_features.shape)
-                negative = self.fuse(negative, *self.arrange(texts, blank, negative.shape[1]))
-            tokens = self._people_tokens(identities, guided).to(full.text)
-        written = SpanTexts(
-            before=_in_rows(plain.text, size),
-            after=_in_rows(fused, size),
-            negative=None if negative is None else _in_rows(negative, size),
-            pooled=None
-            if plain.pooled is None or full.pooled is None
-            else (_in_rows(plain.pooled, size), _in_rows(full.pooled, size)),
-            negative_pooled=None if plain.negative_pooled is None else _in_rows(plain.negative_pooled, size)[:, 0],
-            merge_at=[[span.person.merge_at if span.person else 1.0 for span in row] for row in spans],
-            regions_end=regions_end,
-        )
-        return written, tokens
-
-    def _people_tokens(self, people: Sequence[Identity], guided: bool) -> Tensor:
-        """ID tokens (1, P, tokens, D) of P people; under guidance (2, ...), the unconditional ones first.
-
-        Pipelines repeat them for every picture of the batch.
-        """
-        embedding = torch.stack([x.embedding for x in people])
-        tokens = self.id_tokens(embedding, torch.stack([x.face_features for x in people]))
-        if not guided:
-            return tokens.unsqueeze(0)
-        blank = torch.stack([x.blank_features for x in people])
-        return torch.stack([self.id_tokens(torch.zeros_like(embedding), blank), tokens])
-
 
 def _people(identity: Identity | Sequence[Identity]) -> list[Identity]:
     return list(identity) if isinstance(identity, Sequence) else [identity]
-
-
-def _negatives(negative_prompt: str | Sequence[str] | None, prompts: int) -> list[str] | None:
-    if negative_prompt is None:
-        return None
-    negatives = [negative_prompt] * prompts if isinstance(negative_prompt, str) else list(negative_prompt)
-    if len(negatives) != prompts:
-        raise InputError(f"{len(negatives)} negative prompts for {prompts} prompts; give one, or one for each prompt")
-    return negatives
-
-
-def _strengths(spans: Sequence[Span], text: Tensor) -> Tensor:
-    """How much is fused into each token of texts (B, T, D): (B, T, 1)."""
-    length = text.shape[1]
-    rows = [span.person.strengths(span.text, length) if span.person else torch.ones(length) for span in spans]
-    return torch.stack(rows).unsqueeze(-1).to(text)
 
 
 def _joined(spans: Tensor, tokens: Tensor, layout: LongText | None) -> Tensor:
@@ -596,55 +358,5 @@ def _joined(spans: Tensor, tokens: Tensor, layout: LongText | None) -> Tensor:
     return layout.join(spans, tokens) if layout else spans[:, 0]
 
 
-def _in_rows(flat: Tensor, size: tuple[int, int]) -> Tensor:
-    return flat.reshape(*size, *flat.shape[1:])
-
-
 def _pair(before: Tensor | None, after: Tensor | None) -> tuple[Tensor, Tensor] | None:
     return None if before is None or after is None else (before, after)
-
-
-def _check_arguments(
-    people: Sequence[Person],
-    prompts: Sequence[str],
-    apart: bool,
-    base_ratio: float,
-    regions_end: float,
-    guidance_scale: float,
-) -> None:
-    if not people or not prompts:
-        raise InputError("give at least one identity and one prompt")
-    if not apart and len(people) > 1:
-        if len(prompts) > 1:
-            raise InputError(
-                f"{len(prompts)} prompts with {len(people)} identities: give regions, so that all of them are in every"
-                " picture, or as many prompts as identities, each for the picture of one"
-            )
-        for name in ("parts", "part_scales"):
-            if any(getattr(person, name) for person in people):
-                raise InputError(f"{name} is of one person; with several identities give regions, too, or leave it out")
-        if len({(person.prompt, person.face_text, person.merge_at) for person in people}) > 1:
-            raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
-    if not apart and any(person.scale != 1 for person in people):
-        raise InputError("person_scales needs regions; without them the strength of all is ConsistentID.scale")
-    if not 0 <= base_ratio < 1:
-        raise InputError(
-            f"base_ratio must be from 0 (regions follow their person's text alone) to below 1, got {base_ratio}"
-        )
-    if not 0 < regions_end <= 1:
-        raise InputError(f"regions_end must be above 0 and at most 1 (to the last step), got {regions_end}")
-    if not math.isfinite(guidance_scale):
-        raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
-
-
-def _warn_if_cut(text: FacialText, limit: int) -> None:
-    if text.cut:
-        warnings.warn(
-            f"the facial sentence was cut to fit the text encoder's {limit} tokens, left out: {text.cut!r};"
-            " a shorter prompt leaves more room",
-            stacklevel=4,
-        )
-    if text.unseen:
-        warnings.warn(
-            f"left out of the facial sentence, because no picture shows it: {', '.join(text.unseen)}", stacklevel=4
-        )

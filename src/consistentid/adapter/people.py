@@ -131,3 +131,46 @@ def _each(name: str, value: Any, people: int) -> list[Any]:
     if len(value) != people:
         raise InputError(f"{len(value)} {name} for {people} people; give one for all, or one for each in their order")
     return list(value)
+
+
+def check_together(
+    people: Sequence[Person],
+    prompts: Sequence[str],
+    apart: bool,
+    base_ratio: float,
+    regions_end: float,
+    guidance_scale: float,
+) -> None:
+    """Makes sure that people, prompts and numbers of a call go together.
+
+    Args:
+        people, prompts: of the call.
+        apart: whether the people are told apart: by regions, or each by their own prompt.
+        base_ratio, regions_end, guidance_scale: see `ConsistentID.inputs`.
+
+    Raises:
+        InputError: they do not.
+    """
+    if not people or not prompts:
+        raise InputError("give at least one identity and one prompt")
+    if not apart and len(people) > 1:
+        if len(prompts) > 1:
+            raise InputError(
+                f"{len(prompts)} prompts with {len(people)} identities: give regions, so that all of them are in every"
+                " picture, or as many prompts as identities, each for the picture of one"
+            )
+        for name in ("parts", "part_scales"):
+            if any(getattr(person, name) for person in people):
+                raise InputError(f"{name} is of one person; with several identities give regions, too, or leave it out")
+        if len({(person.prompt, person.face_text, person.merge_at) for person in people}) > 1:
+            raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
+    if not apart and any(person.scale != 1 for person in people):
+        raise InputError("person_scales needs regions; without them the strength of all is ConsistentID.scale")
+    if not 0 <= base_ratio < 1:
+        raise InputError(
+            f"base_ratio must be from 0 (regions follow their person's text alone) to below 1, got {base_ratio}"
+        )
+    if not 0 < regions_end <= 1:
+        raise InputError(f"regions_end must be above 0 and at most 1 (to the last step), got {regions_end}")
+    if not math.isfinite(guidance_scale):
+        raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
