@@ -8,7 +8,8 @@ from onnx import helper
 from PIL import Image
 
 from consistentid.errors import CheckpointError
-from consistentid.faces.detection import OnnxDetector, insightface_networks, suppress
+from consistentid.faces.detection import OnnxDetector, suppress
+from consistentid.faces.recognition import OnnxRecogniser
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -82,11 +83,11 @@ def test_networks_of_another_kind_are_refused(detector_path: Callable[..., Path]
         OnnxDetector(detector_path(outputs=6))
 
 
-def test_insightface_packs_run_through_the_same_code(detector_path: Callable[..., Path], recogniser_path: Path) -> None:
+def test_networks_do_what_they_do_in_insightface(detector_path: Callable[..., Path], recogniser_path: Path) -> None:
     FaceAnalysis = pytest.importorskip("insightface.app", exc_type=ImportError).FaceAnalysis
     pack = detector_path().parent
     (pack / "recogniser.onnx").write_bytes(recogniser_path.read_bytes())
-    detector, recogniser = insightface_networks(str(pack))
+    detector, recogniser = OnnxDetector(detector_path()), OnnxRecogniser(recogniser_path)
     photo = cells(640, 640, 8, (20, 30), (50, 12))
     ours = sorted(detector.detect(photo), key=lambda face: face.score)
     theirs = FaceAnalysis(name=str(pack), allowed_modules=["detection", "recognition"])
@@ -169,25 +170,3 @@ def test_yunet_finds_what_opencv_finds_with_it(tmp_path: Path) -> None:
 def test_mtcnn_is_refused_in_words(detector_path: Callable[..., Path]) -> None:
     with pytest.raises(CheckpointError, match=r"3 outputs.*MTCNN is a cascade of three such networks, and not"):
         OnnxDetector(detector_path(outputs=3))
-
-
-def test_what_insightface_prints_is_no_result(
-    detector_path: Callable[..., Path],
-    recogniser_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    app = pytest.importorskip("insightface.app", exc_type=ImportError)
-
-    class Downloads(app.FaceAnalysis):
-        def __init__(self, *args: object, **options: object) -> None:
-            print("download_path: ...")
-            super().__init__(*args, **options)
-
-    monkeypatch.setattr(app, "FaceAnalysis", Downloads)
-    pack = detector_path().parent
-    (pack / "recogniser.onnx").write_bytes(recogniser_path.read_bytes())
-    insightface_networks(str(pack))
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert "download_path" in told.err

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.errors import CheckpointError, InputError
+from consistentid.errors import CheckpointError
 from consistentid.faces.face import Detection
 from consistentid.faces.onnx import open_session
-from consistentid.faces.recognition import OnnxRecogniser
 
 Points = NDArray[np.float32]
 
@@ -164,35 +161,3 @@ def suppress(boxes: Points, scores: Points, overlap: float = 0.4) -> list[int]:
         shared = np.prod((high - low).clip(0), axis=1)
         order = rest[shared <= overlap * (area[best] + area[rest] - shared)]
     return kept
-
-
-def insightface_networks(
-    name: str = "buffalo_l", root: str = "~/.insightface", providers: Sequence[Any] = ("CPUExecutionProvider",)
-) -> tuple[OnnxDetector, OnnxRecogniser]:
-    """Detector and recogniser of a model pack of the insightface library, which fetches it when needed.
-
-    Only the library's files are used: both networks run as they do from any other path.
-
-    Args:
-        name: of a pack, or its folder.
-        root: where the library keeps its packs.
-        providers: onnxruntime execution providers, in order of preference; see `onnx_providers`.
-
-    Raises:
-        InputError: the library is not installed.
-        CheckpointError: the pack has no usable detector or recogniser.
-    """
-    try:
-        from insightface.app import FaceAnalysis
-    except ImportError as error:
-        raise InputError(f"insightface cannot be used ({error}): pip install 'consistentid[photos]'") from error
-    with redirect_stdout(sys.stderr):  # it tells of downloads on stdout, where results belong
-        models = FaceAnalysis(
-            name=name, root=root, allowed_modules=["detection", "recognition"], providers=list(providers)
-        ).models
-    if missing := {"detection", "recognition"} - set(models):
-        raise CheckpointError(f"the model pack {name} has no network for {' and '.join(sorted(missing))}")
-    return (
-        OnnxDetector(models["detection"].model_file, providers=providers),
-        OnnxRecogniser(models["recognition"].model_file, providers=providers),
-    )

@@ -76,6 +76,6 @@ def depends_on(job: Job, preset: Preset) -> dict[str, Any]:
 
 
 def _named(network: Network) -> str:
-    if network.path and network.kind != "insightface":  # that library fetches its files when they are first used
+    if network.path and network.kind != "insightface":  # a pack is fetched when it is first used
         return fingerprint(network.path)
     return network.path.stem if network.path else f"{network}@{network.revision}" if network.revision else str(network)
