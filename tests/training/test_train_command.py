@@ -6,12 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import micro
+import numpy as np
+import pytest
 from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
+from PIL import Image
 
+import tiny
 from consistentid.cli import main
+from consistentid.files.weights import fingerprint
+from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.training.trainer import claimed_run
 
 
@@ -20,17 +27,53 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["train", *map(str, arguments)])
 
 
-def test_train(tmp_path: Path) -> None:
-    line = (
-        micro.recipe(tmp_path), "--set", "adapter.schedule.steps=2", "--init", "preset",
-        "--out", tmp_path / "run", "--device", "cpu", "--json",
-    )  # fmt: skip
-    result = run(*line)
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == {"run": str(tmp_path / "run"), "step": 2, "finished": True}
-    assert "saved" in result.stderr
-    assert (tmp_path / "run/model.safetensors").exists()
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """A training of two steps as it is typed; the run's folder is the last word."""
+    folder = tmp_path_factory.mktemp("trained")
+    settings = ["--set", "adapter.schedule.steps=2", "--init", "preset", "--device", "cpu", "--json"]
+    return [micro.recipe(folder), *settings, "--out", folder / "run"]
+
+
+@pytest.fixture(scope="module")
+def trained(line: list[Any]) -> Result:
+    return run(*line)
+
+
+def test_train(trained: Result, line: list[Any]) -> None:
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout) == {"run": str(line[-1]), "step": 2, "finished": True}
+    assert "saved" in trained.stderr
+    assert (line[-1] / "model.safetensors").exists()
     assert "has all its 2 steps already" in run(*line).stderr
+
+
+def test_a_checkpoint_is_a_preset_to_draw_with(trained: Result, line: list[Any], tmp_path: Path) -> None:
+    checkpoint = line[-1] / "checkpoint-2"
+    tiny.portrait().save(tmp_path / "ada.png")
+    words = [
+        "generate",
+        tmp_path / "ada.png",
+        "--prompt",
+        "a woman",
+        "--num",
+        1,
+        "--seed",
+        3,
+        "--no-watermark",
+        "--json",
+    ]
+    drawn = CliRunner().invoke(main, [*map(str, words), "--preset", str(checkpoint), "--out", str(tmp_path / "out")])
+    assert drawn.exit_code == 0, drawn.output
+    document = json.loads(drawn.stdout)
+    assert document["adapter"] == fingerprint(checkpoint)
+    [made] = document["pictures"]
+    pictures = [np.asarray(Image.open(made["file"]))]
+    for preset in (checkpoint, tiny.preset()):
+        studio = ConsistentIDPipeline.from_preset(preset, device="cpu")
+        pictures.append(np.asarray(studio(studio.identify(tiny.portrait()), "a woman", seed=3).images[0]))
+    assert np.array_equal(pictures[0], pictures[1])
+    assert not np.array_equal(pictures[0], pictures[2]), "two steps of training are seen"
 
 
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
