@@ -275,6 +275,20 @@ def test_large_faces_and_like_ones_are_left_alone(studio: ConsistentIDPipeline, 
         studio.repair(Image.new("RGB", (64, 64), "white"), people[0])
 
 
+def test_a_repair_is_not_asked_for_what_it_does_not_do(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
+    for wrong, words in (
+        ({"mask": Image.new("L", TWO.size, 255)}, "mask is about drawing all of a picture"),
+        ({"strength": 0.5}, "strength is about"),
+        ({"width": 64}, "width is about"),
+        ({"num_images_per_prompt": 2}, "ask for several pictures"),
+        ({"prompt": ["a", "b"]}, "ask for several pictures"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            studio.repair(TWO, people[0], **wrong)
+    with pytest.raises(ArgumentError, match="image is missing"):
+        studio.repair_request(Request(people[0], "a woman", repair=True))
+
+
 def test_each_of_several_people_is_repaired_in_their_place(
     studio: ConsistentIDPipeline, people: list[Identity], all_small: None
 ) -> None:

@@ -100,6 +100,24 @@ def test_several_people_are_drawn_together(client: TestClient, ada: str) -> None
     refused(client.post("/v1/portraits", json={"identity": ada, "request": request}), 400, "regions")
 
 
+def test_a_picture_from_elsewhere_is_repaired_and_else_stays_as_it_is(
+    client: TestClient, ada: str, studio: ConsistentIDPipeline
+) -> None:
+    tom = ADA.with_name("tom.png")
+    request = {"prompt": "a person", "num_inference_steps": 2, "seed": 3, "repair_below": 1.0}
+    request["image"] = base64.b64encode(tom.read_bytes()).decode()
+    answer = client.post("/v1/repairs", json={"identity": ada, "request": request})
+    assert answer.status_code == 200, answer.text
+    [picture] = answer.json()["pictures"]
+    python = studio.repair(tom, Identity.from_bytes(base64.b64decode(ada)), num_inference_steps=2, seed=3, below=1.0)
+    assert base64.b64decode(picture["b64_json"]) == python.to_png(0)
+    assert len(picture["repairs"]) == 1
+    del request["image"]
+    refused(client.post("/v1/repairs", json={"identity": ada, "request": request}), 400, "send the one to be repaired")
+    request |= {"image": base64.b64encode(tom.read_bytes()).decode(), "num_images_per_prompt": 2}
+    refused(client.post("/v1/repairs", json={"identity": ada, "request": request}), 400, "several pictures")
+
+
 def test_a_background_job_is_watched_and_its_pictures_are_given_once(client: TestClient, ada: str) -> None:
     request = {**SMALL, "num_inference_steps": 12}
     started = client.post("/v1/portraits", json={"identity": ada, "request": request, "background": True})

@@ -98,9 +98,10 @@ def test_an_error_is_its_jobs_alone_and_says_nothing_of_the_inside(make: Callabl
     known = wait(queue.submit("x", "ada", fail(NoFaceError("no face found in photo 1"))))
     inner = wait(queue.submit("x", "ada", fail(RuntimeError("the prompt was: secret"))))
     memory = wait(queue.submit("x", "ada", fail(MemoryError())))
+    ended = wait(queue.submit("x", "ada", fail(SystemExit("secret"))))  # which would end the worker's thread
     assert known.error is not None
     assert (known.error.status, str(known.error)) == (422, "no face found in photo 1")
-    for job in (inner, memory):
+    for job in (inner, memory, ended):
         assert job.error is not None
         assert job.error.status == 500
         assert "secret" not in str(job.error.body())

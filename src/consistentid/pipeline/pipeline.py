@@ -354,7 +354,19 @@ class ConsistentIDPipeline(PresetNetworks):
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError, CancelledError: see `generate`.
         """
         image = read_photo(picture, "picture")
-        request = Request(identity, prompt, image=image, regions=regions, repair=True, repair_below=below, **arguments)
+        return self.repair_request(
+            Request(identity, prompt, image=image, regions=regions, repair=True, repair_below=below, **arguments)
+        )
+
+    @ordinary_tensors()
+    def repair_request(self, request: Request) -> Portraits:
+        """What `repair` does, as a request: its `image` is the picture, and `repair` is set.
+
+        Raises:
+            ArgumentError: no such picture, or arguments that are about drawing all of one anew.
+            NoFaceError, InputError, ...: see `repair`.
+        """
+        image = request.repaired_picture
         with self.at_work():
             people = self._people(request)
             places = request.places
@@ -364,7 +376,7 @@ class ConsistentIDPipeline(PresetNetworks):
                 raise NoFaceError("no face of these people found in the picture, so there is nothing to repair")
             row = request.rows()[0]
             made = Portraits(
-                [image], [math.nan], [row.seed], [False], [prompt], record_of(request, self.preset), scored=False,
+                [image], [math.nan], [row.seed], [False], [row.prompt], record_of(request, self.preset), scored=False,
                 provenance=self.provenance, kept=image,
             )  # fmt: skip
             return self._judged(made, [_Drawn(image, None, places)], request)

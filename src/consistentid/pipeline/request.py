@@ -74,6 +74,9 @@ _NOBODY: Mapping[str, Any] = {
 }  # fmt: skip
 """What a request within a request does not take over: a single picture, and nothing that is said of people."""
 
+_OF_ALL = ("mask", "strength", "control", "control_scale", "width", "height", "best_of")
+"""Arguments that mean nothing where faces alone are drawn anew."""
+
 _OF_A_FACE = ("face_text", "parts", "part_scales", "merge_at")
 
 _NOT_PLAIN = ("identity", "progress", "on_step", "cancelled")
@@ -248,6 +251,22 @@ class Request:
     def places(self) -> Regions | None:
         """`regions` as they were read."""
         return None if self.regions is None else Regions.read(self.regions)
+
+    @property
+    def repaired_picture(self) -> Image.Image:
+        """The picture of which small faces alone are drawn anew.
+
+        Raises:
+            ArgumentError: there is none, or something is said of how all of a picture is drawn.
+        """
+        image = self.pictures[0]
+        if image is None or not self.repair:
+            raise ArgumentError("{image} is missing; give the picture whose faces are to be repaired")
+        if meant := [name for name in _OF_ALL if getattr(self, name) is not None]:
+            raise ArgumentError(f"{{{meant[0]}}} is about drawing all of a picture; leave it out to repair its faces")
+        if len(self.prompts) * self.made > 1:
+            raise ArgumentError("{num_images_per_prompt} and {prompt} ask for several pictures; one can be repaired")
+        return image
 
     def merges(self, settings: Settings) -> float | list[float]:
         """`merge_at` of each person, or of all."""

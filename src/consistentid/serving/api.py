@@ -147,12 +147,17 @@ def _add_portraits(app: FastAPI, service: Service) -> None:
         },
     )  # fmt: skip
     async def portraits(http: HttpRequest) -> JSONResponse:
-        call = await _portraits_call(http)
-        background = call.pop("background")
-        job = await run_in_threadpool(service.portraits, client_of(http), keep=background, **call)
-        if background:
-            return JSONResponse(_told(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
-        return JSONResponse(await answered(http, service, job))
+        return await _portrayed(http, service)
+
+    @app.post(
+        "/v1/repairs", tags=["portraits"], summary="Small faces of a picture drawn anew, and nothing else",
+        description="As portraits; the picture is the request's `image`, and `repair_below` takes larger faces, too.",
+        responses={
+            **doc.answers(doc.PORTRAITS, 400, 404, 413, 415, 422, 429, 503, 504), **doc.answers(doc.JOB, status=202)
+        },
+    )  # fmt: skip
+    async def repairs(http: HttpRequest) -> JSONResponse:
+        return await _portrayed(http, service, repair=True)
 
 
 def _add_jobs(app: FastAPI, service: Service) -> None:
@@ -194,6 +199,16 @@ def _add_jobs(app: FastAPI, service: Service) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------ what was asked
+
+
+async def _portrayed(http: HttpRequest, service: Service, *, repair: bool = False) -> JSONResponse:
+    """The pictures of a call, or its job."""
+    call = await _portraits_call(http)
+    background = call.pop("background")
+    job = await run_in_threadpool(service.portraits, client_of(http), keep=background, repair=repair, **call)
+    if background:
+        return JSONResponse(_told(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
+    return JSONResponse(await answered(http, service, job))
 
 
 async def _portraits_call(http: HttpRequest) -> dict[str, Any]:
@@ -316,7 +331,8 @@ def _document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = get_openapi(title=app.title, version=app.version, description=_ABOUT, routes=app.routes)
-            made["paths"]["/v1/portraits"]["post"] |= doc.body(json=doc.portraits_json(), form=doc.portraits_form())
+            for path in ("/v1/portraits", "/v1/repairs"):
+                made["paths"][path]["post"] |= doc.body(json=doc.portraits_json(), form=doc.portraits_form())
             made["components"] = made.get("components", {}) | {
                 "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}
             }

@@ -241,7 +241,7 @@ class Queue:
         return jobs
 
     def _done(self, jobs: list[Job]) -> Sequence[Any]:
-        """Of each job the answer or the error; whatever it is, the next job is done."""
+        """Of each job the answer or the error; whatever it is, the next job is done, also after what ends threads."""
         try:
             if len(jobs) > 1 and (share := jobs[0].share):
                 answers = list(share.work(jobs))
@@ -249,6 +249,8 @@ class Queue:
             return [job.work(job) for job in jobs]
         except Exception as error:
             return [error] * len(jobs)
+        except BaseException as end:
+            return [RuntimeError(f"ended by {type(end).__name__}").with_traceback(end.__traceback__)] * len(jobs)
 
     def _failed(self, job: Job, error: Exception) -> None:
         if isinstance(error, CancelledError):

@@ -227,6 +227,7 @@ class Service:
         skip_bad: bool = False,
         alone: bool = False,
         keep: bool = False,
+        repair: bool = False,
     ) -> Job:
         """A job whose answer is portraits; they may be sampled together with those of other jobs.
 
@@ -239,11 +240,16 @@ class Service:
             skip_bad: leave out photos without a usable face of the person.
             alone: whether it is sampled by itself, which gives the same bytes whatever else is asked for.
             keep: whether the answer is fetched later, by `job`.
+            repair: whether nothing is drawn but small faces of the request's picture, anew.
 
         Raises:
             RefusedError, InputError: not to be done like this; the queue is full; not loaded yet.
         """
         studio = self.studio
+        if repair:
+            if values.get("image") is None:
+                raise RefusedError(400, "invalid_request", "no picture; send the one to be repaired as 'image'")
+            values = {**values, "repair": True}
         if identity and photos:
             raise RefusedError(400, "invalid_request", "both an identity and photos; send one of them")
         if len(identity) > self.limits.photos:
@@ -257,7 +263,7 @@ class Service:
         elif not people and not values.get("base_alone"):
             raise RefusedError(400, "invalid_request", "nobody to be drawn: send an identity, or photos of the person")
 
-        work = _Portraying(self, values, people, photos, face_index, skip_bad)
+        work = _Portraying(self, values, people, photos, face_index, skip_bad, repair)
         share, defaults = None, studio.preset.settings
         if whole is not None and not alone and (key := whole.batch_key(defaults)) is not None:
             share = Share(key, whole.settings(defaults).batch_size, _portray, len(whole.prompts) * whole.made)
@@ -338,6 +344,7 @@ class _Portraying:
     photos: Sequence[bytes]
     face_index: int | None
     skip_bad: bool
+    repair: bool
     notes: list[str] = field(default_factory=list)
 
     def __call__(self, job: Job) -> dict[str, Any]:
@@ -397,8 +404,11 @@ def _portray(jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
     asked = [number for number, one in enumerate(found) if not isinstance(one, Exception)]
     requests = [found[number] for number in asked]
     try:
-        if len(requests) == 1 and not requests[0].people:
-            made: Sequence[Any] = [studio.sample(requests[0])]
+        if requests and works[asked[0]].repair:
+            with collected(works[asked[0]].notes):
+                made: Sequence[Any] = [studio.repair_request(requests[0])]
+        elif len(requests) == 1 and not requests[0].people:
+            made = [studio.sample(requests[0])]
         else:
             made = studio.generate_batch(requests, lambda place: collected(works[asked[place]].notes))
     finally:

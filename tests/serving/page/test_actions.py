@@ -234,6 +234,31 @@ def test_what_other_presets_lack_is_said_with_its_size_and_the_lines_to_type(act
             assert preset["lines"][0] == f"consistentid fetch --preset {preset['name']}"
 
 
+def test_a_repair_alone_is_that_of_python_and_says_what_became_of_each_face(
+    actions: Actions, ada: dict[str, Any], studio: ConsistentIDPipeline
+) -> None:
+    person = {"people": [{"name": "Ada", "identity": ada["identity"]}]}
+    # the page's sliders always say something, also of what a repair is not
+    settings = {**FEW, "only_repair": True, "num_images_per_prompt": 4, "strength": 0.5, "scale": 1.5}
+    tom = {"image": photo(TOM), "boxes": None}
+    large = generated(actions, person, settings, tom)[-1]
+    assert large["state"] == "done", large["message"]
+    assert large["pictures"][0]["repairs"] == []
+    assert large["warnings"][-1].startswith("no face is small enough")
+    done = generated(actions, person, {**settings, "prompt": " ", "repair_below": "1"}, tom)[-1]
+    assert done["state"] == "done", done["message"]
+    [picture] = done["pictures"]
+    saved = Identity.from_bytes(base64.b64decode(ada["identity"]))
+    python = studio.repair(TOM, saved, seed=3, num_inference_steps=2, below=1.0)
+    assert base64.b64decode(picture["b64_json"]) == python.to_png(0)
+    assert (done["request"]["only_repair"], done["changed"]) == (True, True)
+    [repaired] = picture["repairs"]
+    said = f"Ada: likeness {repaired['likeness_before']:.2f} before, {repaired['likeness_after']:.2f} after"
+    assert done["warnings"][-1].startswith(said)
+    nothing = generated(actions, person, settings)[-1]
+    assert (nothing["state"], "no picture: add the one" in nothing["message"]) == ("failed", True)
+
+
 def test_a_visit_reads_no_weights(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of hundreds of megabytes take seconds of a processor that samples for others."""
     weights = tmp_path / "models/buffalo_l/w600k_r50.onnx"

@@ -19,7 +19,7 @@ from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset, preset_names
 from consistentid.serving.calls import LOOK, whole_number
 from consistentid.serving.logs import unexpected
-from consistentid.serving.page.words import LABELS
+from consistentid.serving.page.words import LABELS, ONLY_REPAIR
 from consistentid.serving.queue import Job
 from consistentid.serving.refusal import refusal_of
 from consistentid.serving.service import Service
@@ -31,6 +31,11 @@ TYPED: Mapping[str, Callable[[str], Any]] = {"seed": int, "best_of": int, "repai
 """Arguments whose numbers are typed, as they may also be left out."""
 
 _SIDE = 256
+
+_REPAIRED_WITH = (
+    "prompt", "seed", "num_inference_steps", "repair_below", "image", "regions", "person_prompts",
+)  # fmt: skip
+"""Arguments of a repair alone, as `consistentid repair` has them; the page's others are about a whole picture."""
 
 
 class Actions:
@@ -109,7 +114,8 @@ class Actions:
             people: {"people": [{"name", "identity", "words", "scale", "parts", "part_scales", "borrow"}]}; "borrow"
                 names for a part the number of the person whose it is.
             picture: {"image", "mask": files in base64 or None, "boxes": one or None for each person}.
-            settings: other arguments of a `Request`; those that are None are the preset's.
+            settings: other arguments of a `Request`; those that are None are the preset's. And "only_repair": whether
+                nothing is drawn but small faces of the picture.
 
         Yields:
             {"state": "waiting", "running", "done" or "failed", "message"}, and with "running" also "stage", "done",
@@ -120,12 +126,22 @@ class Actions:
         try:
             yield {"state": "waiting", "message": self.loading}
             await self._loaded()
+            settings = dict(settings)
+            alone = bool(settings.pop(ONLY_REPAIR, False))
+            if alone:
+                settings["repair"] = True
             values, identities, names = await run_in_threadpool(self._asked, people, picture, settings)
-            job = await run_in_threadpool(self.service.portraits, client, values, identity=identities)
+            if alone:
+                values = _of_repair(values)
+            job = await run_in_threadpool(self.service.portraits, client, values, identity=identities, repair=alone)
             job.watched += 1
             async for told in self._until_done(job):
                 yield told
             shown = {name: value for name, value in values.items() if name not in ("image", "mask")}
+            answer = _answer_of(job)
+            if alone:
+                shown |= {ONLY_REPAIR: True}
+                answer |= {"warnings": [*answer["warnings"], *_said_of_repair(answer, names)]}
             about = {
                 "run": job.id,
                 "names": names,
@@ -133,7 +149,7 @@ class Actions:
                 "masked": "mask" in values,
                 "request": shown,
             }
-            yield {"state": "done", "message": "", **about, **_answer_of(job)}
+            yield {"state": "done", "message": "", **about, **answer}
         except Exception as error:
             yield {"state": "failed", "message": _line(error)}
         finally:
@@ -253,6 +269,32 @@ def _of_people(people: Sequence[Mapping[str, Any]], names: Sequence[str], boxes:
     if any(strengths):
         found["part_scales"] = strengths if len(people) > 1 else strengths[0]
     return found
+
+
+def _of_repair(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a repair alone.
+
+    Raises:
+        InputError: no picture.
+    """
+    if not values.get("image"):
+        raise InputError(
+            f"no picture: add the one with the faces under 'Change a picture', or leave out {LABELS[ONLY_REPAIR]!r}"
+        )
+    found = {name: value for name, value in values.items() if name in _REPAIRED_WITH}
+    return found | {"prompt": str(values.get("prompt") or "").strip() or "a person"}
+
+
+def _said_of_repair(answer: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """What became of each face, in words."""
+    found = []
+    for face in answer["pictures"][0].get("repairs", ()):
+        before, after = (
+            "unknown" if x is None else f"{x:.2f}" for x in (face["likeness_before"], face["likeness_after"])
+        )
+        left = "" if face["kept"] else ", so left as it was"
+        found.append(f"{names[face['person']]}: likeness {before} before, {after} after{left}")
+    return found or [f"no face is small enough to be drawn anew; {LABELS['repair_below']!r} takes larger ones, too"]
 
 
 def _said_of_parts(person: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from consistentid.faces.parts import PARTS
 from consistentid.presets.preset import Preset
 from consistentid.serving.page import STATIC
 from consistentid.serving.page.actions import TYPED, Actions
-from consistentid.serving.page.words import DRAWN_EXAMPLES, EXAMPLES, drawn_words, with_words
+from consistentid.serving.page.words import DRAWN_EXAMPLES, EXAMPLES, LABELS, ONLY_REPAIR, drawn_words, with_words
 from consistentid.serving.service import Service
 
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -25,10 +25,11 @@ _CONSENT = (
 )
 
 _REUSED = ("prompt", "negative_prompt", "num_images_per_prompt", "best_of", "seed", "num_inference_steps",
-           "guidance_scale", "scale", "merge_at", "strength", "face_text", "repair", "repair_below")  # fmt: skip
+           "guidance_scale", "scale", "merge_at", "strength", "face_text", "repair", "repair_below",
+           ONLY_REPAIR)  # fmt: skip
 """Arguments of a request in the order of their widgets."""
 
-_UNSAID: dict[str, Any] = {**dict.fromkeys(TYPED, ""), "face_text": "", "repair": False}
+_UNSAID: dict[str, Any] = {**dict.fromkeys(TYPED, ""), "face_text": "", "repair": False, ONLY_REPAIR: False}
 """What widgets show of arguments that a request does not name."""
 
 
@@ -146,6 +147,9 @@ def _blocks(actions: Actions) -> gr.Blocks:
                     repair = gr.Checkbox(
                         False, label="Repair small faces", info="draws each anew, large, and puts it back"
                     )
+                    only = gr.Checkbox(
+                        False, label=LABELS[ONLY_REPAIR], info="with these words, seed and steps; all else stays"
+                    )
                     below = gr.Textbox(
                         label="Repair below likeness", placeholder="off", max_lines=1,
                         info="also larger faces, if they are less alike",
@@ -157,7 +161,7 @@ def _blocks(actions: Actions) -> gr.Blocks:
                 results = _custom("results", "reuse")
                 presets = gr.HTML("", elem_id="cid-presets")
         widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text,
-                   repair, below]  # fmt: skip
+                   repair, below, only]  # fmt: skip
         work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
                      trigger_mode="once", **_QUIET)  # fmt: skip
         stop.click(None, None, results, js="() => ({state: 'cancelled'})", cancels=[work], **_QUIET)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+ONLY_REPAIR = "only_repair"
+"""What the page calls a repair without a picture drawn anew; it is no argument of a request."""
+
 LABELS: Mapping[str, str] = {
     "identity": "Who",
     "prompt": "Prompt",
@@ -23,11 +26,12 @@ LABELS: Mapping[str, str] = {
     "person_prompts": "Words about a person",
     "person_scales": "Strength of a person",
     "repair": "Repair small faces",
+    ONLY_REPAIR: "Only repair its faces",
     "repair_below": "Repair below likeness",
     "image": "Picture",
     "mask": "Painted area",
 }
-"""Argument of a `Request` -> what it is called on the page."""
+"""Argument of a `Request`, and what is the page's own, -> what it is called on the page."""
 
 DRAWN_EXAMPLES = (
     "a woman in a red hat on a beach",

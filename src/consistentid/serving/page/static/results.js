@@ -50,6 +50,22 @@ function quoted(text) {
   return `'${String(text).replaceAll("'", "'\\''")}'`;
 }
 
+function repairOf(run, picture) {
+  const said = run.request;
+  const line = ['consistentid repair PICTURE'];
+  run.names.forEach((name, number) => {
+    const place = said.regions ? `@${said.regions[number].join(',')}` : '';
+    line.push(`--person ${quoted(`${name}.safetensors${place}`)}`);
+  });
+  line.push(`--prompt ${quoted(picture.prompt)}`, `--seed ${picture.seed}`);
+  if (run.preset) line.push(`--preset ${run.preset}`);
+  for (const [name, option] of [['num_inference_steps', '--steps'], ['repair_below', '--below']]) {
+    if (said[name] !== undefined) line.push(`${option} ${quoted(said[name])}`);
+  }
+  for (const words of said.person_prompts || []) line.push(`--person-prompt ${quoted(words)}`);
+  return line.join(' ');
+}
+
 // The line that makes a picture again in a shell, from the saved identities.
 function commandOf(run, picture) {
   const options = {
@@ -57,6 +73,7 @@ function commandOf(run, picture) {
     merge_at: '--merge-at', strength: '--strength', face_text: '--face-text', repair_below: '--repair-below',
   };
   const said = run.request;
+  if (said.only_repair) return repairOf(run, picture);
   const place = (number) => (said.regions ? `@${said.regions[number].join(',')}` : '');
   const names = run.names.map((name) => quoted(`${name}.safetensors`));
   const line = ['consistentid generate'];
