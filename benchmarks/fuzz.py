@@ -610,6 +610,7 @@ def _child(arguments: list[str], folder: Path, output: Path, fresh: bool) -> Non
 
 def warm() -> None:
     """Import all that cases need, so that forks have it."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import accelerate  # noqa: F401
     import onnxruntime  # noqa: F401
     import torch

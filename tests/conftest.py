@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,8 @@ from consistentid.adapter.spec import AdapterSpec
 from consistentid.faces.parts import PARTS, part_pictures
 
 pytest_plugins = ["small_networks"]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of tests that import onnxruntime by themselves
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,10 @@ def onnx_providers(device: torch.device | str) -> tuple[Any, ...]:
 
     Where the installed onnxruntime has none for it, that is said, and the CPU computes.
     """
-    import onnxruntime
-
     place = torch.device(device)
     if place.type == "cpu":
         return ("CPUExecutionProvider",)
-    there = onnxruntime.get_available_providers()
+    there = _onnxruntime().get_available_providers()
     found = [name for name in _PROVIDERS.get(place.type, ()) if name in there]
     if not found:
         warnings.warn(
@@ -48,8 +46,7 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUE
     Raises:
         CheckpointError: the file is missing or not an ONNX network.
     """
-    import onnxruntime
-
+    onnxruntime = _onnxruntime()
     check_file(path, MAX_ONNX_BYTES, what="ONNX file", error=CheckpointError)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # it also raises what it logs, and a warning beside an error only confuses
@@ -61,3 +58,15 @@ def open_session(path: str | os.PathLike[str], providers: Sequence[Any] = ("CPUE
     except Exception as error:  # onnxruntime's own errors share no public base class
         reason = first_line(error)
         raise CheckpointError(f"{path} is not a usable ONNX network ({reason}); get the file again") from error
+
+
+def _onnxruntime() -> Any:
+    """The library, which tells nobody that it is used.
+
+    Its version 1.32 would, and keeps a number of the machine on the disk, unless the environment says otherwise when it
+    is first imported: its own `disable_telemetry_events` comes too late.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
