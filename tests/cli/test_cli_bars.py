@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import shutil
 import subprocess
@@ -94,16 +95,20 @@ def test_an_error_is_the_only_line(tmp_path: Path) -> None:
     tiny.portrait().save(tmp_path / "ada.png")
     (tmp_path / "style.safetensors").write_bytes(b"\x08" + bytes(7) + b"{broken}")
     out = tmp_path / "out"
+    lines = []
     for more in (
         ("--preset", tmp_path / "torn"),
         ("--preset", tiny.preset(), "--lora", tmp_path / "style.safetensors"),
     ):
         arguments = ["generate", tmp_path / "ada.png", "--prompt", "a woman", "--num", "1", "--out", out, *more]
-        done = subprocess.run(
-            [sys.executable, "-m", "consistentid", *map(str, arguments)], capture_output=True, text=True
-        )
-        assert done.returncode == 2
-        assert done.stdout == ""
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+        lines.append([str(argument) for argument in arguments])
+    code = (
+        "import json, sys\nfrom consistentid.cli import main\n"
+        "for line in json.loads(sys.argv[1]):\n"
+        "    try: main(line)\n"
+        "    except SystemExit as end: print('exit', end.code, flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True)
+    assert done.stdout == "exit 2\nexit 2\n"
+    assert [line[:7] for line in done.stderr.splitlines()] == ["error: "] * 2, done.stderr
     assert not out.exists()

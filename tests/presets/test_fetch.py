@@ -16,7 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from consistentid.cli import main
 from consistentid.presets.fetch import choose, lacking
 from consistentid.presets.read import load_preset
 
@@ -143,12 +145,14 @@ recogniser: {{{pack}/rec.onnx, sha256: {sums[1]}}}
     return path
 
 
-def run(
-    command: str, preset: Path | str, address: str, *more: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(command: str, preset: Path, address: str, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """In a process of its own, since huggingface_hub reads its settings once."""
-    home = (preset.parent if isinstance(preset, Path) else Path(environment["HOME"])) / "hub"
-    settings = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    settings = {
+        "HF_HOME": str(preset.parent / "hub"),
+        "HF_ENDPOINT": address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+    }
     return subprocess.run(
         [sys.executable, "-m", "consistentid", command, "--preset", str(preset), *more], capture_output=True,
         text=True, env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1", **settings, **environment},
@@ -272,8 +276,10 @@ def test_one_set_of_weights_is_chosen_as_the_libraries_do() -> None:
     assert sorted(choose(shards, None)) == shards
 
 
-def test_the_released_adapter_for_sdxl_is_said_to_be_unpinned(tmp_path: Path) -> None:
-    result = run("doctor", "sdxl", "http://127.0.0.1:1", HOME=str(tmp_path))
+def test_the_released_adapter_for_sdxl_is_said_to_be_unpinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    result = CliRunner().invoke(main, ["doctor", "--preset", "sdxl"])
     assert "unpinned, so what is fetched may change: adapter" in result.stdout
     assert "this fetches all of it: consistentid fetch --preset sdxl" in result.stdout
     assert load_preset("sdxl").detector.sha256 == load_preset("sd15").detector.sha256

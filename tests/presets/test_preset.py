@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -229,34 +226,26 @@ def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             load_preset("sd15").override(base=wrong)
 
 
-def test_networks_are_found_in_the_hub_cache_without_a_network(tmp_path: Path) -> None:
-    """In a process of its own, since huggingface_hub reads its settings once."""
-    snapshot = tmp_path / "hub" / "models--me--mine" / "snapshots" / ("a" * 40)
+def test_networks_are_found_in_the_hub_cache_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    revision = "a" * 40
+    snapshot = tmp_path / "models--me--mine" / "snapshots" / revision
     (snapshot / "unet").mkdir(parents=True)
     (snapshot / "unet" / "weights.bin").touch()
     (snapshot / "single.bin").touch()
-    code = f"""
-from pathlib import Path
-from consistentid.errors import CheckpointError
-from consistentid.presets.loading import load_base
-from consistentid.presets.network import Network
-at = dict(repo="me/mine", revision="{"a" * 40}")
-snapshot = Path({str(snapshot)!r})
-assert Network(files=("unet/weights.bin", "single.bin"), **at).find() == snapshot
-assert Network(files=("single.bin",), **at).find() == snapshot / "single.bin"
-assert Network(files=("single.bin",), **at).fetch() == snapshot / "single.bin"
-assert Network(files=("single.bin", "other.bin"), **at).find() is None
-assert Network(repo="me/other", files=("single.bin",)).find() is None
-try:
-    Network(repo="me/other", files=("single.bin",)).fetch()
-except CheckpointError as error:
-    assert "me/other/single.bin: offline: HF_HUB_OFFLINE is set" in str(error), error
-    assert "\\n" not in str(error)
-else:
-    raise AssertionError("fetched from nowhere")
-"""
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+    def mine(*files: str) -> Network:
+        return Network(repo="me/mine", revision=revision, files=files)
+
+    assert mine("unet/weights.bin", "single.bin").find() == snapshot
+    assert mine("single.bin").find() == snapshot / "single.bin"
+    assert mine("single.bin").fetch() == snapshot / "single.bin"
+    assert mine("single.bin", "other.bin").find() is None
+    other = Network(repo="me/other", files=("single.bin",))
+    assert other.find() is None
+    with pytest.raises(CheckpointError, match=r"^me/other/single\.bin: offline: HF_HUB_OFFLINE is set[^\n]*$"):
+        other.fetch()
 
 
 def test_missing_local_weights(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import tiny
 from consistentid.cli import main
 from consistentid.files.weights import fingerprint
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
-from consistentid.training.trainer import claimed_run
+from consistentid.training.trainer import NOTE, claimed_run
 
 
 def run(*arguments: object) -> Result:
@@ -101,11 +101,13 @@ def test_a_folder_of_somebody_s_own_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
-    code = (
-        "import pathlib, sys, time; from consistentid.training.trainer import claimed_run\n"
-        "with claimed_run(pathlib.Path(sys.argv[1])): print('there', flush=True); time.sleep(600)"
+    code = (  # what `claimed_run` does, without the libraries of a training
+        "import pathlib, sys, time; from consistentid.files.claims import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1]), 'training run', {}, note=sys.argv[2]):\n"
+        "    print('there', flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE) as first:
+    line = [sys.executable, "-c", code, str(tmp_path / "run"), NOTE]
+    with subprocess.Popen(line, stdout=subprocess.PIPE) as first:
         try:
             assert first.stdout
             assert first.stdout.readline() == b"there\n"
