@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ CASES += [(kind, family, not family) for kind in KINDS if kind != "lcm" for fami
 """Kind of pipeline, SD or SDXL, with or without guidance."""
 
 
-@pytest.fixture
-def attached(golden: Path, base: Callable[[str], Any]) -> Callable[..., tuple[Any, ConsistentID]]:
-    """A pipeline of a kind and the adapter attached to it."""
+@pytest.fixture(scope="module")
+def fresh(golden: Path, base: Callable[[str], Any]) -> Callable[..., tuple[Any, ConsistentID]]:
+    """A pipeline of a kind and the adapter attached to it, to be changed at will."""
 
     def attach(kind: str = "txt2img", family: int = 0) -> tuple[Any, ConsistentID]:
         variant = ("micro15", "microxl")[family]
@@ -37,6 +38,12 @@ def attached(golden: Path, base: Callable[[str], Any]) -> Callable[..., tuple[An
         return pipe, cid
 
     return attach
+
+
+@pytest.fixture(scope="module")
+def attached(fresh: Callable[..., tuple[Any, ConsistentID]]) -> Callable[..., tuple[Any, ConsistentID]]:
+    """The same, one of each kind for all tests that leave it as it is."""
+    return cache(fresh)
 
 
 def guidance(pipe: Any, guided: bool) -> float:
@@ -111,9 +118,9 @@ def test_the_order_of_people_does_not_matter(
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_without_identity_it_is_the_base(
-    golden: Path, attached: Callable[..., Any], person: Callable[..., Any], family: int
+    golden: Path, fresh: Callable[..., Any], person: Callable[..., Any], family: int
 ) -> None:
-    pipe, cid = attached("txt2img", family)
+    pipe, cid = fresh("txt2img", family)
     cid.spec = replace(cid.spec, clauses=False)  # no separator behind an empty facial sentence
     cid.scale = 0
     pipe.set_adapters([LORA_NAME], [0.0])
@@ -158,8 +165,8 @@ def test_people_of_one_batch_are_each_as_alone(
     assert differ(alone[0], alone[2])
 
 
-def test_strengths_of_people_of_one_batch(attached: Callable[..., Any], person: Callable[..., Any]) -> None:
-    pipe, cid = attached()
+def test_strengths_of_people_of_one_batch(fresh: Callable[..., Any], person: Callable[..., Any]) -> None:
+    pipe, cid = fresh()
     inputs = cid.inputs([person(1), person(2)], [PROMPT] * 2, person_scales=[0.0, 0.5])
     noise = [torch.Generator().manual_seed(3) for _ in range(2)]
     together = latents(pipe, inputs, num_inference_steps=STEPS, generator=noise)
@@ -200,9 +207,9 @@ def test_a_person_changes_their_region_alone(attached: Callable[..., Any], perso
 
 
 def test_regions_share_where_they_overlap_and_the_base_ratio_brings_in_the_scene(
-    attached: Callable[..., Any], person: Callable[..., Any]
+    fresh: Callable[..., Any], person: Callable[..., Any]
 ) -> None:
-    pipe, cid = attached()
+    pipe, cid = fresh()
     common = {"prompt": PROMPT, "merge_at": 0}
     alone = [first_layer(pipe, cid.inputs(person(i), regions=[FULL], **common)) for i in (1, 2)]
     both = first_layer(pipe, cid.inputs([person(1), person(2)], regions=[(0, 0, 0.75, 1), (0.5, 0, 1, 1)], **common))
@@ -282,8 +289,8 @@ def test_a_text_that_has_lost_its_layout_is_an_error(attached: Callable[..., Any
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(attached: Callable[..., Any], person: Callable[..., Any], dtype: torch.dtype) -> None:
-    pipe, cid = attached()
+def test_half_precision(fresh: Callable[..., Any], person: Callable[..., Any], dtype: torch.dtype) -> None:
+    pipe, cid = fresh()
     pipe.text_encoder = copy.deepcopy(pipe.text_encoder)  # which other tests share
     pipe.vae = copy.deepcopy(pipe.vae)
     pipe.to(dtype)
