@@ -56,7 +56,7 @@ def changes(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Changes:
             CLIPImageProcessorPil().save_pretrained(encoder)
         networks = {"base": home / "pipe", "image_encoder": encoder}
         networks |= {"recogniser": tiny.preset() / "recogniser.onnx", "parser": tiny.preset() / "parser"}
-        options = {"networks": {role: str(path) for role, path in networks.items()}, "spec": SIZES, "workers": 1}
+        options = {"networks": {role: str(path) for role, path in networks.items()}, "spec": SIZES, "workers": 0}
         options |= {"schedule": {"steps": 2, "batch": 4}, "log": {"every": 1}, **others}
         return (f"size={SIDE}", *(f"adapter.{name}={json.dumps(value)}" for name, value in options.items()))
 
@@ -102,7 +102,7 @@ def test_the_unet_gets_in_training_what_the_pipeline_gives_it(
 ) -> None:
     """Text, ID tokens, and with SDXL the pooled text and sizes; samples without conditions are those of guidance."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    others = {"condition_dropout": 0.5, "fixed_sentence": 0.0, "precision": "float32", "workers": 0}
+    others = {"condition_dropout": 0.5, "fixed_sentence": 0.0, "precision": "float32"}
     config = TrainConfig.from_yaml(RECIPES / f"{family}.yaml", changes(family, **others))
     trainer = Trainer(config, tmp_path, data=data, device="cpu", say=lambda _: None)
     cid, pipe, blank = trainer.module.cid, trainer.frozen.pipe, trainer.frozen.blank.float()

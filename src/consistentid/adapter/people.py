@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from consistentid.adapter.prompt import Count, FacialText, check_length, completed, compose, facial_sentence
 from consistentid.adapter.spec import AdapterSpec
-from consistentid.errors import InputError
+from consistentid.errors import ArgumentError, InputError
 from consistentid.faces.parts import PARTS
 
 if TYPE_CHECKING:
@@ -113,13 +114,7 @@ def gather(
             raise InputError("give either face_text, the whole facial sentence, or parts, descriptions of single parts")
         if not 0 <= person.merge_at <= 1:
             raise InputError(f"merge_at must be between 0 (from the start) and 1 (never), got {person.merge_at}")
-        for part, scale in (person.part_scales or {}).items():
-            if part not in PARTS:
-                raise InputError(f"part_scales: unknown part {part!r}; known parts are {', '.join(PARTS)}")
-            if not 0 <= scale <= STRONGEST:
-                raise InputError(
-                    f"part_scales: {part} must be from 0 (the word alone) to {STRONGEST:g}, got {scale}; 1 = as trained"
-                )
+        check_part_scales(person.part_scales)
         if not math.isfinite(person.scale):
             raise InputError(f"person_scales must be finite numbers, got {person.scale}; 1 is as trained, 0 is off")
     return people
@@ -166,11 +161,56 @@ def check_together(
             raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
     if not apart and any(person.scale != 1 for person in people):
         raise InputError("person_scales needs regions; without them the strength of all is ConsistentID.scale")
-    if not 0 <= base_ratio < 1:
-        raise InputError(
-            f"base_ratio must be from 0 (regions follow their person's text alone) to below 1, got {base_ratio}"
-        )
-    if not 0 < regions_end <= 1:
-        raise InputError(f"regions_end must be above 0 and at most 1 (to the last step), got {regions_end}")
+    check_shares(base_ratio, regions_end)
     if not math.isfinite(guidance_scale):
         raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
+
+
+def check_shares(base_ratio: Any, regions_end: Any) -> dict[str, float]:
+    """How much the prompt alone counts within regions.
+
+    Raises:
+        ArgumentError: a value out of its range.
+    """
+    if not is_number(base_ratio) or not 0 <= base_ratio < 1:
+        raise ArgumentError("{base_ratio}={value!r} is not allowed; give a number from 0 to below 1", value=base_ratio)
+    if not is_number(regions_end) or not 0 < regions_end <= 1:
+        raise ArgumentError(
+            "{regions_end}={value!r} is not allowed; give a number above 0, and at most 1", value=regions_end
+        )
+    return {"base_ratio": float(base_ratio), "regions_end": float(regions_end)}
+
+
+def check_part_scales(scales: Any) -> dict[str, float] | None:
+    """How much of single parts' pictures is fused.
+
+    Raises:
+        ArgumentError: an unknown part, or a value out of its range.
+    """
+    for part, scale in by_part("part_scales", scales, {"eyes": 0.5}):
+        if not is_number(scale) or not 0 <= scale <= STRONGEST:
+            raise ArgumentError(
+                "{part_scales}: {part}={value!r} is not allowed; give a number from 0 to {most:g}, 1 is as trained",
+                part=part,
+                value=scale,
+                most=STRONGEST,
+            )
+    return {part: float(scale) for part, scale in scales.items()} if scales else None
+
+
+def by_part(argument: str, values: Any, example: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is given of single parts: each part, once it is known to be one, and its value."""
+    if values is not None and not isinstance(values, Mapping):
+        raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a mapping such as {{example}}",
+                            value=values, example=example)  # fmt: skip
+    for part, value in (values or {}).items():
+        if part not in PARTS:
+            raise ArgumentError(
+                f"{{{argument}}}: unknown part {{part!r}}; known parts are {{known}}", part=part, known=", ".join(PARTS)
+            )
+        yield part, value
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)

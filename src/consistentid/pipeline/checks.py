@@ -6,17 +6,16 @@ Every error names the argument, the value and the remedy.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Final
 
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
-from consistentid.adapter.people import STRONGEST
+from consistentid.adapter.people import by_part, check_part_scales, is_number
 from consistentid.adapter.regions import Regions
 from consistentid.errors import ArgumentError
-from consistentid.faces.parts import PARTS
 from consistentid.files.images import read_photo
 from consistentid.presets.settings import check_setting as check
 
@@ -73,21 +72,6 @@ def check_of_each(given: Mapping[str, Any], people: int, *, base_alone: bool) ->
     return found
 
 
-def check_shares(base_ratio: Any, regions_end: Any) -> dict[str, float]:
-    """How much the prompt alone counts within regions."""
-    if not _is_number(base_ratio) or not 0 <= base_ratio < 1:
-        raise ArgumentError("{base_ratio}={value!r} is not allowed; give a number from 0 to below 1", value=base_ratio)
-    if not _is_number(regions_end) or not 0 < regions_end <= 1:
-        raise ArgumentError(
-            "{regions_end}={value!r} is not allowed; give a number above 0, and at most 1", value=regions_end
-        )
-    return {"base_ratio": float(base_ratio), "regions_end": float(regions_end)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def check_repair(repair: Any, below: Any, *, base_alone: bool) -> dict[str, Any]:
     """Which faces are drawn anew."""
     if not isinstance(repair, bool):
@@ -98,7 +82,7 @@ def check_repair(repair: Any, below: Any, *, base_alone: bool) -> dict[str, Any]
         return {}
     if not repair:
         raise ArgumentError("{repair_below} says which faces {repair} draws anew; give {repair}, too, or leave it out")
-    if not _is_number(below) or not -1 <= below <= 1:
+    if not is_number(below) or not -1 <= below <= 1:
         raise ArgumentError("{repair_below}={value!r} is not allowed; give a likeness from -1 to 1", value=below)
     return {"repair_below": float(below)}
 
@@ -173,7 +157,7 @@ def check_words(face_text: Any, parts: Any, part_scales: Any, *, base_alone: boo
     texts = tuple(face_text) if isinstance(face_text, list | tuple) else face_text
     words, scales = (
         tuple(map(read, given)) if isinstance(given, list | tuple) else read(given)
-        for read, given in ((_parts, parts), (_part_scales, part_scales))
+        for read, given in ((_parts, parts), (check_part_scales, part_scales))
     )
     for text in texts if isinstance(texts, tuple) else (texts,):
         if text is not None and not isinstance(text, str):
@@ -192,7 +176,7 @@ def _each(value: Any, number: int) -> Sequence[Any]:
 
 
 def _parts(parts: Any) -> dict[str, str] | None:
-    for part, text in _by_part("parts", parts, {"eyes": "green eyes"}):
+    for part, text in by_part("parts", parts, {"eyes": "green eyes"}):
         if not isinstance(text, str) or not text.strip():
             raise ArgumentError(
                 "{parts}: the words for {part}, {value!r}, are none; write for example {example!r}",
@@ -201,31 +185,6 @@ def _parts(parts: Any) -> dict[str, str] | None:
                 example=f"green {part}",
             )
     return dict(parts) if parts else None
-
-
-def _part_scales(scales: Any) -> dict[str, float] | None:
-    for part, scale in _by_part("part_scales", scales, {"eyes": 0.5}):
-        if not _is_number(scale) or not 0 <= scale <= STRONGEST:
-            raise ArgumentError(
-                "{part_scales}: {part}={value!r} is not allowed; give a number from 0 to {most:g}, 1 is as trained",
-                part=part,
-                value=scale,
-                most=STRONGEST,
-            )
-    return {part: float(scale) for part, scale in scales.items()} if scales else None
-
-
-def _by_part(argument: str, values: Any, example: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What is given of single parts: each part, once it is known to be one, and its value."""
-    if values is not None and not isinstance(values, Mapping):
-        raise ArgumentError(f"{{{argument}}}={{value!r}} is not allowed; give a mapping such as {{example}}",
-                            value=values, example=example)  # fmt: skip
-    for part, value in (values or {}).items():
-        if part not in PARTS:
-            raise ArgumentError(
-                f"{{{argument}}}: unknown part {{part!r}}; known parts are {{known}}", part=part, known=", ".join(PARTS)
-            )
-        yield part, value
 
 
 def check_pictures(image: Any, mask: Any, control: Any) -> dict[str, Image.Image | None]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
+from consistentid.adapter.people import check_shares
 from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Region, Regions
 from consistentid.errors import ArgumentError
@@ -41,7 +42,6 @@ from consistentid.pipeline.checks import (
     check_repair,
     check_seed,
     check_setting,
-    check_shares,
     check_words,
 )
 from consistentid.presets.settings import Settings
