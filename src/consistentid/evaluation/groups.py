@@ -19,7 +19,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import combinations
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from consistentid.evaluation.people import Person, draw_people
 from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.together import Together, measure, summary
 from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
-from consistentid.faces.face import Detection
+from consistentid.faces.face import Detection, largest_first
 from consistentid.faces.matching import similarities
 from consistentid.faces.verification import impostor_threshold
 from consistentid.files.images import load_image
@@ -243,7 +242,7 @@ def score_groups(
         seen: list[Detection] = []
         embeddings: list[NDArray[np.float32]] = []
         if picture:
-            seen = sorted(faces.detector.detect(picture), key=attrgetter("area"), reverse=True)
+            seen = largest_first(faces.detector.detect(picture))
             embeddings = [faces.recogniser.embed(picture, face.landmarks) for face in seen]
         alike = similarities([known[path] for path in group.people], embeddings)
         places: list[int | None] | None = None

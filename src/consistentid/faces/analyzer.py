@@ -9,14 +9,13 @@ outer corner of the first pixel, so that its centre is (0.5, 0.5) and coordinate
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.faces.face import Detection, Face
+from consistentid.faces.face import Detection, Face, largest_first
 from consistentid.faces.islands import remove_islands
 from consistentid.faces.parts import part_areas
 from consistentid.faces.quality import assess
@@ -113,7 +112,7 @@ class FaceAnalyzer:
             faces or detect_turned(image, self.detector)
             for image, faces in zip(images, self.detector.detect_batch(images), strict=True)
         ]
-        return [sorted(faces, key=attrgetter("area"), reverse=True) for faces in found]
+        return [largest_first(faces) for faces in found]
 
     def describe(self, image: Image.Image, face: Detection, detections: Sequence[Detection]) -> Face:
         """All that is known of one face, given all that were detected: the other half of `analyze`.
@@ -150,8 +149,8 @@ class FaceAnalyzer:
 
 def embed_largest(image: Image.Image, detector: Detector, recogniser: Recogniser) -> NDArray[np.float32] | None:
     """(512,) embedding of unit length of a picture's largest face; None where there is no face."""
-    faces = detector.detect(image)
-    return recogniser.embed(image, max(faces, key=attrgetter("area")).landmarks) if faces else None
+    faces = largest_first(detector.detect(image))
+    return recogniser.embed(image, faces[0].landmarks) if faces else None
 
 
 def surroundings(face: Detection, size: tuple[int, int], times: float = _SURROUNDINGS) -> tuple[int, int, int, int]:

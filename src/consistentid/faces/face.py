@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import cmath
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,3 +91,8 @@ class Face(Detection):
     parsing: NDArray[np.uint8]
     quality: float
     warnings: tuple[str, ...] = ()
+
+
+def largest_first(faces: Iterable[Detection]) -> list[Detection]:
+    """Faces by the area of their boxes."""
+    return sorted(faces, key=attrgetter("area"), reverse=True)

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from consistentid.errors import FaceError
-from consistentid.faces.face import Detection
+from consistentid.faces.face import Detection, largest_first
 from consistentid.files.devices import moved
-from consistentid.pipeline.likeness import faces_of
 from consistentid.pipeline.networks import PresetNetworks
 from consistentid.pipeline.placement import NO_PAIR, NO_WORDS, Placement, likeness_to_words, told_apart
 from consistentid.pipeline.places import regions_of
@@ -35,7 +34,7 @@ def placed(networks: PresetNetworks, request: Request) -> Iterator[tuple[Request
             seed = (row.seed + attempt * request.made) % SEEDS
             first = networks.draw(request.without_people(", ".join([row.prompt, *said]), seed)).images[0]
             with networks.faces_at_work():
-                faces = faces_of(networks.analyzer, first)
+                faces = largest_first(networks.analyzer.detector.detect(first))
             if len(faces) >= len(people):
                 break
         else:

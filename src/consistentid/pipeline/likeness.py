@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Regions
 from consistentid.faces.analyzer import FaceAnalyzer
-from consistentid.faces.face import Detection
+from consistentid.faces.face import Detection, largest_first
 from consistentid.faces.matching import assign, similarities
 from consistentid.pipeline.places import faces_in
 
@@ -26,11 +25,6 @@ class Seen:
     likenesses: list[float]
 
 
-def faces_of(analyzer: FaceAnalyzer, image: Image.Image) -> list[Detection]:
-    """The faces of a picture, largest first."""
-    return sorted(analyzer.detector.detect(image), key=attrgetter("area"), reverse=True)
-
-
 def find_people(
     analyzer: FaceAnalyzer, image: Image.Image, people: Sequence[Identity], regions: Regions | None
 ) -> Seen:
@@ -42,7 +36,7 @@ def find_people(
         people: whom to look for.
         regions: where they are, if that is known.
     """
-    faces = faces_of(analyzer, image)
+    faces = largest_first(analyzer.detector.detect(image))
     theirs = faces[:1] if len(people) == 1 and regions is None else faces
     embeddings = [analyzer.recogniser.embed(image, face.landmarks) for face in theirs]
     alike = similarities([person.embedding.numpy() for person in people], embeddings)

@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFilter
 
 from consistentid.adapter.regions import Regions
-from consistentid.faces.face import Detection
-from consistentid.pipeline.likeness import faces_of, find_people
+from consistentid.faces.face import Detection, largest_first
+from consistentid.pipeline.likeness import find_people
 from consistentid.pipeline.networks import PresetNetworks
 from consistentid.pipeline.request import Request, Row
 
@@ -111,7 +111,7 @@ def redraw_faces(
         mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
         new = networks.draw(request.close_up(person, row.prompt, row.seed, image, mask, STRENGTH)).images[0]
         with networks.faces_at_work():
-            found = _face_within(faces_of(networks.analyzer, new), face)
+            found = _face_within(largest_first(networks.analyzer.detector.detect(new)), face)
             after = math.nan
             if found is not None:
                 embedding = networks.analyzer.recogniser.embed(new, found.landmarks)
