@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,9 @@ from consistentid.cli.common import (
 from consistentid.errors import InputError
 from consistentid.serving.address import TOKEN_VARIABLE, is_loopback
 
+if TYPE_CHECKING:
+    from consistentid.serving.replicas import Scale
+
 
 @click.command(
     short_help="An HTTP service for portraits.",
@@ -29,6 +33,7 @@ Examples:
   consistentid serve
   consistentid serve --preset sdxl --port 8000 --keep-identities 3600
   consistentid serve --host 0.0.0.0 --token-file tokens.txt
+  consistentid serve --engine ray --config serve.yaml
   {TOKEN_VARIABLE}=$(openssl rand -hex 24) consistentid serve --host 0.0.0.0""",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
@@ -55,6 +60,14 @@ Examples:
     help="Keep identities in memory for so long; 0 = never, clients keep the file.",
 )
 @click.option("--page/--no-page", default=None, help="A page for browsers.  [default: if Gradio is installed]")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="local = this process; ray = several, on one machine or many, by Ray Serve.",
+)
+@click.option("--config", type=EXISTING, help="YAML with how many replicas, and with what, for --engine ray.")
 @provenance_options
 @preset_option
 @device_option
@@ -77,6 +90,8 @@ def serve(
     timeout: float,
     keep_identities: float,
     page: bool | None,
+    engine: str,
+    config: Path | None,
     certificate: Path | None,
     private_key: Path | None,
     watermark: bool,
@@ -125,13 +140,45 @@ def serve(
         keep_identities=keep_identities,
     )
     chosen = load_preset(preset)
-    marks = read_provenance(certificate, private_key, watermark=watermark)
+    read_provenance(certificate, private_key, watermark=watermark)  # what is wrong with it is said at once
+    scale = _scale(engine, config)
+    if scale is not None and scale.batch_size is not None:
+        chosen = chosen.override(batch_size=scale.batch_size)
 
     def make() -> object:
         quiet(notes=False)
         from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
+        # read where pictures are signed: a key is not sent from machine to machine
+        marks = read_provenance(certificate, private_key, watermark=watermark)
         return ConsistentIDPipeline(chosen, device=device, dtype=dtype, low_memory=low_memory, provenance=marks)
 
+    access = Access(tokens, loopback=is_loopback(host))
+    if scale is not None:
+        if page:
+            raise InputError("--page: a page is of one process; leave it out, or --engine ray")
+        from consistentid.serving.replicas import run_replicas
+
+        run_replicas(make, limits, access, host, port, scale)
+        return
     shown = chosen if page or (page is None and available()) else None
-    run(make, limits, Access(tokens, loopback=is_loopback(host)), host, port, shown)
+    run(make, limits, access, host, port, shown)
+
+
+def _scale(engine: str, config: Path | None) -> Scale | None:
+    """What the file of `--config` says of replicas; None for one process without Ray.
+
+    Raises:
+        InputError: a file without Ray, or one that says something else.
+    """
+    if engine == "local":
+        if config is not None:
+            raise InputError("--config says how many replicas there are; give --engine ray, too, or leave it out")
+        return None
+    from consistentid.files.config import build
+    from consistentid.files.documents import read_config
+    from consistentid.serving.replicas import Scale
+
+    if config is None:
+        return Scale()
+    return build(Scale, read_config(config, "description of replicas"), str(config))

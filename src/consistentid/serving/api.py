@@ -106,11 +106,19 @@ def _add_state(app: FastAPI, service: Service) -> None:
             "stage": service.stage,
             "loaded": service.loaded,
             "waiting": len(service.queue),
+            "jobs": not service.shared,
         }
         return JSONResponse(told, 200 if service.state == "ready" else 503)
 
-    @app.get("/metrics", tags=["state"], summary="Numbers for Prometheus", response_class=Response)
+    @app.get(
+        "/metrics", tags=["state"], summary="Numbers for Prometheus", response_class=Response,
+        responses={404: doc.answers({}, 404)[404]},
+    )  # fmt: skip
     async def metrics() -> Response:
+        if service.shared:
+            raise RefusedError(
+                404, "no_metrics", "several replicas answer here, each with numbers of its own; ask Ray for its metrics"
+            )
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -65,6 +65,7 @@ class Client:
         if not good:
             raise InputError(f"--server {url}: is no URL of a service; give one such as http://127.0.0.1:7860")
         self._url, self._say = url, say
+        self._jobs = True
         self._http = httpx.Client(
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {token}"} if token else {},
@@ -103,7 +104,9 @@ class Client:
                 told = str(state.get("stage"))
                 self._say(f"the service loads {told}")
             time.sleep(_LOOK)
-        found = self._json(answer).get("preset")
+        ready = self._json(answer)
+        self._jobs = ready.get("jobs") is not False
+        found = ready.get("preset")
         if preset is not None and found != preset:
             raise self._error(f"serves the preset {found!r}, and not {preset!r}; leave out --preset, or serve that one")
 
@@ -147,13 +150,18 @@ class Client:
         Raises:
             ServerError: the service refuses, with its words; or it is gone.
         """
-        body: dict[str, Any] = {"request": request.to_dict(), "alone": True, "background": True}
+        body: dict[str, Any] = {"request": request.to_dict(), "alone": True, "background": self._jobs}
         if photos:
             sent = [to_base64(photo) for photo in photos]
             body |= {"photos": sent, "face_index": face_index, "skip_bad": skip_bad}
         else:
             body["identity"] = [to_base64(identity) for identity in identities]
-        address = self._accepted("POST", "/v1/portraits", json=body).headers.get("location")
+        accepted = self._accepted("POST", "/v1/portraits", json=body, timeout=_PATIENCE)
+        if not self._jobs:  # of several replicas: the answer itself
+            result = self._json(accepted)
+            _warn(result)
+            return self._received(result)
+        address = accepted.headers.get("location")
         if address is None:
             raise self._error("answers with what is no job")
         try:

@@ -34,14 +34,9 @@ def run(
     Raises:
         InputError: nothing can listen there.
     """
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+    listener = listen(host, port)
     configure()
-    shown = f"[{host}]" if ":" in host else host
-    event("listening", url=f"http://{shown}:{listener.getsockname()[1]}")
+    event("listening", url=url_of(host, listener.getsockname()[1]))
     service = Service(make, limits)
     config = uvicorn.Config(
         create_app(service, access, Page(service, page) if page else None),
@@ -54,3 +49,21 @@ def run(
     # Before any thread begins: one that imports a library puts back what it found here, whenever it ends.
     with listener, routed():
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0 is any that is free.
+
+    Raises:
+        InputError: none can.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise InputError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error})") from None
+
+
+def url_of(host: str, port: int) -> str:
+    """Address of a service, for people and clients."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -43,14 +43,17 @@ class Service:
     Args:
         make: makes the pipeline; called in the background by `start`.
         limits: what may be asked for.
+        shared: whether others answer at its address, too; what is kept here would not be found there, so nothing is.
 
     Attributes:
         state: "loading", "ready" or "failed".
         stage: what is being loaded, or why that failed.
     """
 
-    def __init__(self, make: Callable[[], ConsistentIDPipeline], limits: Limits | None = None) -> None:
-        self._make, self.limits = make, limits or Limits()
+    def __init__(
+        self, make: Callable[[], ConsistentIDPipeline], limits: Limits | None = None, *, shared: bool = False
+    ) -> None:
+        self._make, self.limits, self.shared = make, limits or Limits(), shared
         self.metrics = Metrics()
         self.state, self.stage, self.loaded = "loading", "the libraries", 0.0
         self._studio: ConsistentIDPipeline | None = None
@@ -58,6 +61,7 @@ class Service:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._routes = ExitStack()
+        self._begun = False
         self.queue = Queue(self.limits, self.metrics.observe, self.metrics.observe_taken)
         self.metrics.gauge("queue_waiting", "Requests that wait", lambda: len(self.queue))
         self.metrics.gauge("queue_running", "Requests that are worked on", lambda: self.queue.running)
@@ -65,10 +69,16 @@ class Service:
 
     # ------------------------------------------------------------------------------------------------- start and stop
 
-    def start(self) -> None:
-        """Loads the weights in the background."""
+    def start(self, *, wait: bool = False) -> None:
+        """Loads the weights, unless that has begun: in the background, or at once with `wait`."""
+        if self._begun:
+            return
+        self._begun = True
         self._routes.enter_context(routed())
-        threading.Thread(target=self._load, name="loading", daemon=True).start()
+        if wait:
+            self._load()
+        else:
+            threading.Thread(target=self._load, name="loading", daemon=True).start()
 
     def close(self) -> None:
         """Ends all work."""
@@ -245,6 +255,10 @@ class Service:
         Raises:
             RefusedError, InputError: not to be done like this; the queue is full; not loaded yet.
         """
+        if keep and self.shared:
+            raise RefusedError(
+                400, "no_jobs", "there are no background jobs, as several replicas answer here; wait for the answer"
+            )
         studio = self.studio
         if repair:
             if values.get("image") is None:

@@ -69,6 +69,7 @@ class _RayWorker:
 
 def by_ray(job: Job, shards: Sequence[Shard], workers: int | None, done: Callable[[int], None]) -> None:
     """The same as `locally` by Ray Data, on as many machines as the cluster has."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of this cluster
     try:
         import ray
         import ray.data
