@@ -52,10 +52,10 @@ def client_of(url: str) -> httpx.Client:
 class Server:
     """`consistentid serve` as a process of its own."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, **environment: str) -> None:
         line = [sys.executable, "-m", "consistentid", "serve", "--port", "0", "--device", "cpu", *options]
         began = time.monotonic()
-        self.process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ})
+        self.process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
         assert self.process.stderr
         self.url = json.loads(self.process.stderr.readline())["url"]
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
