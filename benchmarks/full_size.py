@@ -193,7 +193,7 @@ def run_command(
     faces = {role: {"kind": "onnx", "path": str(path.resolve())} for role, path in (
         ("detector", detector), ("recogniser", paths["recogniser"]), ("parser", parser),
     )}  # fmt: skip
-    faces["parser"]["options"] = {"mean": half, "std": half}
+    faces["parser"]["options"] = {"mean": list(half), "std": list(half)}  # one list twice would be an alias
     (folder / "preset.yaml").write_text(yaml.safe_dump({"extends": base, **networks, **faces}))
     sides = ["--width", str(size[0]), "--height", str(size[1])]
     line = [sys.executable, "-m", "consistentid", "generate", str(photo), "--preset", str(folder), "--prompt", PROMPT]

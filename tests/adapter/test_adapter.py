@@ -738,8 +738,8 @@ def test_a_part_counts_as_much_as_asked(pipe: Any, cid: ConsistentID, person: Ca
     assert torch.allclose(changed[nose], plain[nose] + 0.25 * (trained[nose] - plain[nose]), atol=1e-6)
     others = [row for row in range(len(plain)) if row not in (eyes, nose)]
     assert torch.equal(changed[others], trained[others])
-    for wrong, message in (({"chin": 1}, "unknown part 'chin'"), ({"eyes": -0.5}, "eyes must be from 0"),
-                           ({"eyes": float("nan")}, "eyes must be from 0")):  # fmt: skip
+    for wrong, message in (({"chin": 1}, "unknown part 'chin'"), ({"eyes": -0.5}, "eyes=-0.5 is not allowed"),
+                           ({"eyes": float("nan")}, "eyes=nan is not allowed")):  # fmt: skip
         with pytest.raises(InputError, match=message):
             cid.inputs(person(), PROMPT, part_scales=wrong)
     with pytest.raises(InputError, match="part_scales is of one person"):

@@ -262,6 +262,19 @@ def test_a_sentence_that_does_not_fit_is_said(preset: Path, photo: Path, tmp_pat
     assert "cut" in notes[0]
 
 
+def test_what_is_doubtful_is_said_once(preset: Path, photo: Path, tmp_path: Path) -> None:
+    """An identity is compared with the adapter before the base is loaded, and by the adapter again."""
+    other = tmp_path / "preset"
+    shutil.copytree(preset, other)
+    spec = other / "adapter/config.json"
+    content = json.loads(spec.read_text())
+    content["networks"]["image_encoder"] = "CLIP-of-others"
+    spec.write_text(json.dumps(content))
+    result = run("generate", photo, "--prompt", "a man", "--preset", other, "--num", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("expected CLIP-of-others") == 1
+
+
 def test_doctor(preset: Path, tmp_path: Path) -> None:
     result = run("doctor", "--preset", preset)
     assert result.exit_code == 0, result.output

@@ -193,8 +193,14 @@ def quiet(*, notes: bool = True) -> None:
         warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
         from tqdm import tqdm
 
-        # it takes a bar that is being drawn out of the way
-        warnings.showwarning = lambda message, *_: tqdm.write(f"note: {message}", file=sys.stderr)
+        told: set[str] = set()  # an identity is checked before the base is loaded, and by the adapter again
+
+        def tell(message: Warning | str, *_: Any) -> None:
+            if str(message) not in told:
+                told.add(str(message))
+                tqdm.write(f"note: {message}", file=sys.stderr)  # it takes a bar that is being drawn out of the way
+
+        warnings.showwarning = tell
     from consistentid.files.workers import quiet_libraries
 
     quiet_libraries()

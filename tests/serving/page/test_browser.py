@@ -95,15 +95,22 @@ def made(tab: Any, seed: int) -> bytes:
     return Path(waiting.value.path()).read_bytes()
 
 
+PLACE = """async (card) => {
+  const picture = card.querySelector('.cid-photo img');
+  await picture.decode();
+  const [box, photo] = [card.querySelector('.cid-box'), picture].map((x) => x.getBoundingClientRect());
+  return [(box.x - photo.x) / photo.width, (box.y - photo.y) / photo.height];
+}"""
+"""Left and top of the box in the photo, both of one moment: the page moves while it fills."""
+
+
 def test_from_a_photo_to_a_picture_on_the_disk_and_back(
     visit: Any, studio: ConsistentIDPipeline, tmp_path: Path
 ) -> None:
     card = add(visit, ADA)
     assert "quality good" in card.inner_text()
-    box, photo = (card.locator(name).bounding_box() for name in (".cid-box", ".cid-photo img"))
     face = studio.look(ADA)[0].face.box
-    shown = [(box["x"] - photo["x"]) / photo["width"], (box["y"] - photo["y"]) / photo["height"]]
-    assert shown == pytest.approx([float(face[0]) / 256, float(face[1]) / 256], abs=0.02)
+    assert card.evaluate(PLACE) == pytest.approx([float(face[0]) / 256, float(face[1]) / 256], abs=0.02)
 
     ask(visit, "a woman in a red hat", seed=7, number=2, steps=10)
     visit.locator(".cid-previews img").nth(1).wait_for()
@@ -193,7 +200,7 @@ def test_two_people_in_boxes_and_one_painted_into_a_picture(
     drawn = visit.locator("canvas.cid-canvas")
 
     def drag(*points: tuple[float, float]) -> None:
-        drawn.scroll_into_view_if_needed()
+        drawn.hover(trial=True)  # waits until it stands still
         area = drawn.bounding_box()
         places = [(area["x"] + x * area["width"], area["y"] + y * area["height"]) for x, y in points]
         visit.mouse.move(*places[0])
