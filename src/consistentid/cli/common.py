@@ -195,7 +195,7 @@ def quiet(*, notes: bool = True) -> None:
 
         told: set[str] = set()  # an identity is checked before the base is loaded, and by the adapter again
 
-        def tell(message: Warning | str, *_: Any) -> None:
+        def tell(message: Warning | str, *_: Any, **__: Any) -> None:
             if str(message) not in told:
                 told.add(str(message))
                 tqdm.write(f"note: {message}", file=sys.stderr)  # it takes a bar that is being drawn out of the way
