@@ -188,12 +188,11 @@ def run_command(
         options: more of the command's.
     """
     paths = write_all(base, folder)
-    half = [0.5] * 3
     networks = {role: str(paths[role]) for role in ("base", "image_encoder", "adapter")}
     faces = {role: {"kind": "onnx", "path": str(path.resolve())} for role, path in (
         ("detector", detector), ("recogniser", paths["recogniser"]), ("parser", parser),
     )}  # fmt: skip
-    faces["parser"]["options"] = {"mean": list(half), "std": list(half)}  # one list twice would be an alias
+    faces["parser"]["options"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (folder / "preset.yaml").write_text(yaml.safe_dump({"extends": base, **networks, **faces}))
     sides = ["--width", str(size[0]), "--height", str(size[1])]
     line = [sys.executable, "-m", "consistentid", "generate", str(photo), "--preset", str(folder), "--prompt", PROMPT]

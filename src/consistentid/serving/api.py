@@ -147,12 +147,12 @@ def _add_identities(app: FastAPI, service: Service) -> None:
 
 
 def _add_portraits(app: FastAPI, service: Service) -> None:
+    made = {**doc.answers(doc.PORTRAITS, 400, 404, 413, 415, 422, 429, 503, 504), **doc.answers(doc.JOB, status=202)}
+
     @app.post(
         "/v1/portraits", tags=["portraits"], summary="Pictures of a person",
         description="Answers with the pictures, or, with `background`, at once with a job (202).",
-        responses={
-            **doc.answers(doc.PORTRAITS, 400, 404, 413, 415, 422, 429, 503, 504), **doc.answers(doc.JOB, status=202)
-        },
+        responses=made,
     )  # fmt: skip
     async def portraits(http: HttpRequest) -> JSONResponse:
         return await _portrayed(http, service)
@@ -160,9 +160,7 @@ def _add_portraits(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/repairs", tags=["portraits"], summary="Small faces of a picture drawn anew, and nothing else",
         description="As portraits; the picture is the request's `image`, and `repair_below` takes larger faces, too.",
-        responses={
-            **doc.answers(doc.PORTRAITS, 400, 404, 413, 415, 422, 429, 503, 504), **doc.answers(doc.JOB, status=202)
-        },
+        responses=made,
     )  # fmt: skip
     async def repairs(http: HttpRequest) -> JSONResponse:
         return await _portrayed(http, service, repair=True)
