@@ -299,6 +299,8 @@ def main(
     if only_shapes:
         click.echo(json.dumps(shapes(base, size), indent=1))
         return
+    if len({bool(photo), bool(detector), bool(parser)}) > 1:
+        raise click.UsageError("--photo, --detector and --parser go together")
     with tempfile.TemporaryDirectory() as folder:
         if photo and detector and parser:
             options = ["--steps", str(steps), "--device", device, "--dtype", dtype, "--show", show]

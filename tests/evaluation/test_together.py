@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from consistentid.evaluation.together import bystander_change, copy_paste, measure, summary
+from consistentid.evaluation.together import bystander_change, measure, summary
 
 RIGHT = np.array([[0.9, 0.1], [0.2, 0.7]])  # two people, two faces in their order
 
@@ -66,7 +66,6 @@ def test_bystanders() -> None:
     assert bystander_change(np.array([one, other]), np.array([one])) == pytest.approx(0.5)
     assert bystander_change(np.array([one]), np.zeros((0, 2))) == 1
     assert math.isnan(bystander_change(np.zeros((0, 2)), np.array([one])))
-    assert copy_paste(0.9, 0.6) == pytest.approx(0.3)
 
 
 def test_bystanders_and_copies_of_a_picture() -> None:

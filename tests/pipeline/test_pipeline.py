@@ -210,6 +210,17 @@ def test_identity_of_other_networks_is_refused_before_the_base_is_loaded(preset:
     assert "pipe" not in vars(studio)
 
 
+def test_a_doubtful_identity_is_told_once(
+    studio: ConsistentIDPipeline, who: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A released adapter names its networks without a hash."""
+    spec = replace(studio.adapter.spec, networks={"recogniser": "w600k_r50"})
+    monkeypatch.setattr(studio.adapter, "spec", spec)
+    with pytest.warns(UserWarning, match="w600k_r50") as told:
+        studio(who, PROMPT, seed=1)
+    assert len([one for one in told if "seems to be made" in str(one.message)]) == 1
+
+
 def test_networks_are_loaded_once_and_when_needed(preset: Path) -> None:
     studio = ConsistentIDPipeline.from_preset(preset, device="cpu")
     assert not {"pipe", "adapter", "analyzer", "encoder"} & set(vars(studio))

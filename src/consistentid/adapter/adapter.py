@@ -210,7 +210,7 @@ class ConsistentID(AdapterWeights):
             guidance_scale: as in the pipeline's call, returned with the rest so that both agree whether guidance is on.
             callback: your own `callback_on_step_end`, called after ours with "latents", or with the tensors its
                 `tensor_inputs` name.
-            warn: tell what is left out of facial sentences.
+            warn: tell what is doubtful of the people's networks, and what is left out of facial sentences.
 
         Returns:
             `prompt_embeds`, `ip_adapter_image_embeds`, `callback_on_step_end` with its tensor inputs and
@@ -239,7 +239,7 @@ class ConsistentID(AdapterWeights):
         check_together(people, prompts, apart, base_ratio, regions_end, guidance_scale)
         where = None if regions is None else Regions.read(regions, len(people))
         for one in identities:
-            self._check_identity(one)
+            self.check_identity(one, warn=warn)
         guided = encoding.is_guided(pipe, guidance_scale)
         count, limit = encoding.token_counter(pipe), encoding.context_length(pipe)
         for text in (negatives or []) if guided else []:
@@ -336,11 +336,21 @@ class ConsistentID(AdapterWeights):
                 " (pipe.unfuse_lora()), then detach(), fuse the others, and attach(pipe, fold=True) to fold ours in"
             )
 
-    def _check_identity(self, identity: Identity) -> None:
+    def check_identity(self, identity: Identity, *, warn: bool = True) -> None:
+        """Make sure that an identity comes from the networks that this adapter was trained with.
+
+        Args:
+            identity: any.
+            warn: tell what is doubtful, as a `UserWarning`.
+
+        Raises:
+            IncompatibleIdentityError: its networks, the crops of its parts or its sizes are others; the message names
+                both.
+        """
         expected = dict(self.spec.networks)
         if "part_layout" in identity.provenance:
             expected["part_layout"] = self.spec.part_layout
-        identity.check_networks(expected)
+        identity.check_networks(expected, warn=warn)
         sizes = identity.embedding.shape[0], identity.face_features.shape[1]
         if sizes != (self.spec.id_dim, self.spec.clip_dim):
             raise IncompatibleIdentityError(

@@ -202,13 +202,14 @@ class Identity:
             features[index], mask[index] = other.part_features[index], True
         return replace(self, part_features=features, part_mask=mask, face_text="")
 
-    def check_networks(self, expected: Mapping[str, str]) -> None:
+    def check_networks(self, expected: Mapping[str, str], *, warn: bool = True) -> None:
         """Make sure that this identity comes from the networks expected.
 
         Args:
             expected: provenance key -> ``name@hash``, or a bare ``name`` that any version satisfies; empty = unknown.
                 Copies of a network bear other names, so a hash decides where both have one, and another name than a
                 bare one is a `UserWarning`.
+            warn: whether to say so.
 
         Raises:
             IncompatibleIdentityError: a network differs; the message names both.
@@ -227,7 +228,7 @@ class Identity:
                 f"the identity was made by other networks ({'; '.join(wrong)}); "
                 "identify the photo again with this preset"
             )
-        if doubtful:
+        if doubtful and warn:
             warnings.warn(
                 f"the identity seems to be made by other networks than the adapter was trained with"
                 f" ({'; '.join(doubtful)}); unless that is the same under another name, the pictures show nobody in"

@@ -91,8 +91,8 @@ def measure(
 def _copied(alike: Floats, others: Floats | None, taken: Sequence[tuple[int, int]]) -> float:
     if others is None:
         return np.nan
-    each = np.array([copy_paste(float(alike[pair]), float(others[pair])) for pair in taken])
-    known = each[~np.isnan(each)]
+    nearer = np.array([float(alike[pair] - others[pair]) for pair in taken])
+    known = nearer[~np.isnan(nearer)]
     return float(known.mean()) if len(known) else np.nan
 
 
@@ -128,11 +128,6 @@ def bystander_change(before: Floats, after: Floats) -> float:
     alike = before @ after.T if len(after) else np.zeros((len(before), 0))
     numbers = assign(alike)
     return float(np.mean([1.0 if face is None else 1 - alike[one, face] for one, face in enumerate(numbers)]))
-
-
-def copy_paste(reference_alike: float, others_alike: float) -> float:
-    """How much more a face is like the very picture that was given than like other pictures of that person."""
-    return reference_alike - others_alike
 
 
 def summary(

@@ -388,7 +388,7 @@ class ConsistentIDPipeline(PresetNetworks):
         if not request.people:
             raise ArgumentError("{identity} is missing; make one with identify(photo), or Identity.load(file)")
         for person in request.people:
-            person.check_networks(self.adapter.spec.networks)
+            self.adapter.check_identity(person)
         return list(request.people)
 
     def _batch(self, request: Request, out: Sampled, placement: Placement | None = None) -> _Batch:

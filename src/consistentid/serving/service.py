@@ -271,7 +271,7 @@ class Service:
         people = [self.identity_of(client, given) for given in identity]
         whole = self._check_request(values, people, studio.preset.settings)
         for person in people:
-            person.check_networks(studio.adapter.spec.networks)
+            studio.adapter.check_identity(person, warn=False)  # the work itself tells
         if photos:
             self._check_photos(photos)
         elif not people and not values.get("base_alone"):
