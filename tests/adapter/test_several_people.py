@@ -24,6 +24,10 @@ FULL = (0, 0, 1, 1)
 CASES = [("txt2img", 0, False), ("txt2img", 1, True), ("lcm", 0, False), ("lcm", 1, False)]
 CASES += [(kind, family, not family) for kind in KINDS if kind != "lcm" for family in (0, 1)]
 """Kind of pipeline, SD or SDXL, with or without guidance."""
+ALTERNATE = [
+    pytest.param(*case, marks=[] if number % 4 in (0, 3) else [pytest.mark.slow]) for number, case in enumerate(CASES)
+]
+"""The same, every other one of them slow: each kind has one of the two families, by turns."""
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +92,7 @@ def test_one_person_everywhere_merges_as_the_plain_call(
     close(latents(pipe, cid.inputs(person(), regions=[white], **common), **counts), plain)
 
 
-@pytest.mark.parametrize(("kind", "family", "guided"), CASES)
+@pytest.mark.parametrize(("kind", "family", "guided"), ALTERNATE)
 def test_the_order_of_people_does_not_matter(
     attached: Callable[..., Any], person: Callable[..., Any], kind: str, family: int, guided: bool
 ) -> None:
@@ -133,7 +137,7 @@ def test_without_identity_it_is_the_base(
     close(ours, latents(pipe, call, num_inference_steps=STEPS))
 
 
-@pytest.mark.parametrize(("kind", "family", "guided"), [case for case in CASES if case[0] != "animatediff"])
+@pytest.mark.parametrize(("kind", "family", "guided"), [case for case in ALTERNATE if case.values[0] != "animatediff"])
 def test_people_of_one_batch_are_each_as_alone(
     attached: Callable[..., Any], person: Callable[..., Any], kind: str, family: int, guided: bool
 ) -> None:
