@@ -4,6 +4,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from consistentid.adapter.attention import AttentionRecorder
+from consistentid.training.losses import localisation_over_layers
 
 
 def unet() -> UNet2DConditionModel:
@@ -61,3 +62,24 @@ def test_gradients_reach_the_text() -> None:
     sum(m[..., :2, :].sum() for m in maps.values()).backward()
     assert text.grad is not None
     assert text.grad.abs().sum() > 0
+
+
+def test_gradients_of_the_localisation_loss_bear_half_precision() -> None:
+    """They nearly cancel: with scores in half precision only noise was left, larger than all other gradients."""
+    net, masks = unet(), torch.zeros(1, 1, 8, 8)
+    masks[..., 2:5, 3:6] = 1
+    layer = net.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
+    with torch.no_grad():
+        layer.to_q.weight *= 64
+    noise, text = torch.randn(1, 4, 8, 8), 0.3 * torch.randn(1, 5, 12) + 5  # whose scores have much in common
+    gradients = []
+    for half in (False, True):
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with AttentionRecorder(net, ["down_blocks.0"]).recording(torch.tensor([[2]]), (8, 8)) as maps:
+                net(noise, 3, text)
+            localisation_over_layers(list(maps.values()), masks, torch.ones(1, 1, dtype=torch.bool)).sum().backward()
+        gradients.append(layer.to_k.weight.grad.flatten().clone())
+    exact, rounded = gradients
+    assert torch.cosine_similarity(exact, rounded, dim=0) > 0.9
+    assert 0.7 < rounded.norm() / exact.norm() < 1.4

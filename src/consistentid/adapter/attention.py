@@ -83,10 +83,13 @@ class AttentionRecorder:
 
     def _attention(self, layer: Any, hidden: Tensor, text: Tensor) -> Tensor:
         q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(text)))
-        scores = (q @ k.transpose(-1, -2)) * layer.scale  # (B, heads, h*w, T)
-        log_z = scores.logsumexp(-1, keepdim=True)
-        wanted = self._positions[:, None, None, :].expand(*scores.shape[:3], -1)
-        p = (scores.gather(-1, wanted) - log_z).exp().mean(1)  # (B, h*w, N)
+        # In float32: a loss on shares of a map's maximum has gradients that nearly cancel, and half precision makes
+        # noise of them, many times as large as all others.
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = (q.float() @ k.float().transpose(-1, -2)) * layer.scale  # (B, heads, h*w, T)
+            log_z = scores.logsumexp(-1, keepdim=True)
+            wanted = self._positions[:, None, None, :].expand(*scores.shape[:3], -1)
+            p = (scores.gather(-1, wanted) - log_z).exp().mean(1)  # (B, h*w, N)
         height, width = self._sizes
         shrink = round((height * width / p.shape[1]) ** 0.5)
         maps: Tensor = p.transpose(1, 2).unflatten(-1, (-(-height // shrink), -1))
