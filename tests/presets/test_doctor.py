@@ -118,3 +118,9 @@ def test_what_fits_is_counted_from_the_weights_that_are_here(monkeypatch: pytest
     assert large["low_memory_mb"] < large["whole_mb"] - 4
     assert not small["fits"]
     assert not small["fits_low_memory"]
+
+
+def test_a_folder_in_the_place_of_weights(preset: Path) -> None:
+    (preset / "adapter/model.safetensors").mkdir()
+    states = {item["role"]: item["state"] for item in examine(load_preset(preset))["networks"]}
+    assert states["adapter"] == "present", "whether it is whole is said by who loads it"

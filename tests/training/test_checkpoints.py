@@ -15,6 +15,7 @@ from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import TrainingError
 from consistentid.files.writing import write_whole
 from consistentid.training import checkpoints
+from consistentid.training.state import DamagedError, read_about, read_tensors
 
 ABOUT = {"config": {"a": 1}}
 
@@ -109,3 +110,11 @@ def test_folders_that_only_look_like_checkpoints(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path) == tmp_path / "checkpoint-10"
     saved(tmp_path, 11)
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-10", "checkpoint-11", "checkpoint-best"}
+
+
+def test_a_folder_in_the_place_of_tensors_is_damage(tmp_path: Path) -> None:
+    for read in (read_tensors, read_about):
+        with pytest.raises(DamagedError):
+            read(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "none.safetensors")

@@ -180,7 +180,7 @@ def _parameters(network: Network) -> list[float]:
             try:
                 with safe_open(file, "pt") as weights:
                     shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no dict
-            except SafetensorError:  # damaged, which is said elsewhere
+            except (OSError, SafetensorError):  # damaged or a folder, which is said elsewhere
                 continue
             counts.append(sum(math.prod(shape) for shape in shapes) / 1e6)
     return counts or [_bytes(found) / 2e6]

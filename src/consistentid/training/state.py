@@ -56,7 +56,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             told = (file.metadata() or {}).get("sha256")
-    except SafetensorError as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError) as error:  # of a folder, too
         raise DamagedError(str(error)) from None
     if told != digest(tensors):
         raise DamagedError("its content is not what was written")
@@ -74,7 +76,9 @@ def read_about(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {})["about"])
             return about
-    except (SafetensorError, ValueError, KeyError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise DamagedError(str(error)) from None
 
 
