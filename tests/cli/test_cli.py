@@ -539,6 +539,7 @@ def test_faults_of_a_real_process_are_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stopping_leaves_nothing_behind(preset: Path, photo: Path, tmp_path: Path) -> None:
     args = ["generate", str(photo), "--prompt", "a man", "--preset", str(preset), "--steps", "500", "--out", "out"]
     options: dict[str, Any] = {"cwd": tmp_path, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}

@@ -87,6 +87,7 @@ def test_nothing_is_drawn_where_stderr_is_no_terminal(monkeypatch: pytest.Monkey
     assert stream.getvalue() == ""
 
 
+@pytest.mark.slow
 def test_an_error_is_the_only_line(tmp_path: Path) -> None:
     """Of a real process, since libraries write to its streams past Python's: a torn recogniser, and a torn LoRA."""
     shutil.copytree(tiny.preset(), tmp_path / "torn")

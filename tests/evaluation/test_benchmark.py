@@ -136,6 +136,7 @@ def test_a_reference_without_a_face_counts_and_is_told(
     assert any(mark.startswith("no face is found in any other picture of ") for mark in scores.marks)
 
 
+@pytest.mark.slow
 def test_copies_of_the_real_pictures_change_nothing(
     people: list[Person], prompts: tuple[Prompt, ...], encoders: Encoders, tmp_path: Path
 ) -> None:

@@ -160,6 +160,7 @@ def prompts_of(report: Path) -> dict[Path, str]:
         return {report / row["picture"]: row["prompt"] for row in csv.DictReader(stream)}
 
 
+@pytest.mark.slow
 def test_an_edited_prompt_never_gets_the_old_picture(tmp_path: Path) -> None:
     file, out = tmp_path / "mine.yaml", tmp_path / "out"
     line = ["--people", "1", "--protocol", file, "--out", out]
@@ -176,6 +177,7 @@ def test_an_edited_prompt_never_gets_the_old_picture(tmp_path: Path) -> None:
     assert len(list(out.glob("people/*/real-01-*.png"))) == 2, "what it asks of a real picture has changed"
 
 
+@pytest.mark.slow
 def test_another_photo_of_the_same_name_is_another_person(tmp_path: Path, people: list[Person]) -> None:
     photos, out = tmp_path / "photos", tmp_path / "out"
     for number in (0, 1):

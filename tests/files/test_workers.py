@@ -108,6 +108,7 @@ def started(folder: Path, *, group: bool) -> tuple[subprocess.Popen[str], list[p
     return main, [psutil.Process(int(path.stem)) for path in found]
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     main, workers = started(tmp_path, group=False)
     main.kill()
@@ -131,6 +132,7 @@ def test_ctrl_c_ends_all_at_once_and_is_told_once(tmp_path: Path) -> None:
     assert "Process SpawnProcess" not in errors
 
 
+@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(MAIN.replace('if __name__ == "__main__":', "if True:"))
     done = subprocess.run(

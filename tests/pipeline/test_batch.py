@@ -45,6 +45,7 @@ def made(result: Portraits | Exception) -> Portraits:
     return result
 
 
+@pytest.mark.slow
 def test_each_is_what_it_is_alone(studio: ConsistentIDPipeline, people: tuple[Identity, Identity]) -> None:
     ada, tom = people
     common = {"num_inference_steps": STEPS}

@@ -486,6 +486,7 @@ def test_the_face_networks_are_on_the_device_only_while_they_look(
     assert moves == looking
 
 
+@pytest.mark.slow
 def test_inputs_are_made_once_until_a_network_changes(preset: Path, who: Identity) -> None:
     studio = ConsistentIDPipeline.from_preset(preset, device="cpu")
     made: list[int] = []

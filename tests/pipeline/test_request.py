@@ -202,6 +202,7 @@ def test_plain_values_never_name_files_of_this_machine(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------ what it is made
 
 
+@pytest.mark.slow
 def test_a_list_of_prompts_is_each_prompt_alone(studio: ConsistentIDPipeline, who: Identity) -> None:
     prompts = ["a man", PROMPT, "a woman on a beach"]
     out = studio(who, prompts, num_images_per_prompt=2, seed=7)

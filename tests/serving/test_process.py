@@ -42,6 +42,7 @@ def server() -> Iterator[tuple[str, list[str]]]:
     assert code in (0, -signal.SIGTERM), lines
 
 
+@pytest.mark.slow
 def test_a_process_answers_at_once_is_ready_later_and_frees_the_place_of_who_leaves(
     server: tuple[str, list[str]],
 ) -> None:

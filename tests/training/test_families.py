@@ -63,6 +63,7 @@ def changes(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Changes:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recipe_trains_weights_that_any_pipeline_of_its_family_takes(
     family: str,

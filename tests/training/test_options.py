@@ -104,6 +104,7 @@ def test_it_changes_what_is_learnt(tmp_path: Path, cache: Path, plain: dict[str,
     assert all(torch.isfinite(x).all() for x in other.values())
 
 
+@pytest.mark.slow
 def test_workers_and_the_cache_change_nothing(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
     assert same(learnt(tmp_path / "a", cache, workers=2), plain)
     assert same(learnt(tmp_path / "b", tmp_path / "new", cache=["latents", "references"]), plain)

@@ -108,6 +108,7 @@ def in_tree(folder: Path) -> Trainer:
     return Trainer(config, folder / "run", data=folder / "data", device="cpu", say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_moved_draws_and_goes_on(tmp_path: Path) -> None:
     assert in_tree(tree(tmp_path / "here")).train()
     before = state(tmp_path / "here/run")
@@ -132,6 +133,7 @@ def test_a_run_of_a_preset_that_ships_names_no_place_at_all(tmp_path: Path, cach
     assert content == {"extends": "drawn", "adapter": "./", "base": "./base"}
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_other_pictures_or_networks(tmp_path: Path) -> None:
     folder = tree(tmp_path / "tree")
     assert in_tree(folder).train()
@@ -235,6 +237,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, cache: Path
     assert steps(run) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_terminated_run_saves_and_goes_on(tmp_path: Path, cache: Path, in_one_go: Path) -> None:
     run = tmp_path / "run"
     assert _stopped(run, cache, signal.SIGTERM, after=1) == 3  # told to stop, it ended by itself

@@ -246,6 +246,7 @@ def test_each_network_learns_by_its_own_losses_alone(tmp_path: Path) -> None:
 # Several processes
 
 
+@pytest.mark.slow
 def test_two_processes_share_each_step_and_go_on_bit_by_bit(tmp_path: Path, in_one_go: dict[str, Tensor]) -> None:
     def finish(out: Path) -> dict[str, Tensor]:
         children = counting.processes(out, 2, pause=0.0)
