@@ -75,6 +75,7 @@ def test_what_counts_as_a_fault(fuzz: Any, tmp_path: Path, code: int, text: str,
     assert set(running.faults()) == {*faults, "memory"}
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz, "SECONDS", 0)
     running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
@@ -82,6 +83,7 @@ def test_what_takes_too_long_or_too_much_is_ended(fuzz: Any, tmp_path: Path, mon
     assert running.faults() == ["time"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="a system that does not tell who waits for it")
 def test_waiting_for_a_processor_is_no_fault_and_waiting_for_anything_else_is(
     fuzz: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -120,6 +120,7 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C cannot be sent to a group of processes there")
 def test_ctrl_c_ends_all_at_once_and_is_told_once(tmp_path: Path) -> None:
     main, workers = started(tmp_path, group=True)

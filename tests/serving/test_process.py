@@ -76,6 +76,7 @@ def test_a_process_answers_at_once_is_ready_later_and_frees_the_place_of_who_lea
     assert "secrets" not in "".join(lines)
 
 
+@pytest.mark.slow
 def test_the_stock_client_of_openai_is_answered(server: tuple[str, list[str]]) -> None:
     client = openai.OpenAI(base_url=f"{server[0]}/v1", api_key=TOKEN, max_retries=60)  # which waits for the weights
     made = client.images.edit(image=ADA, prompt="a woman", extra_body={"num_inference_steps": 2, "seed": 3})

@@ -115,6 +115,7 @@ def test_workers_and_the_cache_change_nothing(tmp_path: Path, cache: Path, plain
         torch.testing.assert_close(anew[name], plain[name], rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 def test_parts_of_a_step_and_checkpointed_gradients_give_the_same_gradients(tmp_path: Path, cache: Path) -> None:
     once = {"schedule": BASE["schedule"] | {"steps": 1}, "localisation_weight": 1.0}
     whole = learnt(tmp_path / "whole", cache, **once)

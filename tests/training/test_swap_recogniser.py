@@ -77,6 +77,7 @@ def test_the_tokens_of_the_new_recogniser_become_those_of_the_old(other: Path, t
     assert (right - taught).norm() < 0.5 * (unmoved - taught).norm()
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_stopped(other: Path, tmp_path: Path) -> None:
     short = options(other, schedule={"steps": 4, "batch": 4})
     whole = micro.trainer(tmp_path / "whole", tmp_path / "cache", **short)
