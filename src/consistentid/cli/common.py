@@ -193,7 +193,7 @@ def quiet(*, notes: bool = True) -> None:
         warnings.filterwarnings("always", category=UserWarning, module=r"consistentid\.")
         from tqdm import tqdm
 
-        told: set[str] = set()  # an identity is checked before the base is loaded, and by the adapter again
+        told: set[str] = set()  # of several people or pictures the same may be said
 
         def tell(message: Warning | str, *_: Any, **__: Any) -> None:
             if str(message) not in told:
