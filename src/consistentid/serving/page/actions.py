@@ -118,13 +118,15 @@ class Actions:
                 nothing is drawn but small faces of the picture.
 
         Yields:
-            {"state": "waiting", "running", "done" or "failed", "message"}, and with "running" also "stage", "done",
-            "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, the people's
-            "names", "changed", "masked", "request" and, as a browser may get it twice, "run".
+            {"state": "waiting", "running", "done" or "failed", "message", "run"}, and with "running" also "stage",
+            "done", "total", "seconds_left" and "previews"; with "done" what `Service.portraits` answers, the people's
+            "names", "changed", "masked" and "request". "run" is the same in all that is said of one call: a browser may
+            get the end twice, and something after it was cancelled.
         """
         job: Job | None = None
+        run = secrets.token_hex(8)
         try:
-            yield {"state": "waiting", "message": self.loading}
+            yield {"state": "waiting", "message": self.loading, "run": run}
             await self._loaded()
             settings = dict(settings)
             alone = bool(settings.pop(ONLY_REPAIR, False))
@@ -136,22 +138,16 @@ class Actions:
             job = await run_in_threadpool(self.service.portraits, client, values, identity=identities, repair=alone)
             job.watched += 1
             async for told in self._until_done(job):
-                yield told
+                yield {**told, "run": run}
             shown = {name: value for name, value in values.items() if name not in ("image", "mask")}
             answer = _answer_of(job)
             if alone:
                 shown |= {ONLY_REPAIR: True}
                 answer |= {"warnings": [*answer["warnings"], *_said_of_repair(answer, names)]}
-            about = {
-                "run": job.id,
-                "names": names,
-                "changed": "image" in values,
-                "masked": "mask" in values,
-                "request": shown,
-            }
-            yield {"state": "done", "message": "", **about, **answer}
+            about = {"names": names, "changed": "image" in values, "masked": "mask" in values, "request": shown}
+            yield {"state": "done", "message": "", "run": run, **about, **answer}
         except Exception as error:
-            yield {"state": "failed", "message": _line(error)}
+            yield {"state": "failed", "message": _line(error), "run": run}
         finally:
             if job is not None:
                 job.watched -= 1

@@ -164,7 +164,7 @@ def _blocks(actions: Actions) -> gr.Blocks:
                    repair, below, only]  # fmt: skip
         work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
                      trigger_mode="once", **_QUIET)  # fmt: skip
-        stop.click(None, None, results, js="() => ({state: 'cancelled'})", cancels=[work], **_QUIET)
+        stop.click(None, None, None, cancels=[work], **_QUIET)  # of which the results hear for themselves
         theme.click(None, js="() => { document.body.classList.toggle('dark'); }", **_QUIET)
 
         def add(text: str, chosen: gr.EventData) -> str:

@@ -10,6 +10,8 @@ const empty = make('p', { class: 'cid-empty' }, 'Pictures appear here.');
 root.append(say, error, bar, previews, empty, gallery, about, past);
 const runs = [];
 let current = null;
+let running = null; // the run that was last heard of
+let stopped = null; // the run that was cancelled
 
 function seconds(left) {
   if (left === null || left === undefined) return '';
@@ -172,15 +174,22 @@ function finished(told) {
 
 function show() {
   const told = props.value;
-  if (!told) return;
+  if (!told || told.run === stopped) return;
+  running = told.run;
   error.textContent = told.state === 'failed' ? told.message : '';
   root.dataset.state = told.state;
   if (told.state === 'done') {
     finished(told);
     idle();
   } else if (told.state === 'failed') idle();
-  else if (told.state === 'cancelled') {
-    if (!bar.hidden) idle('Cancelled.');
-  } else progress(told);
+  else progress(told);
 }
 watch('value', show);
+
+// What was on its way when somebody cancelled arrives later, so the press of the button counts, not the server's word.
+document.addEventListener('click', (event) => {
+  if (bar.hidden || !event.target.closest?.('#cid-cancel')) return;
+  stopped = running;
+  root.dataset.state = 'cancelled';
+  idle('Cancelled.');
+});
