@@ -17,7 +17,7 @@ from consistentid.cli import main
 from consistentid.data.records import read_records
 from consistentid.drawn import dataset as module
 from consistentid.drawn.dataset import Drawing, draw_dataset
-from consistentid.drawn.portraits import draw
+from consistentid.drawn.portraits import draw_groups
 from consistentid.errors import InputError
 from consistentid.files.claims import LOCK
 from consistentid.files.writing import UNFINISHED
@@ -52,7 +52,7 @@ def test_the_layout(small: Path) -> None:
 def test_the_records_are_true(small: Path) -> None:
     records = read_records(small)
     assert [r.person for r in records] == [f"test-4-0000{p}" for p in (0, 0, 1, 1, 2, 2)]
-    portraits = draw(*SMALL.tables(range(6)), SMALL.size)
+    portraits = draw_groups(SMALL.groups(range(6)), SMALL.size)
     for i, record in enumerate(records):
         files = record.files(small)
         picture, mask = Image.open(files["image"]), Image.open(files["mask"])
@@ -60,7 +60,8 @@ def test_the_records_are_true(small: Path) -> None:
         np.testing.assert_array_equal(np.asarray(mask), portraits.labels[i].numpy())
         truth = portraits.images[i].permute(1, 2, 0).numpy() * 255
         np.testing.assert_allclose(np.asarray(picture), truth, atol=1)
-        np.testing.assert_allclose(record.extra["landmarks"], portraits.landmarks[i].numpy(), atol=0.01)
+        np.testing.assert_allclose(record.extra["landmarks"], portraits.landmarks[i, 0].numpy(), atol=0.01)
+        np.testing.assert_allclose(record.extra["box"], portraits.boxes[i, 0].numpy(), atol=0.01)
         assert record.caption
         assert " nose" in record.face_caption
         photo = Image.open(small / "photos" / record.image.replace(".png", ".jpg"))
@@ -149,9 +150,31 @@ def test_the_largest_size(tmp_path: Path) -> None:
     [record] = read_records(tmp_path / "large")
     large = Image.open(record.files(tmp_path / "large")["image"])
     assert large.size == (1024, 1024)
-    small = draw(*replace(SMALL, people=1, scenes=1).tables(range(1)), 64).images[0].permute(1, 2, 0).numpy() * 255
+    small = (
+        draw_groups(replace(SMALL, people=1, scenes=1).groups(range(1)), 64).images[0].permute(1, 2, 0).numpy() * 255
+    )
     shrunk = np.asarray(large.resize((64, 64), Image.Resampling.BOX)).astype(float)
     assert np.abs(shrunk - small).mean() < 8
+
+
+def test_several_people_in_a_picture(tmp_path: Path) -> None:
+    drawing = replace(SMALL, people_per_picture=3)
+    draw_dataset(drawing, tmp_path / "set")
+    records = read_records(tmp_path / "set")
+    portraits = draw_groups(drawing.groups(range(6)), drawing.sides)
+    for i, record in enumerate(records):
+        files = record.files(tmp_path / "set")
+        assert Image.open(files["image"]).size == (96, 48)
+        np.testing.assert_array_equal(np.asarray(Image.open(files["mask"])), portraits.labels[i].numpy())
+        people = record.extra["people"]
+        assert record.person is None
+        assert {one["person"] for one in people} == {f"test-4-0000{p}" for p in range(3)}
+        assert [one["place"] for one in people] == ["on the left", "in the middle", "on the right"]
+        for k, one in enumerate(people):
+            np.testing.assert_allclose(one["landmarks"], portraits.landmarks[i, k].numpy(), atol=0.01)
+            np.testing.assert_allclose(one["box"], portraits.boxes[i, k].numpy(), atol=0.01)
+            assert one["caption"] in record.caption
+            assert " nose" in one["face_caption"]
 
 
 # The command
@@ -173,6 +196,7 @@ def test_the_command(small: Path, tmp_path: Path) -> None:
         "size": 48,
         "split": "test",
         "seed": 4,
+        "people_per_picture": 1,
     }
     again = run(*options, "--out", tmp_path / "set")
     assert again.exit_code == 0
@@ -192,6 +216,12 @@ def test_the_command(small: Path, tmp_path: Path) -> None:
         (("--seed", -1), "seed -1: must be at least 0"),
         (("--split", "dev"), "split 'dev': is unknown; the splits are train, validation, test"),
         (("--people", "many"), "'many' is not a valid integer"),
+        (("--people-per-picture", 4), "people_per_picture 4: must be at least 1 and at most 3"),
+        (("--people", 2, "--people-per-picture", 3), "people 2: too few for 3 in a picture; draw more people"),
+        (
+            ("--people-per-picture", 2, "--photos"),
+            "photos of 2 people: they lie in one folder a person; leave them out",
+        ),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(options: tuple[object, ...], message: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from consistentid.drawn import pools
 from consistentid.drawn.pools import PoolSpec, open_pool
-from consistentid.drawn.portraits import draw
+from consistentid.drawn.portraits import WORLD, draw, draw_groups, sample_people, sample_scenes
 
 SPEC = PoolSpec(people=5, scenes=4, size=32, split="test", first=3, seed=2)  # 20 pictures in 3 blocks of 8
 
@@ -42,7 +42,13 @@ def test_rows_show_people_in_their_scenes() -> None:
 def test_blocks_are_merged_in_order_and_removed(tmp_path: Path) -> None:
     assert_true(open_pool(SPEC, tmp_path))
     [folder] = tmp_path.iterdir()
-    assert sorted(p.name for p in folder.iterdir()) == ["complete", "images.npy", "labels.npy", "landmarks.npy"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "boxes.npy",
+        "complete",
+        "images.npy",
+        "labels.npy",
+        "landmarks.npy",
+    ]
 
 
 def test_two_workers_draw_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +59,13 @@ def test_two_workers_draw_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_an_interrupted_drawing_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
 
-    def interrupted(people, scenes, size):
-        drawn.append(len(people))
+    def interrupted(groups, size):
+        drawn.append(len(groups))
         if len(drawn) == 2:
             raise KeyboardInterrupt
-        return draw(people, scenes, size)
+        return draw_groups(groups, size)
 
-    monkeypatch.setattr(pools, "draw", interrupted)
+    monkeypatch.setattr(pools, "draw_groups", interrupted)
     with pytest.raises(KeyboardInterrupt):
         open_pool(SPEC, tmp_path)
     [folder] = tmp_path.iterdir()
@@ -87,7 +93,7 @@ def test_an_interrupted_merge_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_pool_that_is_there_is_not_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_pool(SPEC, tmp_path)
-    monkeypatch.setattr(pools, "draw", None)
+    monkeypatch.setattr(pools, "draw_groups", None)
     pool = open_pool(SPEC, tmp_path)
     assert_true(pool)
     with pytest.raises(ValueError, match="read-only"):
@@ -98,7 +104,28 @@ def test_other_pictures_are_another_pool(tmp_path: Path) -> None:
     open_pool(SPEC, tmp_path)
     open_pool(PoolSpec(people=1, scenes=1, size=32), tmp_path)
     open_pool(PoolSpec(people=1, scenes=1, size=32, seed=1), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 3
+    open_pool(PoolSpec(people=3, scenes=1, size=32, width=48), tmp_path)
+    open_pool(PoolSpec(people=3, scenes=1, size=32, width=48, together=2), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_pools_of_several_people(tmp_path: Path) -> None:
+    spec = PoolSpec(people=5, scenes=4, size=32, width=64, together=3, split="test", first=3, seed=2)
+    pool = open_pool(spec, tmp_path)
+    rows = np.arange(20)
+    drawn = draw_groups(spec.groups(rows), (64, 32))
+    np.testing.assert_array_equal(pool.images, drawn.pixels())
+    for key in ("labels", "landmarks", "boxes", "owners"):
+        np.testing.assert_array_equal(getattr(pool, key), getattr(drawn, key).numpy(), key)
+    assert pool.landmarks.shape == (20, 3, 5, 2)
+    members = spec.members(rows)
+    assert members.shape == (20, 3)
+    assert (members == np.repeat(np.arange(3, 8), 4)[:, None]).any(1).all()
+    assert set(members.ravel()) == set(range(3, 8))
+    told = pools.group_captions(pool, rows[[0, 7]], seed=1)
+    assert [len(each.people) for each in told] == [3, 3]
+    assert told == pools.group_captions(pool, rows[[0, 7]], seed=1)
+    assert told != pools.group_captions(pool, rows[[0, 7]], seed=2)
 
 
 def test_tables_of_the_pool_are_those_it_was_drawn_from(tmp_path: Path) -> None:
@@ -109,21 +136,22 @@ def test_tables_of_the_pool_are_those_it_was_drawn_from(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(ours, f.name), getattr(theirs, f.name), f.name)
 
 
-def test_pictures_of_another_way_of_drawing_are_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_of_another_world_are_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_true(open_pool(SPEC, tmp_path))
-    monkeypatch.setattr(pools, "drawing_digest", lambda: "01234567")
+    monkeypatch.setattr(pools, "WORLD", WORLD + 1)
     open_pool(SPEC, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    monkeypatch.undo()
-    before = pools.drawing_digest()
-    assert pools.drawing_digest() == before
-    pools.drawing_digest.cache_clear()
-    assert pools.drawing_digest() == before  # it follows from the drawing alone
-    pools.drawing_digest.cache_clear()
-    monkeypatch.setattr(pools, "draw", lambda people, scenes, size: draw(people[::-1], scenes, size))
-    assert pools.drawing_digest() != before
-    monkeypatch.undo()
-    pools.drawing_digest.cache_clear()
+
+
+def test_the_number_of_the_world_follows_its_drawings() -> None:
+    """Mean brightness of the quarters of four pictures; where it changes, raise `WORLD` and note the new ones here."""
+    keys = [(0, 0), (1, 1), (2, 2), (3, 3)]
+    drawn = draw(sample_people([person for person, _ in keys]), sample_scenes(keys), 64).pixels()
+    quarters = drawn.reshape(4, 2, 32, 2, 32, 3).mean((2, 4, 5))
+    known = {
+        2: [[[178, 170], [138, 139]], [[66, 50], [80, 70]], [[157, 155], [123, 118]], [[114, 100], [99, 98]]],
+    }
+    np.testing.assert_allclose(quarters, known[WORLD], atol=1.5)
 
 
 def test_a_pool_is_sent_to_a_worker_as_its_folder(tmp_path: Path) -> None:

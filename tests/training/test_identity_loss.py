@@ -49,7 +49,7 @@ def test_faces_are_aligned_as_everywhere(size: int) -> None:
     for picture, mark, face in zip(pictures, marks, found, strict=True):
         image = Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
         expected = torch.from_numpy(np.array(align(image, mark.numpy()))).permute(2, 0, 1) / 127.5 - 1
-        assert (face - expected).abs().mean() < 0.02
+        assert (face - expected).abs().mean() < 0.025  # two ways to interpolate sharp edges
 
 
 def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:

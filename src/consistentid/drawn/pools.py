@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
-from hashlib import sha256
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +15,19 @@ from tqdm import tqdm
 
 from consistentid.drawn.portraits import (
     SPLITS,
+    WORLD,
     Caption,
+    GroupCaption,
+    Groups,
     People,
     Scenes,
     describe,
-    draw,
+    describe_group,
+    draw_groups,
+    sample_groups,
     sample_people,
     sample_scenes,
+    with_company,
 )
 from consistentid.files.config import Between, OneOf, check
 from consistentid.files.workers import run_in_processes
@@ -30,19 +35,30 @@ from consistentid.files.writing import replacing
 
 BLOCK = 1024  # pictures drawn, and written, at a time
 
-_ARRAYS = {"images": "images.npy", "labels": "labels.npy", "landmarks": "landmarks.npy"}
-
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """Which pictures are in a pool. Row ``i`` shows person ``i // scenes`` in scene ``i % scenes``."""
+    """Which pictures are in a pool. Row ``i`` shows person ``i // scenes`` in scene ``i % scenes``.
+
+    Attributes:
+        people: different people in the pool.
+        scenes: pictures of each, and with `together` above 1 besides those in others' company.
+        size: pixels of the height.
+        split: of the people.
+        first: number of the first person.
+        seed: of people and scenes.
+        width: pixels; 0 = as high.
+        together: people in a picture, 1 to 3; the others are taken from the pool's people.
+    """
 
     people: Annotated[int, Between(1)]
     scenes: Annotated[int, Between(1)]
     size: Annotated[int, Between(16, 2048)]
     split: Annotated[str, OneOf(tuple(SPLITS))] = "train"
-    first: Annotated[int, Between(0)] = 0  # number of the first person
+    first: Annotated[int, Between(0)] = 0
     seed: Annotated[int, Between(0)] = 0
+    width: Annotated[int, Between(0, 4096)] = 0
+    together: Annotated[int, Between(1, 3)] = 1
 
     def __post_init__(self) -> None:
         check(self)
@@ -52,43 +68,62 @@ class PoolSpec:
 
     @property
     def name(self) -> str:
-        """Tells these pictures from all others, also from those that another version of this program draws."""
-        numbers = f"{self.seed}-{self.first}+{self.people}x{self.scenes}"
-        return f"{self.split}-{numbers}-{self.size}px-{drawing_digest()}"
+        """Names the pictures among those of other specifications and worlds."""
+        shape = f"{self.width}x{self.size}px" if self.width not in (0, self.size) else f"{self.size}px"
+        company = f"-by{self.together}" if self.together > 1 else ""
+        return f"{self.split}-{self.seed}-{self.first}+{self.people}x{self.scenes}-{shape}{company}-world{WORLD}"
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        return self.width or self.size, self.size
 
     def keys(self, rows: NDArray[np.int64]) -> list[tuple[int, int]]:
         """(person, scene) of rows."""
         return [(self.first + int(i) // self.scenes, int(i) % self.scenes) for i in rows]
 
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
-        """People and scenes of rows."""
+        """People and scenes of rows of pictures of one person."""
         keys = self.keys(rows)
         people = sample_people([p for p, _ in keys], split=self.split, seed=self.seed)
         return people, sample_scenes(keys, split=self.split, seed=self.seed)
 
+    def groups(self, rows: NDArray[np.int64]) -> Groups:
+        """Who is on the pictures of rows, and in which scenes."""
+        if self.together == 1:
+            return Groups(*self.tables(rows), 1)
+        among = range(self.first, self.first + self.people)
+        keys = with_company(self.keys(rows), among, self.together, split=self.split, seed=self.seed)
+        width, height = self.sides
+        return sample_groups(keys, split=self.split, seed=self.seed, aspect=width / height)
 
-@lru_cache(maxsize=1)
-def drawing_digest() -> str:
-    """8 hexadecimal digits that follow from how portraits are drawn: of some small ones, their labels and captions."""
-    keys = [(person, scene) for person in range(16) for scene in range(4)]
-    people, scenes = sample_people([person for person, _ in keys], split="train"), sample_scenes(keys, split="train")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the last bit of a number may depend on how many share the work
-    drawn = draw(people, scenes, 32)
-    torch.set_num_threads(threads)
-    said = [describe(people, scenes, i, np.random.default_rng(i)) for i in range(len(keys))]
-    digest = sha256(drawn.pixels().tobytes() + drawn.labels.numpy().tobytes() + repr(said).encode())
-    return digest.hexdigest()[:8]
+    def members(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the people on the pictures of rows, from left to right: (K, P)."""
+        keys = self.keys(rows)
+        if self.together == 1:
+            return np.array([[person] for person, _ in keys])
+        among = range(self.first, self.first + self.people)
+        return np.array([m for m, _ in with_company(keys, among, self.together, split=self.split, seed=self.seed)])
 
 
 @dataclass(frozen=True)
 class Pool:
-    """images (N, H, W, 3) uint8, labels (N, H, W) uint8, landmarks (N, 5, 2) float32 pixels."""
+    """Drawn pictures and what is known of them.
+
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        labels: (N, H, W) uint8.
+        landmarks: (N, 5, 2) float32 pixels; of P > 1 people (N, P, 5, 2), from left to right.
+        boxes: (N, 4) float32 pixels; of P > 1 people (N, P, 4).
+        owners: (N, H, W) uint8, 0 where nobody is and else 1 + the number of the person; None in pools of one person.
+    """
 
     spec: PoolSpec
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
+    boxes: NDArray[np.float32]
+    owners: NDArray[np.uint8] | None = None
     folder: Path | None = None  # where they are kept
 
     def __len__(self) -> int:
@@ -114,7 +149,7 @@ class Pool:
         return sample_scenes(self.spec.keys(np.arange(len(self))), split=self.spec.split, seed=self.spec.seed)
 
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
-        """People and scenes of rows."""
+        """People and scenes of rows of a pool of one person a picture."""
         return self._people[rows // self.spec.scenes], self._scenes[rows]
 
 
@@ -128,25 +163,40 @@ def _draw_block(drawer: tuple[PoolSpec, Path], block: int) -> None:
     if path.exists():
         return
     rows = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(spec)))
-    people, scenes = spec.tables(rows)
-    drawn = draw(people, scenes, spec.size)
+    drawn = draw_groups(spec.groups(rows), spec.sides)
+    arrays: dict[str, Any] = {"images": drawn.pixels()}
+    for key, shape in _shapes(spec).items():
+        if key not in arrays:
+            arrays[key] = getattr(drawn, key).numpy().reshape(len(rows), *shape)
     with replacing(path) as whole:
-        np.savez(whole, images=drawn.pixels(), labels=drawn.labels.numpy(), landmarks=drawn.landmarks.numpy())
+        np.savez(whole, **arrays)
+
+
+def _shapes(spec: PoolSpec) -> dict[str, tuple[int, ...]]:
+    """The arrays of a pool and the shape of a row of each."""
+    width, height = spec.sides
+    people = (spec.together,) if spec.together > 1 else ()
+    shapes = {
+        "images": (height, width, 3),
+        "labels": (height, width),
+        "landmarks": (*people, 5, 2),
+        "boxes": (*people, 4),
+    }
+    return shapes | ({"owners": (height, width)} if people else {})
 
 
 def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
     """The pool, drawn first if it is not in ``cache`` yet; an interrupted drawing goes on where it was."""
-    name = spec.name
-    folder = cache / name
+    folder = cache / spec.name
+    shapes = _shapes(spec)
     if not (folder / "complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
         blocks = range(-(-len(spec) // BLOCK))
-        with tqdm(total=len(blocks), desc=name) as bar:
+        with tqdm(total=len(blocks), desc=spec.name) as bar:
             run_in_processes(partial(_drawer, spec, folder), _draw_block, blocks, workers, lambda *_: bar.update())
-        shapes = {"images": (spec.size, spec.size, 3), "labels": (spec.size, spec.size), "landmarks": (5, 2)}
-        for key, file in _ARRAYS.items():
-            dtype = np.float32 if key == "landmarks" else np.uint8
-            merged = np.lib.format.open_memmap(folder / file, "w+", dtype, (len(spec), *shapes[key]))
+        for key, shape in shapes.items():
+            dtype = np.float32 if key in ("landmarks", "boxes") else np.uint8
+            merged = np.lib.format.open_memmap(folder / f"{key}.npy", "w+", dtype, (len(spec), *shape))
             for block in blocks:
                 with np.load(folder / f"{block:05d}.npz") as part:
                     merged[block * BLOCK : (block + 1) * BLOCK] = part[key]
@@ -158,14 +208,20 @@ def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
 
 
 def _opened(spec: PoolSpec, folder: Path) -> Pool:
-    arrays = {name: np.load(folder / file, mmap_mode="r") for name, file in _ARRAYS.items()}
+    arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in _shapes(spec)}
     return Pool(spec, **arrays, folder=folder)
 
 
 def captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Caption]:
-    """Captions of rows; another seed words them otherwise."""
+    """Captions of rows of a pool of one person a picture; another seed words them otherwise."""
     people, scenes = pool.tables(rows)
     return [describe(people, scenes, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
+
+
+def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[GroupCaption]:
+    """Captions of rows of a pool of several people a picture; another seed words them otherwise."""
+    groups = pool.spec.groups(rows)
+    return [describe_group(groups, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
 
 
 def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consistentid.drawn.portraits import Scenes
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
+from consistentid.drawn.portraits.scenes import (
+    BACKGROUNDS,
+    CLOTHES,
+    COLORS,
+    EXPRESSIONS,
+    GLASSES,
+    HATS,
+    STYLES,
+    clothes_seen,
+)
 from consistentid.errors import CheckpointError
 from consistentid.faces.onnx import open_session
 from consistentid.files.weights import fingerprint
@@ -52,6 +61,8 @@ def shown(scenes: Scenes) -> NDArray[np.int64]:
         if factor in _COLORED:
             thing, visible = _COLORED[factor]
             values = np.where(np.isin(getattr(scenes, thing), visible), values, UNSEEN)
+        if factor in ("clothes", "clothes_color"):
+            values = np.where(clothes_seen(scenes), values, UNSEEN)
         columns.append(values)
     return np.stack(columns, 1)
 

@@ -65,7 +65,7 @@ def draw_people(
         home = folder / f"{_SPLIT}-{number:05d}"
         names = ["reference", *(f"real-{index:02d}" for index in range(len(prompts)))]
         who = sample_people([number] * len(names), split=_SPLIT)
-        scenes = sample_scenes([(number, scene) for scene in range(len(names))], split=_SPLIT)
+        scenes = sample_scenes([(number, scene) for scene in range(len(names))], split=_SPLIT, framing="portrait")
         scenes = Scenes.concatenate(
             [scenes[:1], *(as_asked(scenes[i + 1 : i + 2], p.asks) for i, p in enumerate(prompts))]
         )

@@ -1,8 +1,6 @@
 """diffusers' autoencoder over pixel-unshuffled pictures: every layer works at the latents' resolution.
 
-A convolutional autoencoder spends most of its time, in training and in use, on layers at full resolution. Here a
-picture is first rearranged into patches, so a small network is fast on a processor, and it can start from the best
-linear code of the patches (`start_from_principal_components`) instead of from noise.
+The bases of the first release have it, and name this module; later ones have `consistentid.drawn.autoencoder`.
 """
 
 from __future__ import annotations
@@ -83,55 +81,3 @@ class PatchAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has 
         """Pictures (B, 3, 8h, 8w) of latents (B, latent_channels, h, w)."""
         picture = F.pixel_shuffle(super().decode(z, return_dict=False, generator=generator)[0], PATCH)
         return DecoderOutput(sample=picture) if return_dict else (picture,)
-
-    @torch.no_grad()
-    def start_from_principal_components(self, pictures: Tensor) -> None:
-        """Set the weights so that the autoencoder is the linear one of least squared error on the patches of pictures.
-
-        The decoder's residual blocks start as the identity. The norms and activations that end both networks are made
-        linear: a strong constant pair of channels fixes the norm's scale, and silu(x) - silu(-x) = x.
-
-        Args:
-            pictures: (B, 3, H, W) in [-1, 1], enough for the covariance of 192 values.
-        """
-        k = self.config.latent_channels
-        patches = F.pixel_unshuffle(pictures, PATCH).permute(0, 2, 3, 1).reshape(-1, 3 * PATCH**2).double()
-        mean = patches.mean(0)
-        variance, basis = torch.linalg.eigh(torch.cov((patches - mean).T))
-        basis, spread = basis[:, -k:].flip(1), variance[-k:].flip(0).sqrt()
-        gain = spread**-0.5  # between all alike and all as strong as in the picture
-        down = (basis * gain).T
-        up = basis / gain
-        for block in self.decoder.modules():
-            if hasattr(block, "conv2"):
-                block.conv2.weight.zero_()
-                block.conv2.bias.zero_()
-        for conv in (self.quant_conv, self.post_quant_conv):
-            conv.weight.copy_(torch.eye(conv.out_channels)[:, :, None, None])
-            conv.bias.zero_()
-        _linear_ends(self.encoder, down, -down @ mean)
-        _linear_ends(self.decoder, up, mean)
-        self.encoder.conv_out.bias[k:] = -6.0  # nearly no noise on the latents at first
-
-
-def _linear_ends(part: Any, matrix: Tensor, shift: Tensor) -> None:
-    """Make ``conv_in -> identity -> norm -> silu -> conv_out`` compute ``matrix @ x + shift`` at every position."""
-    rank = min(matrix.shape)
-    left, scale, right = torch.linalg.svd(matrix, full_matrices=False)
-    inner, outer = right[:rank], left[:, :rank] * scale[:rank]
-    width = part.conv_in.out_channels
-    tiny, strong = 0.1, 5.0
-    part.conv_in.weight.mul_(0.02)  # spare channels stay for training
-    part.conv_in.bias.zero_()
-    part.conv_in.weight[: 2 * rank] = 0
-    part.conv_in.weight[:rank, :, 1, 1] = tiny * inner.to(part.conv_in.weight)
-    part.conv_in.weight[rank : 2 * rank, :, 1, 1] = -tiny * inner.to(part.conv_in.weight)
-    part.conv_in.weight[-2:] = 0
-    part.conv_in.bias[-2:] = torch.tensor([strong, -strong])
-    back = strong * (2 / width) ** 0.5 / tiny  # the norm divides by the deviation that the constant pair alone gives
-    part.conv_out.weight.zero_()
-    part.conv_out.bias.zero_()
-    rows = len(matrix)
-    part.conv_out.weight[:rows, :rank, 1, 1] = back * outer.to(part.conv_out.weight)
-    part.conv_out.weight[:rows, rank : 2 * rank, 1, 1] = -back * outer.to(part.conv_out.weight)
-    part.conv_out.bias[:rows] = shift.to(part.conv_out.bias)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from consistentid.errors import CheckpointError
 
 _LIBRARIES: Final = ("diffusers", "transformers")
-_OWN_MODULES: Final = ("consistentid.nn.patch_autoencoder",)
+_OWN_MODULES: Final = ("consistentid.nn.patch_autoencoder", "consistentid.drawn.autoencoder")
 """Modules of this package that saved bases name."""
 
 

@@ -9,8 +9,9 @@ from typing import Any, Final
 from consistentid.errors import InputError
 from consistentid.files.documents import read_config
 
-COMMON: Final = ("size", "precision", "pictures")
-"""What stands beside the sections: side of the pictures, arithmetic of the drawn preset's networks, drawn pictures."""
+COMMON: Final = ("size", "precision", "pictures", "groups")
+"""What stands beside the sections: side of the pictures, arithmetic of the drawn preset's networks, drawn pictures of
+one person and of several."""
 
 NETWORKS: Final = (
     "autoencoder", "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "unet",

@@ -11,7 +11,19 @@ import pytest
 from consistentid.drawn.portraits import People, Scenes, describe, sample_people, sample_scenes
 from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.drawn.portraits.people import BEARDS, EYES, HAIR, HAIRSTYLES, HIDES_EARS
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES
+from consistentid.drawn.portraits.scenes import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    COLORS,
+    EXPRESSIONS,
+    FRAMINGS,
+    GLASSES,
+    HATS,
+    STYLES,
+    clothes_seen,
+    framing,
+)
 
 ROWS = 600
 PLACES = {
@@ -72,12 +84,32 @@ def test_glasses(tables, told) -> None:
 
 def test_clothes_and_their_colours(tables, told) -> None:
     found = 0
+    seen = clothes_seen(tables[1])
     for row, (image, _) in enumerate(told):
         named = re.findall(rf"\b({COLOR}) ({'|'.join(CLOTHES)})\b", image)
         truth = (list(COLORS)[tables[1].clothes_color[row]], CLOTHES[tables[1].clothes[row]])
         assert named in ([], [truth]), image
+        assert seen[row] or not named, image
         found += len(named)
-    assert found > 0.65 * ROWS
+    assert found > 0.65 * seen.sum()
+
+
+def test_framings_are_told(tables, told) -> None:
+    for row, (image, _) in enumerate(told):
+        named = {name for name in FRAMINGS if name != "portrait" and words(name, image)}
+        assert named == {framing(float(tables[1].scale[row]))} - {"portrait"}, image
+
+
+def test_arms_are_told_where_they_are_seen(tables, told) -> None:
+    count = 0
+    for row, (image, _) in enumerate(told):
+        shown = framing(float(tables[1].scale[row])) in ("half-length", "full-length")
+        for arms, pattern in (("hips", "hands on hips"), ("waving", "waving")):
+            if words(pattern, image):
+                assert shown, image
+                assert ARMS[tables[1].arms[row]] == arms, image
+                count += 1
+    assert count > 20
 
 
 def test_jewellery_is_told_only_where_worn(tables, told) -> None:

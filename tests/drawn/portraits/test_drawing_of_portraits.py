@@ -12,7 +12,18 @@ from torch.nn import functional as F
 
 from consistentid.drawn.portraits import People, Portraits, Scenes, draw, locate, sample_people, sample_scenes
 from consistentid.drawn.portraits.people import BEARDS, FRINGES, HAIRSTYLES
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, EXPRESSIONS, GLASSES, HATS, LIGHTS, STYLES
+from consistentid.drawn.portraits.scenes import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    EXPRESSIONS,
+    FRAMINGS,
+    GLASSES,
+    HATS,
+    LIGHTS,
+    STYLES,
+    framing,
+)
 from consistentid.errors import InputError
 
 SKIN, EYES, NOSE, MOUTH, CLOTH, HAIR, HAT = 1, (4, 5), 10, (11, 12, 13), 16, 17, 18
@@ -45,7 +56,7 @@ def changed(a: Portraits, b: Portraits, by: float = 1 / 255) -> Tensor:
 def few() -> tuple[People, Scenes]:
     """Eight people in plain frontal scenes, with nothing before their faces."""
     people = with_values(sample_people(8, split="test"), hairstyle=HAIRSTYLES.index("bald"), fringe=0, beard=0)
-    scenes = sample_scenes([(i, 0) for i in range(8)], split="test")
+    scenes = sample_scenes([(i, 0) for i in range(8)], split="test", framing="portrait")
     return people, with_values(scenes, **NOTHING_ON, yaw=0.1, background=0, light=0, style=STYLES.index("shaded"))
 
 
@@ -149,12 +160,14 @@ def test_all_traits_are_tested() -> None:
         ("background_color", 0, {"background_color": 4}),
         *(("background_phase", 0.1, {"background": i, "background_phase": 0.7}) for i in range(2, len(BACKGROUNDS))),
         *(("style", i, {"style": i - 1}) for i in range(len(STYLES))),
+        *(("arms", i, {"arms": 0, "scale": 0.3, "center_y": -0.4}) for i in range(1, len(ARMS))),
     ],
 )
 def test_every_scene_factor_is_seen(
     few: tuple[People, Scenes], factor: str, value: float, scenes: dict[str, float]
 ) -> None:
-    scenes = {k: v % {"clothes": len(CLOTHES), "style": len(STYLES)}.get(k, 10**9) for k, v in scenes.items()}
+    around = {"clothes": len(CLOTHES), "style": len(STYLES)}
+    scenes = {k: v % around[k] if k in around else v for k, v in scenes.items()}
     base = with_values(few[1], **scenes)[:3]
     other = with_values(base, **{factor: value})
     seen = changed(draw(few[0][:3], base, 64), draw(few[0][:3], other, 64), by=0.03).sum((1, 2))
@@ -187,8 +200,8 @@ def test_a_picture_does_not_depend_on_those_drawn_with_it(sample) -> None:
     for rows in ([3], [40, 3, 255], list(range(200, 240))):
         alone = draw(sample.people[rows], sample.scenes[rows], sample.size)
         assert torch.equal(alone.labels, sample.drawn.labels[rows])
-        torch.testing.assert_close(alone.images, sample.drawn.images[rows], atol=1e-6, rtol=0)
-        torch.testing.assert_close(alone.landmarks, sample.drawn.landmarks[rows], atol=1e-4, rtol=0)
+        assert torch.equal(alone.images, sample.drawn.images[rows])
+        assert torch.equal(alone.landmarks, sample.drawn.landmarks[rows])
 
 
 def test_shapes_and_ranges(few_drawn: Portraits) -> None:
@@ -208,8 +221,69 @@ def test_people_and_scenes_must_be_as_many(few: tuple[People, Scenes]) -> None:
 
 
 def test_landmarks_without_the_picture(sample) -> None:
-    marks = locate(sample.people, sample.scenes, sample.size)
-    torch.testing.assert_close(marks, sample.drawn.landmarks, atol=1e-4, rtol=0)
+    marks, boxes = locate(sample.people, sample.scenes, sample.size)
+    assert torch.equal(marks, sample.drawn.landmarks)
+    assert torch.equal(boxes, sample.drawn.boxes)
+
+
+def test_boxes_hold_the_face_and_little_else(sample) -> None:
+    """All landmarks are in the box, and the face that is seen fills it but for its corners."""
+    marks, boxes = sample.drawn.landmarks, sample.drawn.boxes
+    assert (marks >= boxes[:, None, :2]).all()
+    assert (marks <= boxes[:, None, 2:]).all()
+    bare = (sample.scenes.hat == 0) & (sample.people.hairstyle == HAIRSTYLES.index("bald"))
+    assert bare.sum() > 5
+    rows, columns = torch.arange(64.0).view(64, 1), torch.arange(64.0).view(1, 64)
+    for i in np.nonzero(bare)[0]:
+        left, top, right, bottom = boxes[i].tolist()
+        inside = (columns >= left - 1.5) & (columns <= right + 0.5) & (rows >= top - 1.5) & (rows <= bottom + 0.5)
+        features = is_in(sample.drawn.labels[i], *BROWS, *EYES, NOSE, *MOUTH)
+        assert not (features & ~inside).any()
+        skin = is_in(sample.drawn.labels[i], SKIN, *BROWS, *EYES, NOSE, *MOUTH, GLASSES_LABEL)
+        assert (skin & inside).sum() / inside.sum() > 0.55
+
+
+def test_framings(few: tuple[People, Scenes]) -> None:
+    """A closer framing has a larger face; full length has legs, half length none; most pictures are portraits."""
+    faces, below = {}, {}
+    for name in FRAMINGS:
+        scenes = sample_scenes([(i, 0) for i in range(8)], split="test", framing=name)
+        assert {framing(float(x)) for x in scenes.scale} == {name}
+        drawn = draw(few[0], with_values(scenes, **NOTHING_ON, clothes=CLOTHES.index("t-shirt"), clothes_color=0), 128)
+        faces[name] = (drawn.boxes[:, 3] - drawn.boxes[:, 1]).mean()
+        below[name] = (drawn.labels[:, -3:] == CLOTH).float().mean()
+    assert list(faces) == sorted(faces, key=lambda name: -faces[name])
+    assert faces["close-up"] > 90
+    assert 24 <= faces["full-length"] < faces["half-length"] < 48
+    assert below["full-length"] < 0.02 < below["half-length"]
+    shares = np.unique(
+        [framing(float(x)) for x in sample_scenes([(i, 0) for i in range(1000)]).scale], return_counts=True
+    )
+    assert dict(zip(*shares, strict=True))["portrait"] > 500
+
+
+@pytest.mark.parametrize(
+    ("factor", "kinds", "label"), [("hat", HATS, HAT), ("glasses", GLASSES, GLASSES_LABEL), ("clothes", CLOTHES, CLOTH)]
+)
+def test_kinds_can_be_told_apart(few: tuple[People, Scenes], factor: str, kinds: tuple[str, ...], label: int) -> None:
+    """Between two kinds of a thing in one colour, a good part of its pixels differ much, on everybody."""
+    first = kinds[0] == "none"
+    drawn = [draw(few[0], with_values(few[1], **{factor: i}), 128) for i in range(first, len(kinds))]
+    for i, a in enumerate(drawn):
+        for b in drawn[:i]:
+            thing = is_in(a.labels, label) | is_in(b.labels, label)
+            differ = (changed(a, b, by=0.15) & thing).sum((1, 2)) / thing.sum((1, 2))
+            assert differ.min() > 0.15, (i, differ)
+
+
+def test_sizes_of_other_shapes_show_more_at_the_sides(few: tuple[People, Scenes]) -> None:
+    square, wide, tall = (draw(*few, size) for size in (64, (96, 64), (64, 96)))
+    assert wide.images.shape == (8, 3, 64, 96)
+    assert tall.images.shape == (8, 3, 96, 64)
+    assert torch.equal(wide.labels[:, :, 16:80], square.labels)
+    assert torch.equal(tall.labels[:, 16:80], square.labels)
+    torch.testing.assert_close(wide.images[..., 16:80], square.images, atol=1e-4, rtol=0)
+    torch.testing.assert_close(wide.landmarks - torch.tensor([16.0, 0]), square.landmarks, atol=1e-4, rtol=0)
 
 
 def test_twice_the_size_is_the_same_picture(sample) -> None:
@@ -219,7 +293,7 @@ def test_twice_the_size_is_the_same_picture(sample) -> None:
         sample.scenes.style[:48], [STYLES.index("ink"), STYLES.index("pencil")]
     )  # of a pen of two pixels
     error = (small - sample.drawn.images[:48]).abs().mean((1, 2, 3)).numpy()
-    assert error[~outlined].max() < 0.02
+    assert error[~outlined].max() < 0.025
     assert error[outlined].max() < 0.06
     torch.testing.assert_close(large.landmarks / 2, sample.drawn.landmarks[:48], atol=1e-3, rtol=0)
     same = large.labels[:, ::2, ::2] == sample.drawn.labels[:48]
@@ -249,13 +323,14 @@ def test_landmarks_lie_on_what_they_mark(sample) -> None:
         return near(is_in(labels, *wanted), radius)[rows, marks[:, mark, 1], marks[:, mark, 0]]
 
     closed = torch.from_numpy(sample.scenes.eyes_closed)
+    tiny = torch.from_numpy(sample.scenes.scale < 0.4)  # an eye of half a pixel has no label
     for mark, eye in ((0, 4), (1, 5)):
         on = lies_on(mark, (eye, GLASSES_LABEL), 1)
-        assert on[~closed].float().mean() > 0.97
-        assert (on | closed | lies_on(mark, hidden, 1)).all()
+        assert on[~closed].float().mean() > 0.96
+        assert (on | closed | tiny | lies_on(mark, hidden, 1)).all()
     assert lies_on(2, (NOSE,), 1).all()
     for corner in (3, 4):
-        assert lies_on(corner, (*MOUTH, *hidden), 2).all()
+        assert (tiny | lies_on(corner, (*MOUTH, *hidden), 2)).all()
     assert (sample.drawn.landmarks[:, 0, 0] < sample.drawn.landmarks[:, 1, 0]).all()
     assert (sample.drawn.landmarks[:, 3, 0] < sample.drawn.landmarks[:, 4, 0]).all()
 
@@ -286,7 +361,8 @@ def test_pixels_under_a_label_are_what_it_says(
     under, differs = is_in(a.labels, *labels), changed(a, b, by=0.03)
     assert not (differs & ~near(under, 2)).any()
     # The whites and pupils of eyes, the teeth and the line between the lips keep their colour.
-    least = {EYES: 0.25, MOUTH: 0.7}.get(labels, 0.95)
+    # Headbands have a white stripe; the cords of hoodies keep theirs, too.
+    least = {EYES: 0.25, MOUTH: 0.45, (HAT,): 0.9}.get(labels, 0.95)
     assert (differs & under).sum() / under.sum() > least
 
 
@@ -295,4 +371,4 @@ def test_background_is_all_that_is_not_the_person(few: tuple[People, Scenes]) ->
     assert torch.equal(a.labels, b.labels)
     behind = a.labels == 0
     assert (changed(a, b) & behind).sum() / behind.sum() > 0.95
-    assert not (changed(a, b) & ~near(behind, 1)).any()
+    assert not (changed(a, b) & ~near(behind, 2)).any()

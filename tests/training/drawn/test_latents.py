@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.pools import Pool, PoolSpec
-from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.drawn.latents import open_latents
 
 CPU = torch.device("cpu")
 
 
-def autoencoder(seed: int) -> PatchAutoencoderKL:
+def autoencoder(seed: int) -> ConvAutoencoderKL:
     torch.manual_seed(seed)
-    vae = PatchAutoencoderKL(sample_size=32, latent_channels=4, block_out_channels=[3, 12, 48, 64], layers_per_block=1)
+    vae = ConvAutoencoderKL(4, 2, (8, 16, 16), (0, 1, 1), (1, 1, 1), sample_size=32)
     with torch.no_grad():
         for parameter in vae.parameters():
             parameter.normal_(0, 0.1)
@@ -27,7 +27,9 @@ def autoencoder(seed: int) -> PatchAutoencoderKL:
 def pool(people: int, value: int) -> Pool:
     spec = PoolSpec(people=people, scenes=2, size=32)
     images = np.full((len(spec), 32, 32, 3), value, np.uint8)
-    return Pool(spec, images, images[..., 0], np.zeros((len(spec), 5, 2), np.float32))
+    return Pool(
+        spec, images, images[..., 0], np.zeros((len(spec), 5, 2), np.float32), np.zeros((len(spec), 4), np.float32)
+    )
 
 
 def test_latents_are_those_of_this_encoder_and_these_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

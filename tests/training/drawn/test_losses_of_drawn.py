@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from consistentid.drawn.pools import pixels
+from consistentid.drawn.pools import PoolSpec, open_pool, pixels
 from consistentid.errors import InputError
 from consistentid.training.drawn.autoencoder import detail_weight, reconstruction_loss
-from consistentid.training.drawn.clip import contrast
+from consistentid.training.drawn.clip import contrast, part_contrast
 from consistentid.training.drawn.parser import augment
-from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.drawn.recipe import Mixture, Recipe
 from consistentid.training.drawn.recogniser import margin_loss
 
 CPU = torch.device("cpu")
@@ -78,6 +78,19 @@ def test_equal_texts_are_all_right_answers() -> None:
     assert contrast(vectors, vectors.roll(1, 0), torch.tensor(50.0), ["a nose", "a nose", "an ear"]) > 10
 
 
+def test_parts_are_found_among_the_same_part_of_others() -> None:
+    """Worked by hand: two noses and one mouth; the mouth is no wrong answer for a nose, however alike."""
+    vectors = torch.eye(3)[[0, 1, 0]]
+    owners = torch.tensor([[3, 7], [3, 8], [4, 7]])
+    right = part_contrast(vectors, vectors, owners, torch.tensor(5.0))
+    noses = math.log(1 + math.exp(-5))
+    assert float(right) == pytest.approx((2 * noses + 0) / 3, rel=1e-4)
+    swapped = part_contrast(vectors, vectors[[1, 0, 2]], owners, torch.tensor(5.0))
+    assert float(swapped) == pytest.approx((2 * (5 + noses) + 0) / 3, rel=1e-4)
+    same_person = part_contrast(vectors, vectors, torch.tensor([[3, 7], [3, 7], [4, 7]]), torch.tensor(0.0))
+    assert float(same_person) == pytest.approx(2 * math.log(2) / 3, rel=1e-4)
+
+
 # Autoencoder
 
 
@@ -97,7 +110,7 @@ def test_reconstruction_loss() -> None:
     y = torch.tensor([[[[0.5, 0.0], [0.0, 0.0]]]])
     weight = torch.tensor([[[[3.0, 1.0], [1.0, 1.0]]]])
     # Weighted error 3 * (0.5 + 0.25) / 4; edges 0.5 off in one of two columns and in one of two rows.
-    assert float(reconstruction_loss(y, x, weight)) == pytest.approx(3 * 0.75 / 4 + 0.5 * (0.25 + 0.25))
+    assert float(reconstruction_loss(y, x, weight)) == pytest.approx(3 * 0.75 / 4 + (0.25 + 0.25))
     assert float(reconstruction_loss(x, x, weight)) == 0
 
 
@@ -134,6 +147,29 @@ def test_left_stays_left_in_the_mirror() -> None:
             for left, right in ((2, 3), (4, 5), (7, 8)):
                 assert columns[y == left].mean() < columns[y == right].mean()
     assert whole > 10
+
+
+# Pictures of several people
+
+
+def test_a_share_of_the_batches_shows_several_people(tmp_path: Path) -> None:
+    single = open_pool(PoolSpec(people=6, scenes=2, size=32), tmp_path)
+    pairs = open_pool(PoolSpec(people=4, scenes=1, size=32, width=48, together=2), tmp_path)
+    trios = open_pool(PoolSpec(people=4, scenes=1, size=32, width=48, together=3), tmp_path)
+    mixture = Mixture(single, (pairs, trios), share=0.4)
+    rows = np.array([7, 3, 5])
+    seen = [mixture.batch(rows, seed) for seed in range(300)]
+    counts = np.bincount([number for number, _, _ in seen], minlength=3) / 300
+    assert counts == pytest.approx([0.6, 0.2, 0.2], abs=0.08)
+    for number, pool, chosen in seen:
+        assert pool is mixture.pools[number]
+        assert (np.diff(chosen) >= 0).all()
+        assert len(chosen) == 3
+        assert 0 <= chosen.min() <= chosen.max() < len(pool)
+        if not number:
+            assert chosen.tolist() == [3, 5, 7]
+    again = mixture.batch(rows, 11)
+    assert (again[0], again[2].tolist()) == (seen[11][0], seen[11][2].tolist())
 
 
 # Recipes

@@ -20,7 +20,8 @@ def pool() -> Pool:
     """The captions need no pictures."""
     spec = PoolSpec(people=60, scenes=4, size=32)
     nothing = np.zeros((240, 1, 1, 1), np.uint8)
-    return Pool(spec, nothing, nothing[..., 0], np.zeros((240, 5, 2), np.float32))
+    marks, boxes = np.zeros((240, 5, 2), np.float32), np.zeros((240, 4), np.float32)
+    return Pool(spec, nothing, nothing[..., 0], marks, boxes)
 
 
 @pytest.fixture(scope="module")

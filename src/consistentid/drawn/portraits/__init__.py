@@ -5,21 +5,31 @@ A *person* is a row of traits that never change (shape of the face, eyes, hair, 
 known for every pixel, is what training and measuring identity preservation need.
 """
 
-from consistentid.drawn.portraits.captions import describe
-from consistentid.drawn.portraits.draw import Portraits, draw, locate
+from consistentid.drawn.portraits.captions import GroupCaption, describe, describe_group
+from consistentid.drawn.portraits.draw import WORLD, GroupPortraits, Portraits, draw, draw_groups, locate, locate_groups
+from consistentid.drawn.portraits.groups import Groups, sample_groups, with_company
 from consistentid.drawn.portraits.people import SPLITS, People, sample_people
 from consistentid.drawn.portraits.scenes import Scenes, sample_scenes
 from consistentid.faces.caption import Caption
 
 __all__ = [
     "SPLITS",
+    "WORLD",
     "Caption",
+    "GroupCaption",
+    "GroupPortraits",
+    "Groups",
     "People",
     "Portraits",
     "Scenes",
     "describe",
+    "describe_group",
     "draw",
+    "draw_groups",
     "locate",
+    "locate_groups",
+    "sample_groups",
     "sample_people",
     "sample_scenes",
+    "with_company",
 ]

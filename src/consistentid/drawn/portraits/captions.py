@@ -6,11 +6,25 @@ Both vary in wording and in how much they tell, by the random generator given.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from consistentid.drawn.portraits.groups import Groups
 from consistentid.drawn.portraits.people import BEARDS, EYES, HAIR, HAIRSTYLES, HIDES_EARS, People
-from consistentid.drawn.portraits.scenes import BACKGROUNDS, CLOTHES, COLORS, EXPRESSIONS, GLASSES, HATS, STYLES, Scenes
+from consistentid.drawn.portraits.scenes import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    COLORS,
+    EXPRESSIONS,
+    GLASSES,
+    HATS,
+    STYLES,
+    Scenes,
+    clothes_seen,
+    framing,
+)
 from consistentid.faces.caption import Caption
 
 EXPRESSION_WORDS = {
@@ -39,6 +53,36 @@ STYLE_WORDS = {
     "pencil": ("a pencil sketch of", "a pencil drawing of"),
     "poster": ("a poster of", "a colorful poster of"),
 }
+FRAMING_WORDS = {
+    "close-up": "a close-up of",
+    "half-length": "a half-length picture of",
+    "full-length": "a full-length picture of",
+}
+ARM_WORDS = {"hips": ("with hands on hips",), "waving": ("waving", "waving a hand")}
+PLACES = {
+    1: ("",),
+    2: ("on the left", "on the right"),
+    3: ("on the left", "in the middle", "on the right"),
+}
+"""Number of people -> where each of them stands, from left to right."""
+
+
+@dataclass(frozen=True)
+class GroupCaption:
+    """What a picture of several people shows.
+
+    Attributes:
+        image: the whole picture, telling who stands where.
+        people: of each person, from left to right: `image` is a phrase about them alone, without place, style and
+            background ("a man with a beard in a red hat"), `face` a sentence about the parts of their face.
+        places: where each of them stands, in the words of `image`; from left to right.
+        scene: what surrounds them ("on a beach"); empty where `image` does not tell it.
+    """
+
+    image: str
+    people: tuple[Caption, ...]
+    places: tuple[str, ...]
+    scene: str
 
 
 def describe(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -> Caption:
@@ -73,16 +117,69 @@ def article(words: str) -> str:
 
 
 def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -> str:
-    colors = list(COLORS)
-    who = article(noun(people, row)) if rng.random() < 0.9 else "a person"
-    if rng.random() < 0.4:
-        who += f" with {hair_words(people, row)}"
-    if rng.random() < 0.35 and people.beard[row]:
-        who += f" and a {BEARDS[people.beard[row]]}" if " with " in who else f" with a {BEARDS[people.beard[row]]}"
-    style = STYLES[scenes.style[row]]
-    if style not in ("flat", "shaded") or rng.random() < 0.5:
-        who = f"{_one(rng, STYLE_WORDS[style])} {who}"
+    who = _who(people, row, rng, hair=0.4, beard=0.35)
+    opening = _opening(scenes, row, rng)
+    if opening:
+        who = f"{opening} {who}"
+    worn = _worn(scenes, row, rng, ("wearing", "in", "with"), clothes=0.75)
+    clauses = [words for words in (worn, *_doing(scenes, row, rng, calm=0.4)) if words]
+    if rng.random() < 0.93:
+        clauses.append(_place(scenes, row, rng))
+    if rng.random() < 0.3:
+        rng.shuffle(clauses)
+    return who + (" " if rng.random() < 0.7 else ", ") + ", ".join(clauses) if clauses else who
 
+
+def describe_group(groups: Groups, picture: int, rng: np.random.Generator) -> GroupCaption:
+    """Caption of a picture of several people. Hats and glasses are always told, hair, clothes and moods often."""
+    people, scenes = groups.people, groups.scenes
+    rows = range(picture * groups.count, (picture + 1) * groups.count)
+    places = PLACES[groups.count]
+    told = []
+    for row in rows:
+        who = _who(people, row, rng, hair=0.55, beard=0.5)
+        clauses = (_worn(scenes, row, rng, clothes=0.5), *_doing(scenes, row, rng, calm=0.1))
+        told.append(Caption(" ".join([who, *filter(None, clauses)]), facial_sentence(people, scenes, row, rng)))
+    if rng.random() < 0.5 or groups.count == 1:
+        each = [f"{words.image} {place}".strip() for words, place in zip(told, places, strict=True)]
+    else:
+        each = [f"{place} {words.image}" for words, place in zip(told, places, strict=True)]
+    opening = _style_words(scenes, rows[0], rng)
+    scene = _place(scenes, rows[0], rng) if rng.random() < 0.93 else ""
+    image = _listed(each) if rng.random() < 0.6 else ", ".join(each)
+    image = f"{opening} {image}" if opening and not image.startswith(("on ", "in ")) else image
+    if opening and not image.startswith(opening):
+        image = f"{opening} {'two' if groups.count == 2 else 'three'} people: {image}"
+    return GroupCaption(f"{image}, {scene}" if scene else image, tuple(told), places, scene)
+
+
+def _who(people: People, row: int, rng: np.random.Generator, *, hair: float, beard: float) -> str:
+    """The person, with hair and beard by chance."""
+    who = article(noun(people, row)) if rng.random() < 0.9 else "a person"
+    features = [hair_words(people, row)] if rng.random() < hair else []
+    if rng.random() < beard and people.beard[row]:
+        features.append(article(BEARDS[people.beard[row]]))
+    return f"{who} with {_listed(features)}" if features else who
+
+
+def _style_words(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
+    style = STYLES[scenes.style[row]]
+    return _one(rng, STYLE_WORDS[style]) if style not in ("flat", "shaded") or rng.random() < 0.5 else ""
+
+
+def _opening(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
+    """Style and framing: "an ink drawing of", "a close-up of", "a full-length watercolor of"."""
+    style, shown = _style_words(scenes, row, rng), framing(float(scenes.scale[row]))
+    if shown == "portrait":
+        return style
+    return article(f"{shown} {style.split(' ', 1)[1]}") if style else FRAMING_WORDS[shown]
+
+
+def _worn(
+    scenes: Scenes, row: int, rng: np.random.Generator, verbs: Sequence[str] = ("wearing", "in"), *, clothes: float
+) -> str:
+    """Hat and glasses, and by chance clothes and jewellery, as far as the picture shows them."""
+    colors = list(COLORS)
     worn = []
     hat = HATS[scenes.hat[row]]
     if hat == "crown":
@@ -91,31 +188,32 @@ def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -
         worn.append(article(f"{colors[scenes.hat_color[row]]} {hat}"))
     if scenes.glasses[row]:
         worn.append(GLASSES[scenes.glasses[row]] if rng.random() < 0.7 or scenes.glasses[row] == 3 else "glasses")
-    if rng.random() < 0.75:
+    seen = bool(clothes_seen(scenes)[row])
+    if rng.random() < clothes and seen:
         worn.append(article(f"{colors[scenes.clothes_color[row]]} {CLOTHES[scenes.clothes[row]]}"))
     if scenes.earrings[row] and rng.random() < 0.5:
         worn.append("earrings")
-    if scenes.necklace[row] and rng.random() < 0.5:
+    if scenes.necklace[row] and rng.random() < 0.5 and seen:
         worn.append("a necklace")
-    clauses = []
-    if worn:
-        clauses.append(_one(rng, ("wearing ", "in ", "with ")) + _listed(worn))
-    expression = EXPRESSIONS[scenes.expression[row]]
-    if expression != "neutral" or rng.random() < 0.4:
-        clauses.append(_one(rng, EXPRESSION_WORDS[expression]))
-    background = BACKGROUNDS[scenes.background[row]]
-    color = colors[scenes.background_color[row]]
+    return f"{_one(rng, verbs)} {_listed(worn)}" if worn else ""
+
+
+def _doing(scenes: Scenes, row: int, rng: np.random.Generator, *, calm: float) -> list[str]:
+    """The expression, a neutral one by chance, and what the arms do where they are seen."""
+    expression, arms = EXPRESSIONS[scenes.expression[row]], ARMS[scenes.arms[row]]
+    told = [_one(rng, EXPRESSION_WORDS[expression])] if expression != "neutral" or rng.random() < calm else []
+    if arms in ARM_WORDS and framing(float(scenes.scale[row])) in ("half-length", "full-length") and rng.random() < 0.7:
+        told.append(_one(rng, ARM_WORDS[arms]))
+    return told
+
+
+def _place(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
+    background, color = BACKGROUNDS[scenes.background[row]], list(COLORS)[scenes.background_color[row]]
     if background == "plain":
-        place = _one(rng, (f"on {article(color)} background", f"in front of {article(color)} wall"))
-    elif background == "wallpaper":
-        place = _one(rng, (f"in front of {color} striped wallpaper", f"in a room with {color} wallpaper"))
-    else:
-        place = _one(rng, BACKGROUND_WORDS[background])
-    if rng.random() < 0.93:
-        clauses.append(place)
-    if rng.random() < 0.3:
-        rng.shuffle(clauses)
-    return who + (" " if rng.random() < 0.7 else ", ") + ", ".join(clauses) if clauses else who
+        return _one(rng, (f"on {article(color)} background", f"in front of {article(color)} wall"))
+    if background == "wallpaper":
+        return _one(rng, (f"in front of {color} striped wallpaper", f"in a room with {color} wallpaper"))
+    return _one(rng, BACKGROUND_WORDS[background])
 
 
 def part_phrases(people: People, row: int) -> dict[str, str]:

@@ -2,119 +2,246 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from consistentid.drawn.portraits import attire, face, finish, hair
+from consistentid.drawn.portraits import face, finish, glasses, hair
 from consistentid.drawn.portraits.backdrop import paint_background
-from consistentid.drawn.portraits.canvas import Canvas
-from consistentid.drawn.portraits.people import EYES, HAIR, People
+from consistentid.drawn.portraits.body import paint_body
+from consistentid.drawn.portraits.canvas import Canvas, View
+from consistentid.drawn.portraits.groups import Groups
+from consistentid.drawn.portraits.hats import paint_hat
+from consistentid.drawn.portraits.head import Head, Traits
+from consistentid.drawn.portraits.people import BEARDS, EYES, FRINGES, HAIR, HAIRSTYLES, People
 from consistentid.drawn.portraits.sampling import Table
-from consistentid.drawn.portraits.scenes import COLORS, STYLES, Scenes
+from consistentid.drawn.portraits.scenes import (
+    ARMS,
+    BACKGROUNDS,
+    CLOTHES,
+    COLORS,
+    EXPRESSIONS,
+    GLASSES,
+    HATS,
+    LIGHTS,
+    STYLES,
+    Scenes,
+    framing,
+)
+from consistentid.drawn.portraits.shapes import Array
 from consistentid.errors import InputError
 
-CHUNK = 32  # pictures drawn at a time: the working set of a larger batch leaves the processor's cache
+WORLD: Final = 2
+"""Raised whenever the picture of a key changes, so that nothing goes on with pictures that were drawn otherwise."""
+
+Size = int | tuple[int, int]
+"""Pixels of a side, or (width, height)."""
+
+_NAMES: dict[str, Sequence[str]] = {
+    "hairstyle": HAIRSTYLES,
+    "fringe": FRINGES,
+    "beard": BEARDS,
+    "expression": EXPRESSIONS,
+    "light": LIGHTS,
+    "clothes": CLOTHES,
+    "hat": HATS,
+    "glasses": GLASSES,
+    "background": BACKGROUNDS,
+    "style": STYLES,
+    "arms": ARMS,
+}
+_COLORS = {
+    "hair_color": ("hair_rgb", HAIR),
+    "eye_color": ("eye_rgb", EYES),
+    "clothes_color": ("clothes_rgb", COLORS),
+    "hat_color": ("hat_rgb", COLORS),
+    "background_color": ("background_rgb", COLORS),
+}
+_INK = {"ink": 0.05, "pencil": 0.03}
 
 
 @dataclass(frozen=True)
 class Portraits:
-    """Drawn pictures and what is known of them.
+    """Drawn pictures of one person each and what is known of them.
 
     images: (B, 3, H, W) float32 RGB in [0, 1]. labels: (B, H, W) uint8, CelebAMask-HQ classes.
     landmarks: (B, 5, 2) float32 pixels (x, y): eye on the picture's left, eye on its right, tip of the nose,
-    left and right corner of the mouth.
+    left and right corner of the mouth. boxes: (B, 4) float32 pixels, left, top, right and bottom of the face.
     """
 
     images: Tensor
     labels: Tensor
     landmarks: Tensor
+    boxes: Tensor
 
     def pixels(self) -> NDArray[np.uint8]:
         """The images as Pillow and files want them: (B, H, W, 3) uint8."""
-        return np.ascontiguousarray((self.images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+        return _pixels(self.images)
 
 
-def draw(people: People, scenes: Scenes, size: int = 128, device: torch.device | str = "cpu") -> Portraits:
-    """Draw every person in the scene of the same row, ``size`` pixels square.
+@dataclass(frozen=True)
+class GroupPortraits:
+    """Drawn pictures of P people each: `Portraits` with landmarks (B, P, 5, 2) and boxes (B, P, 4), left to right.
 
-    A row is drawn alike whatever rows are drawn with it, up to the rounding of the last bit.
+    owners: (B, H, W) uint8, 0 where nobody is and else 1 + the number of the person who is seen there.
+    """
+
+    images: Tensor
+    labels: Tensor
+    landmarks: Tensor
+    boxes: Tensor
+    owners: Tensor
+
+    def pixels(self) -> NDArray[np.uint8]:
+        """The images as Pillow and files want them: (B, H, W, 3) uint8."""
+        return _pixels(self.images)
+
+
+def draw(people: People, scenes: Scenes, size: Size = 128) -> Portraits:
+    """Draw every person in the scene of the same row.
+
+    A row is drawn alike whatever rows are drawn with it.
 
     Raises:
         InputError: not as many scenes as people.
     """
     if len(people) != len(scenes):
         raise InputError(f"{len(people)} people and {len(scenes)} scenes: give as many scenes as people")
-    parts = [
-        _draw(people[i : i + CHUNK], scenes[i : i + CHUNK], size, torch.device(device))
-        for i in range(0, len(people), CHUNK)
-    ]
-    return Portraits(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Portraits)))
+    drawn = draw_groups(Groups(people, scenes, 1), size)
+    return Portraits(drawn.images, drawn.labels, drawn.landmarks[:, 0], drawn.boxes[:, 0])
 
 
-def _columns(table: Table, device: torch.device) -> SimpleNamespace:
-    """Traits as tensors that broadcast over pixels: (B, 1, 1), or (B, 3) for colours; categories stay (B,)."""
-    out = {}
+def draw_groups(groups: Groups, size: Size = (192, 128)) -> GroupPortraits:
+    """Draw pictures of several people: background and style are those of the first, nearer people cover others."""
+    width, height = sides(size)
+    pictures = len(groups)
+    images = torch.empty(pictures, 3, height, width)
+    labels, owners = (torch.empty(pictures, height, width, dtype=torch.uint8) for _ in range(2))
+    heads = _heads(groups)
+    for i, members in enumerate(heads):
+        canvas = _paint(members, width, height)
+        images[i], labels[i], owners[i] = (torch.from_numpy(x) for x in (canvas.rgb, canvas.labels, canvas.owners))
+    return GroupPortraits(images, labels, *_places(heads, groups.count, width, height), owners)
+
+
+def locate(people: People, scenes: Scenes, size: Size = 128) -> tuple[Tensor, Tensor]:
+    """Landmarks (B, 5, 2) and boxes (B, 4) of pictures, as `Portraits` has them, without drawing."""
+    landmarks, boxes = locate_groups(Groups(people, scenes, 1), size)
+    return landmarks[:, 0], boxes[:, 0]
+
+
+def locate_groups(groups: Groups, size: Size = (192, 128)) -> tuple[Tensor, Tensor]:
+    """Landmarks (B, P, 5, 2) and boxes (B, P, 4) of pictures, as `GroupPortraits` has them, without drawing."""
+    return _places(_heads(groups), groups.count, *sides(size))
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Width and height."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:
+    return np.ascontiguousarray((images * 255).round().byte().permute(0, 2, 3, 1).numpy())
+
+
+def _traits(table: Table, row: int) -> Traits:
+    """A row of a table: plain numbers, names for categories, colours (3,)."""
+    out: dict[str, Any] = {}
     for f in fields(table):
-        value = torch.from_numpy(np.ascontiguousarray(getattr(table, f.name))).to(device)
-        out[f.name] = value[:, None, None] if value.ndim == 1 and value.dtype == torch.float32 else value
+        value = getattr(table, f.name)[row]
+        if f.name in _NAMES:
+            out[f.name] = _NAMES[f.name][value]
+        elif f.name in _COLORS:
+            name, colors = _COLORS[f.name]
+            out[name] = np.array(list(colors.values())[value], np.float32) / 255
+        else:
+            out[f.name] = value if value.ndim else value.item()
+    if "hair_rgb" in out:
+        out["hair_rgb"] = np.clip(out["hair_rgb"] * np.float32(out["hair_shade"]), 0, 1)
+    if "arms" in out and framing(out["scale"]) in ("portrait", "close-up"):
+        out["arms"] = "down"
     return SimpleNamespace(**out)
 
 
-def palette(colors: dict[str, tuple[int, int, int]], index: Tensor) -> Tensor:
-    """Colours (B, 3) in [0, 1] of a table by index (B,)."""
-    return (torch.tensor(list(colors.values()), dtype=torch.float32, device=index.device) / 255)[index]
+def _heads(groups: Groups) -> list[list[Head]]:
+    """The people of every picture, left to right."""
+    heads = [Head(_traits(groups.people, row), _traits(groups.scenes, row)) for row in range(len(groups.people))]
+    return [heads[i : i + groups.count] for i in range(0, len(heads), groups.count)]
 
 
-@torch.no_grad()
-def _draw(people: People, scenes: Scenes, size: int, device: torch.device) -> Portraits:
-    p, s = _columns(people, device), _columns(scenes, device)
-    p.hair_rgb = (palette(HAIR, p.hair_color) * p.hair_shade.view(-1, 1)).clamp(0, 1)
-    p.eye_rgb = palette(EYES, p.eye_color)
-    s.clothes_rgb, s.hat_rgb = palette(COLORS, s.clothes_color), palette(COLORS, s.hat_color)
-    s.background_rgb = palette(COLORS, s.background_color)
-
-    axis = (torch.arange(size, device=device, dtype=torch.float32) + 0.5) * (2 / size) - 1
-    v, u = axis.view(1, size, 1), axis.view(1, 1, size)
-    n = len(people)
-    style = scenes.style
-    ink = np.where(style == STYLES.index("ink"), 0.05, np.where(style == STYLES.index("pencil"), 0.03, 0.0))
-    canvas = Canvas(
-        rgb=torch.zeros(n, 3, size, size, device=device),
-        labels=torch.zeros(n, size, size, dtype=torch.uint8, device=device),
-        pixel=2 / size / s.scale,
-        ink=torch.from_numpy(ink.astype(np.float32)).to(device)[:, None, None] * (1 + 16 / size),
-    )
-    paint_background(canvas, s, u.expand(n, size, size), v.expand(n, size, size))
-
-    frame = face.Frame.of(p, s, u, v)
-    hair.paint_back(canvas, p, frame)
-    attire.paint_clothes(canvas, p, s, frame, u, v)
-    face.paint_ears(canvas, p, s, frame)
-    face.paint_head(canvas, p, frame)
-    hair.paint_beard(canvas, p, frame)
-    face.paint_nose(canvas, p, frame)
-    face.paint_mouth(canvas, p, frame)
-    face.paint_eyes(canvas, p, s, frame)
-    face.paint_brows(canvas, p, frame)
-    attire.paint_glasses(canvas, s, frame)
-    hair.paint_front(canvas, p, s, frame)
-    attire.paint_hat(canvas, p, s, frame)
-    finish.apply_style(canvas, s, u, v)
-
-    return Portraits(canvas.rgb.clamp_(0, 1), canvas.labels, _landmarks(frame, p, size))
+def _view(canvas: Canvas, head: Head, owner: int, *, turned: bool) -> View:
+    """The coordinates of a head, or of the body under it, which does not tilt with it."""
+    s = head.s
+    unit = 128 * canvas.unit / 2  # relative to a picture of 128 pixels: the pen is never thinner than it can be
+    ink = _INK.get(s.style, 0.0) * (1 + unit / 8)
+    relief = 0.35 if s.style in ("flat", "poster") else 1.0
+    side = {"right": 1.0, "left": -1.0}.get(s.light, 0.0)
+    view = View(canvas, owner, s.center_x, s.center_y, s.scale, s.roll, ink, relief, canvas.labels[:0, :0] * 1.0)
+    du, dv = (canvas.u - s.center_x) / s.scale, (canvas.v - s.center_y) / s.scale
+    x, y = view.cos * du + view.sin * dv, view.cos * dv - view.sin * du
+    view.light = (1 + relief * (
+        0.3 * side * s.light_strength * np.clip(x / 0.9, -1.2, 1.2)
+        - 0.10 * np.clip(y / 1.1, -1, 1.3)
+        - 0.10 * np.minimum((x / head.p.face_width) ** 2, 1.5)
+    )).astype(np.float32)  # fmt: skip
+    if turned:
+        return view
+    hang = 0.6 * s.scale * view.sin * head.p.face_height  # the neck starts where the tilted chin is
+    return View(canvas, owner, s.center_x - hang, s.center_y, s.scale, 0.0, ink, relief, view.light)
 
 
-def locate(people: People, scenes: Scenes, size: int = 128) -> Tensor:
-    """The landmarks of pictures alone, as `Portraits` has them, without drawing."""
-    p, s = _columns(people, torch.device("cpu")), _columns(scenes, torch.device("cpu"))
-    nowhere = torch.zeros(1, 1, 1)
-    return _landmarks(face.Frame.of(p, s, nowhere, nowhere), p, size)
+def _paint(heads: list[Head], width: int, height: int) -> Canvas:
+    canvas = Canvas(width, height)
+    paint_background(canvas, heads[0].s)
+    for number in sorted(range(len(heads)), key=lambda k: heads[k].s.scale):  # the nearest last
+        _paint_person(canvas, heads[number], number + 1)
+    finish.apply_style(canvas, heads[0].s)
+    return canvas
 
 
-def _landmarks(frame: face.Frame, p: SimpleNamespace, size: int) -> Tensor:
-    return (frame.landmarks(p) + 1) * (size / 2)
+def _paint_person(canvas: Canvas, head: Head, owner: int) -> None:
+    body = _view(canvas, head, owner, turned=False)
+    view = _view(canvas, head, owner, turned=True)
+    hair.paint_back(view, head)
+    paint_body(body, head)
+    face.paint_skull(view, head)
+    face.paint_ears(view, head)
+    face.paint_face(view, head)
+    hair.paint_beard(view, head)
+    face.paint_nose(view, head)
+    face.paint_mouth(view, head)
+    face.paint_eyes(view, head)
+    face.paint_brows(view, head)
+    glasses.paint_glasses(view, head)
+    hair.paint_front(view, head)
+    paint_hat(view, head)
+
+
+def _places(heads: list[list[Head]], count: int, width: int, height: int) -> tuple[Tensor, Tensor]:
+    unit = min(width, height) / 2
+    middle = np.array([width, height], np.float32) / 2
+    landmarks: Array = np.zeros((len(heads), count, 5, 2), np.float32)
+    boxes: Array = np.zeros((len(heads), count, 4), np.float32)
+    for i, members in enumerate(heads):
+        for k, head in enumerate(members):
+            s = head.s
+            cos, sin = np.cos(s.roll), np.sin(s.roll)
+
+            turn = np.array([[cos, sin], [-sin, cos]]) * s.scale * unit
+            origin = middle + np.array([s.center_x, s.center_y]) * unit
+            landmarks[i, k] = np.asarray(head.points()) @ turn + origin
+            left, top, right, bottom = head.box()
+            # The outline is an ellipse, about: so far it reaches when tilted, and no landmark is outside.
+            mx, my, rx, ry = (left + right) / 2, (top + bottom) / 2, (right - left) / 2, (bottom - top) / 2
+            center = np.array([mx, my]) @ turn + origin
+            reach = np.array([np.hypot(rx * cos, ry * sin), np.hypot(rx * sin, ry * cos)]) * s.scale * unit
+            low = np.minimum(center - reach, landmarks[i, k].min(0))
+            high = np.maximum(center + reach, landmarks[i, k].max(0))
+            boxes[i, k] = (*low, *high)
+    return torch.from_numpy(landmarks), torch.from_numpy(boxes)

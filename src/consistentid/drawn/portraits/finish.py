@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from consistentid.drawn.portraits.canvas import Canvas
-from consistentid.drawn.portraits.face import Traits, is_one_of
-from consistentid.drawn.portraits.scenes import LIGHTS, STYLES
+from consistentid.drawn.portraits.head import Traits
+from consistentid.drawn.portraits.shapes import Array
+
+_TONES = {"warm": (1.10, 0.98, 0.80), "cool": (0.92, 0.98, 1.07)}
 
 
-def _luminance(rgb: Tensor) -> Tensor:
-    return (rgb * torch.tensor([0.299, 0.587, 0.114], device=rgb.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
+def _luminance(rgb: Array) -> Array:
+    grey: Array = rgb[0] * 0.299 + rgb[1] * 0.587 + rgb[2] * 0.114
+    return grey
 
 
-def apply_style(canvas: Canvas, s: Traits, u: Tensor, v: Tensor) -> None:
-    """Warm or cool light, then watercolour wash, pencil hatching or poster colours."""
-    rgb = canvas.rgb
-    warm, cool = is_one_of(s.light, LIGHTS, "warm"), is_one_of(s.light, LIGHTS, "cool")
-    tone = torch.stack([1 + 0.10 * warm - 0.12 * cool, 1 - 0.02 * warm - 0.03 * cool, 1 - 0.20 * warm + 0.10 * cool], 1)
-    rgb *= tone.view(-1, 3, 1, 1)
-
-    rows = torch.nonzero(s.style == STYLES.index("watercolor")).flatten()
-    if len(rows):
-        mottle = torch.sin(u * 7 + 2 * torch.sin(v * 5)) * torch.sin(v * 8 + 2 * torch.sin(u * 6))
-        wash = (0.26 + 0.05 * mottle)[:, None]
-        rgb[rows] += wash * (torch.tensor([0.98, 0.96, 0.92], device=u.device).view(1, 3, 1, 1) - rgb[rows])
-
-    rows = torch.nonzero(s.style == STYLES.index("pencil")).flatten()
-    if len(rows):
-        grey = _luminance(rgb[rows]).clamp(0, 1)
-        lines = torch.sin((u + v) * 46)[:, None] * (1 - grey) * 0.06
-        paper = torch.tensor([0.97, 0.95, 0.91], device=u.device).view(1, 3, 1, 1)
-        rgb[rows] = paper * (0.10 + 0.92 * grey**0.9 + lines)
-
-    rows = torch.nonzero(s.style == STYLES.index("poster")).flatten()
-    if len(rows):
-        grey = _luminance(rgb[rows])
-        vivid = (grey + 1.35 * (rgb[rows] - grey)).clamp(0, 1)
-        rgb[rows] = (vivid - 0.5) * 1.12 + 0.5
+def apply_style(canvas: Canvas, s: Traits) -> None:
+    """Warm or cool light, then watercolour wash, pencil hatching or poster colours; ends in [0, 1]."""
+    rgb, u, v = canvas.rgb, canvas.u, canvas.v
+    if s.light in _TONES:
+        rgb *= np.array(_TONES[s.light], np.float32)[:, None, None]
+    if s.style == "watercolor":
+        mottle = np.sin(u * 7 + 2 * np.sin(v * 5)) * np.sin(v * 8 + 2 * np.sin(u * 6))
+        paper = np.array([0.98, 0.96, 0.92], np.float32)[:, None, None]
+        rgb += (0.25 + 0.06 * mottle) * (paper - rgb)
+    elif s.style == "pencil":
+        grey = np.clip(_luminance(rgb), 0, 1)
+        lines = np.sin((u + v) * 46) * (1 - grey) * 0.06
+        rgb[:] = np.array([0.97, 0.95, 0.91], np.float32)[:, None, None] * (0.10 + 0.92 * grey**0.9 + lines)
+    elif s.style == "poster":
+        grey = _luminance(rgb)
+        vivid = np.clip(grey + 1.35 * (rgb - grey), 0, 1)
+        rgb[:] = (vivid - 0.5) * 1.12 + 0.5
+    np.clip(rgb, 0, 1, out=rgb)

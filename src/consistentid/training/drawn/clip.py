@@ -1,7 +1,9 @@
 """The CLIP pair: text and pictures in one space, by contrast.
 
 Half of every batch shows whole portraits with their captions, half shows single facial parts, cut out as the adapter
-will see them, with a phrase each ("narrow blue eyes"), so that the image encoder knows both.
+will see them, with a phrase each ("narrow blue eyes"), so that the image encoder knows both. Words tell parts only
+roughly, so the parts are also held against one another: each comes from two scenes of its owner, and has to be found
+among the same part of other people.
 """
 
 from __future__ import annotations
@@ -63,17 +65,43 @@ def part_crops(pool: Pool, rows: NDArray[np.int64], size: int) -> list[dict[str,
     return out
 
 
-def _parts_batch(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[NDArray[np.uint8], list[str]]:
-    """One random part a row, with its phrase."""
+def _parts_batch(
+    pool: Pool, rows: NDArray[np.int64], seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str], NDArray[np.int64]]:
+    """For each row one random part, seen in that row's scene and in another one of the same person.
+
+    Returns:
+        pictures (B, size, size, 3) of the rows' own scenes, and of the others; the phrase of each row's part; and for
+        each row (part, person), (B, 2). A row whose scenes have no part in common shows the whole pictures as "face".
+    """
     people, _ = pool.tables(rows)
     rng = np.random.default_rng(seed)
-    crops, texts = [], []
-    for i, cut in enumerate(part_crops(pool, rows, pool.spec.size)):
-        names = [n for n in PARTS if n in cut] or ["face"]
+    scenes = pool.spec.scenes
+    others = rows // scenes * scenes + (rows % scenes + rng.integers(1, max(2, scenes), len(rows))) % scenes
+    first, second, texts, owners = [], [], [], []
+    cuts = zip(part_crops(pool, rows, pool.spec.size), part_crops(pool, others, pool.spec.size), strict=True)
+    for i, (here, there) in enumerate(cuts):
+        names = [name for name in PARTS if name in here and name in there] or ["face"]
         name = names[rng.integers(len(names))]
-        crops.append(cut.get(name, np.asarray(pool.images[rows[i]])))
+        first.append(here.get(name, pool.images[rows[i]]))
+        second.append(there.get(name, pool.images[others[i]]))
         texts.append(part_phrases(people, i)[name])
-    return np.stack(crops), texts
+        owners.append((PARTS.index(name), int(rows[i]) // scenes))
+    return np.stack(first), np.stack(second), texts, np.array(owners)
+
+
+def part_contrast(first: Tensor, second: Tensor, owners: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric cross-entropy of finding each part's owner in another scene, among the same part of others.
+
+    first, second: unit vectors (B, D); owners: (B, 2), part and person of each row. Over the samples of all processes.
+    """
+    first, second, owners = gathered(first), gathered(second), gathered(owners)
+    comparable = owners[:, None, 0] == owners[None, :, 0]
+    target = (comparable & (owners[:, None, 1] == owners[None, :, 1])).float()
+    target = target / target.sum(-1, keepdim=True)
+    with exactly(first.device):
+        logits = (scale * first @ second.T).masked_fill(~comparable, -1e4)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def contrast(text: Tensor, image: Tensor, scale: Tensor, texts: list[str]) -> Tensor:
@@ -115,15 +143,16 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
         seed = generator.initial_seed()
         half = len(rows) // 2
         whole = np.sort(rows[:half])
-        crops, phrases = _parts_batch(pool, np.sort(rows[half:]), seed)
+        here, there, phrases, owners = _parts_batch(pool, np.sort(rows[half:]), seed)
         told = captions(pool, whole, seed)
         texts = [f"{c.image}. {c.face}" if i % 2 else c.image for i, c in enumerate(told)]
-        pictures = torch.cat([pixels(pool.images[whole], device), pixels(crops, device)])
-        image = pair.embed_images(pictures)
+        pictures = torch.cat([pixels(x, device) for x in (pool.images[whole], here, there)])
+        image, first, second = torch.split(pair.embed_images(pictures), [half, len(here), len(there)])
         scale = pair.log_scale.exp().clamp(max=100)
-        scenes = contrast(pair.embed_text(tokens(texts)), image[:half], scale, texts)
-        parts = contrast(pair.embed_text(tokens(phrases)), image[half:], scale, phrases)
-        return {"loss": scenes + parts, "scenes": scenes, "parts": parts}
+        scenes = contrast(pair.embed_text(tokens(texts)), image, scale, texts)
+        parts = contrast(pair.embed_text(tokens(phrases)), first, scale, phrases)
+        people = part_contrast(first, second, torch.from_numpy(owners).to(device), scale)
+        return {"loss": scenes + parts + people, "scenes": scenes, "parts": parts, "people": people}
 
     @torch.no_grad()
     def report() -> dict[str, float]:

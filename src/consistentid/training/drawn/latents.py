@@ -23,7 +23,7 @@ def open_latents(pool: Pool, vae: Any, out: Path, device: torch.device) -> NDArr
 
     A decoder that has learnt on leaves them valid; with another encoder, or other pictures, they are computed anew.
     """
-    encoder = weights_digest(vae.encoder, vae.quant_conv)
+    encoder = weights_digest(vae.encoder)
     path = out / f"latents-{pool.name}-{encoder}-{vae.config.scaling_factor:g}.npy"
     with PartialState().main_process_first():
         if not path.exists():

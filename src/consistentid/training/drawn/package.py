@@ -12,17 +12,17 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from consistentid.adapter.store import CONFIG_NAME, WEIGHTS_NAME
+from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.errors import CheckpointError
 from consistentid.files.config import plain
 from consistentid.files.weights import fingerprint
 from consistentid.files.writing import replacing_folder
-from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.presets.loading import TEXT_PROJECTION
 from consistentid.training.drawn.loop import REPORT, stage_folder
 from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.drawn.stages import times
 
-LIMIT = 32_000_000  # bytes of everything that ships
+LIMIT = 48_000_000  # bytes of everything that ships
 _ONNX = ("recogniser.onnx", "judge.onnx", "scene_reader.onnx")
 
 
@@ -49,7 +49,7 @@ def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
     # The adapter's training may have trained the base along.
     base = next(path for path in (out / "adapter" / "base", out / "base") if path.exists())
     pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float16)
-    pipe.vae = PatchAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
+    pipe.vae = ConvAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(folder / "base")
     for file in folder.rglob("*.json"):  # where it was trained is nobody's business
         content = json.loads(file.read_text())

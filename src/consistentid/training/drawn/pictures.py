@@ -12,4 +12,4 @@ from consistentid.training.drawn.recipe import Recipe
 def draw_pictures(recipe: Recipe, _out: Path, _device: torch.device) -> None:
     """Draw the pictures of every split, as far as they are not there yet."""
     for split in recipe.splits:
-        recipe.pool(split)
+        recipe.mixture(split)

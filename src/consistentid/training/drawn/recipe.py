@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from consistentid.drawn.pools import Pool, PoolSpec, open_pool
 from consistentid.errors import InputError
@@ -23,17 +25,18 @@ Count = Annotated[int, Between(1)]
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """``pictures`` that the code is fitted to, ``seed`` of the decoder's first weights."""
+    """Standard deviation of the ``noise`` on the latents, which have one of 1."""
 
-    pictures: Count
-    seed: Annotated[int, Between(0)]
+    noise: Annotated[float, Between(0, 10)]
 
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """Standard deviation of the ``noise`` on latents of unit variance."""
+    """Largest deviation of the ``noise`` on the latents; weights of the critic's ``features`` and of its judgement."""
 
     noise: Annotated[float, Between(0, 10)]
+    features: Annotated[float, Between(0)]
+    adversarial: Annotated[float, Between(0)]
 
 
 @dataclass(frozen=True)
@@ -115,10 +118,44 @@ def arguments(kind: type, values: Mapping[str, Any], where: str) -> dict[str, An
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """Pictures of one person, and of several in a share of the batches; a batch is of one pool, so of one shape."""
+
+    portraits: Pool
+    groups: tuple[Pool, ...]
+    share: float  # of the batches, together
+
+    def batch(self, rows: NDArray[np.int64], seed: int) -> tuple[int, Pool, NDArray[np.int64]]:
+        """The number of a batch's pool (0: portraits), the pool, and the rows in it, ascending.
+
+        ``rows`` are of the portraits; where the seed calls for a batch of a pool of groups, others are drawn from that.
+        """
+        rng = np.random.default_rng((seed, 7))
+        if not self.groups or rng.random() >= self.share:
+            return 0, self.portraits, np.sort(rows)
+        number = int(rng.integers(len(self.groups)))
+        pool = self.groups[number]
+        return number + 1, pool, np.sort(rng.integers(0, len(pool), len(rows)))
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """All of them, portraits first."""
+        return (self.portraits, *self.groups)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    share: Share = 0.0
+    train: tuple[dict[str, Any], ...] = ()
+    validation: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class _Common:
     size: Annotated[int, Between(16, 2048)]
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: _Groups = field(default_factory=_Groups)
 
 
 @dataclass(frozen=True)
@@ -170,13 +207,22 @@ class Recipe:
         return list(self._common.pictures)
 
     def pool(self, split: str) -> Pool:
-        """The pictures of a split, which the first process draws if they are not there yet."""
+        """The pictures of one person of a split, which the first process draws if they are not there yet."""
         pictures = self._common.pictures
         if split not in pictures:
             raise InputError(f"{self.path}: pictures has no {split}; give people and scenes, as in recipes/drawn.yaml")
-        if fixed := {"split", "size"} & set(pictures[split]):
-            raise InputError(f"{self.path}: pictures.{split} has {min(fixed)}, which stands elsewhere; leave it out")
-        values = {"split": split, "size": self.size, **pictures[split]}
-        spec = build(PoolSpec, values, str(self.path), f"pictures.{split}")
+        return self._open(split, pictures[split], f"pictures.{split}")
+
+    def mixture(self, split: str) -> Mixture:
+        """The pictures of a split, those of several people among them."""
+        groups = self._common.groups
+        listed: tuple[dict[str, Any], ...] = getattr(groups, split, ())
+        pools = (self._open(split, values, f"groups.{split}.{i}") for i, values in enumerate(listed))
+        return Mixture(self.pool(split), tuple(pools), groups.share)
+
+    def _open(self, split: str, values: dict[str, Any], where: str) -> Pool:
+        if fixed := {"split", "size"} & set(values):
+            raise InputError(f"{self.path}: {where} has {min(fixed)}, which stands elsewhere; leave it out")
+        spec = build(PoolSpec, {"split": split, "size": self.size, **values}, str(self.path), where)
         with PartialState().main_process_first():
             return open_pool(spec, self.cache, self.workers)

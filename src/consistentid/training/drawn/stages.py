@@ -67,7 +67,7 @@ class Stage:
 
 STAGES = (
     Stage("pictures", "pictures:draw_pictures", alone=True),
-    Stage("autoencoder", "autoencoder:train_autoencoder", ("pictures",), ("vae",), alone=True),
+    Stage("autoencoder", "autoencoder:train_autoencoder", ("pictures",), ("vae",)),
     Stage("clip", "clip:train_clip", ("pictures",), ("tokenizer", "text_encoder", "image_encoder")),
     Stage("recogniser", "recogniser:train_recogniser", ("pictures",), ("recogniser.onnx",)),
     Stage("teacher", "recogniser:train_teacher", ("pictures",), ("teacher.onnx",)),
@@ -123,7 +123,9 @@ def times(out: Path) -> dict[str, dict[str, Any]]:
 
 def _about(stage: Stage, recipe: Recipe) -> dict[str, Any]:
     """What of the recipe its result depends on, flat; of the stages that it needs, the digest of that."""
-    content = {name: recipe.content.get(name) for name in ("size", "pictures", stage.name) if name in recipe.content}
+    content = {
+        name: recipe.content.get(name) for name in ("size", "pictures", "groups", stage.name) if name in recipe.content
+    }
     about = dict(_flat(plain(content)))
     for name in stage.needs:
         needed = json.dumps(_about(BY_NAME[name], recipe), sort_keys=True, default=str)

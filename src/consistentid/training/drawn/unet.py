@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from consistentid.drawn.pools import captions
+from consistentid.drawn.autoencoder import ConvAutoencoderKL
+from consistentid.drawn.pools import Pool, captions, group_captions
 from consistentid.files.writing import replacing_folder
-from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.drawn.latents import open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Recipe, arguments
@@ -24,15 +24,15 @@ from consistentid.training.schedule import batched
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/base``, a diffusers pipeline folder; reports the held-out noise loss."""
     section = recipe.section("unet")
-    pool, held_out = recipe.pool("train"), recipe.pool("validation")
-    vae = PatchAutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
+    mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
+    vae = ConvAutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
     text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").float().to(device).eval()
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
-    latents = open_latents(pool, vae, out, device)
+    latents = [open_latents(pool, vae, out, device) for pool in mixture.pools]
     held_latents = open_latents(held_out, vae, out, device)
     torch.manual_seed(section.schedule.seed)
     unet = UNet2DConditionModel(
-        in_channels=latents.shape[1], out_channels=latents.shape[1], sample_size=latents.shape[-1],
+        in_channels=held_latents.shape[1], out_channels=held_latents.shape[1], sample_size=held_latents.shape[-1],
         cross_attention_dim=text_encoder.config.hidden_size,
         **arguments(UNet2DConditionModel, section.network, f"{section.where}: network"),
     ).to(device)  # fmt: skip
@@ -49,13 +49,11 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         return F.mse_loss(unet(noisy, t, context).sample.float(), noise_schedule.get_velocity(z, noise, t))
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        z = torch.from_numpy(latents[rows]).float().to(device)
-        rng = np.random.default_rng(generator.initial_seed())
-        texts = []
-        for told in captions(pool, rows, generator.initial_seed()):
-            kind = rng.random()
-            both = f"{told.image}, {told.face}"
-            texts.append("" if kind < dropped else told.image if kind < 0.45 else both)
+        seed = generator.initial_seed()
+        number, pool, rows = mixture.batch(rows, seed)
+        z = torch.from_numpy(latents[number][rows]).float().to(device)
+        rng = np.random.default_rng(seed)
+        texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
         return {"loss": noise_loss(z, texts, generator)}
 
     @torch.no_grad()
@@ -69,8 +67,18 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         return {"held_out_loss": float(np.mean(losses))}
 
     schedule, precision = section.schedule, recipe.precision
-    if train("unet", unet, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+    if train(
+        "unet", unet, loss, schedule, len(mixture.portraits), out, device=device, report=report, precision=precision
+    ):
         save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+
+
+def _texts(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
+    """A text for each row: the caption, mostly with the facial sentence; of several people the caption alone."""
+    if pool.spec.together > 1:
+        return [told.image for told in group_captions(pool, rows, seed)]
+    told = captions(pool, rows, seed)
+    return [c.image if rng.random() < 0.4 else f"{c.image}, {c.face}" for c in told]
 
 
 def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> torch.Tensor:
@@ -84,7 +92,7 @@ def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Gene
 
 
 def save_base(
-    vae: PatchAutoencoderKL,
+    vae: ConvAutoencoderKL,
     text_encoder: CLIPTextModel,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
