@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.writing import replacing, write_whole
+from consistentid.training.attention import fused_attention, plain_attention
 from consistentid.training.log import append, cut
 from consistentid.training.precision import computing, laid_out, resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, shuffled
@@ -212,6 +213,7 @@ class _Learning:
     def __init__(self, name: str, model: nn.Module, losses: Loss, schedule: Schedule, precision: str) -> None:
         self.name, self.losses, self.schedule, self.precision = name, losses, schedule, precision
         self.model = laid_out(model, precision).train()
+        plain_attention(self.model, next(self.model.parameters()).device)
         self.named = {key: x for key, x in model.named_parameters() if x.requires_grad}
         self.parameters = list(self.named.values())
         self.optimiser = torch.optim.AdamW(
@@ -307,6 +309,7 @@ class _Learning:
             x.requires_grad_(True)
         if self.ema:
             self.ema.copy_to(self.parameters)
+        fused_attention(self.model)
         laid_out(self.model, "float32").eval()  # as files want it
 
 
