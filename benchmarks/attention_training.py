@@ -65,7 +65,8 @@ def main(repeats: int) -> None:
                 if repeat:
                     taken.append(time.process_time() - began)
         median = {kind: float(np.median(taken)) for kind, taken in seconds.items()}
-        told[name] = {k: round(x, 3) for k, x in median.items()} | {"ratio": round(median["fused"] / median["plain"], 2)}
+        ratio = median["fused"] / median["plain"]
+        told[name] = {kind: round(x, 3) for kind, x in median.items()} | {"ratio": round(ratio, 2)}
     print(json.dumps(told))
 
 
