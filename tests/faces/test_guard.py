@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 import skimage.data
@@ -41,6 +42,27 @@ def test_the_astronaut_is_a_photograph(box: tuple[int, int, int, int], side: int
     for image in (photo, as_jpeg(photo, 75)):
         with pytest.raises(PhotographError, match=r"photograph.*sd15"):
             DrawingGuard()(image)
+
+
+def test_a_person_far_from_the_middle_is_seen() -> None:
+    """Full-length and wide photographs, most of which is a wall."""
+    person = Image.fromarray(skimage.data.astronaut())
+    for size, corner in (
+        ((512, 2048), (0, 0)),
+        ((512, 2048), (0, 1536)),
+        ((1800, 512), (1288, 0)),
+        ((600, 512), (0, 0)),
+    ):
+        photo = Image.new("RGB", size, (120, 110, 100))
+        photo.paste(person, corner)
+        with pytest.raises(PhotographError):
+            DrawingGuard()(photo)
+
+
+def test_a_full_length_photograph(photos: Path) -> None:
+    for name in ("biden.jpg", "obama.jpg", "obama3.jpg", "two_people.jpg"):
+        with pytest.raises(PhotographError), Image.open(photos / name) as photo:
+            DrawingGuard()(photo)
 
 
 @pytest.mark.parametrize("size", [64, 128])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.faces.alignment import TEMPLATE, similarity
+from consistentid.faces.alignment import TEMPLATE, align, similarity
 from consistentid.faces.analyzer import Parser
 from consistentid.faces.face import Detection
 from consistentid.faces.parts import LABELS
@@ -26,21 +26,41 @@ _EYES, _MOUTH, _FEATURES = (4, 5), (11, 12, 13), (2, 3, 4, 5, 6, 10, 11, 12, 13)
 _MIN_SHARE: Final = 0.002
 """Share of the picture from which skin is a face and not a speck: a face of about 1/20 of the side."""
 
+_FACE: Final = (slice(20, 104), slice(20, 92))
+"""Rows and columns of an aligned face that hold skin and features, and little else."""
+
 _NOSE_TIP: Final = 0.8
 """Share of the nose's pixels above its tip."""
+
+
+class SureParser(Parser, Protocol):
+    """A parser that knows how sure it is."""
+
+    def parse_surely(self, images: Sequence[Image.Image]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """Labels (H, W) of each of several pictures, and their probabilities."""
 
 
 class LabelDetector:
     """Finds faces and landmarks in the labels that a parser gives.
 
+    A parser labels anything: it puts a face into a black picture, too. What it sees is taken for one within limits,
+    which hold for one parser and are measured by `benchmarks/no_faces.py`; without limits everything is.
+
     Args:
         parser: makes the labels.
         side: pixels of the longer side at which a larger picture is parsed.
+        visible: share of the five landmarks that have to be seen.
+        sure: mean probability that the parser has to give its labels of the face; it sees no face in noise for sure.
+        flat: share of the aligned face's pixels that may have exactly the colour of their neighbours; faces are shaded,
+            and label maps, discs and blank pictures are not.
     """
 
-    def __init__(self, parser: Parser, side: int = 256) -> None:
+    def __init__(
+        self, parser: SureParser, side: int = 256, *, visible: float = 0.0, sure: float = 0.0, flat: float = 1.0
+    ) -> None:
         self._parser = parser
         self._side = side
+        self._visible, self._sure, self._flat = visible, sure, flat
 
     def detect(self, image: Image.Image) -> list[Detection]:
         """All faces of an RGB picture; the score is the share of the five landmarks that is visible."""
@@ -49,13 +69,19 @@ class LabelDetector:
     def detect_batch(self, images: Sequence[Image.Image]) -> list[list[Detection]]:
         """The faces of several pictures, which are parsed together."""
         small = [self._shrunk(image) for image in images]
-        return [
-            [
-                _stretched(found, np.divide(image.size, labels.shape[::-1], dtype=np.float32))
-                for found in faces_in_labels(labels)
-            ]
-            for image, labels in zip(images, self._parser.parse_batch(small), strict=True)
-        ]
+        seen = self._parser.parse_surely(small)
+        return [list(self._faces(image, *labelled)) for image, labelled in zip(images, seen, strict=True)]
+
+    def _faces(
+        self, image: Image.Image, labels: NDArray[np.uint8], probabilities: NDArray[np.float32]
+    ) -> Iterator[Detection]:
+        stretch = np.divide(image.size, labels.shape[::-1], dtype=np.float32)
+        for found in faces_in_labels(labels):
+            if found.score < self._visible or sureness(labels, probabilities, found) < self._sure:
+                continue
+            face = _stretched(found, stretch)
+            if flatness(image, face) <= self._flat:
+                yield face
 
     def _shrunk(self, image: Image.Image) -> Image.Image:
         scale = max(image.size) / self._side
@@ -63,6 +89,21 @@ class LabelDetector:
             return image
         size = (max(1, round(image.width / scale)), max(1, round(image.height / scale)))
         return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def sureness(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], face: Detection) -> float:
+    """Mean probability of the labels of a face, within its box."""
+    left, top, right, bottom = (max(0, int(x)) for x in face.box)
+    box = slice(top, bottom + 1), slice(left, right + 1)
+    head = ~np.isin(labels[box], (_BACKGROUND, _CLOTH))
+    return float(probabilities[box][head].mean()) if head.any() else 0.0
+
+
+def flatness(image: Image.Image, face: Detection) -> float:
+    """Share of the pixels of an aligned face that have exactly the colour of the next ones."""
+    pixels = np.asarray(align(image, face.landmarks), int)[_FACE]
+    steps = np.maximum(abs(np.diff(pixels, axis=1)).max(axis=2)[:-1], abs(np.diff(pixels, axis=0)).max(axis=2)[:, :-1])
+    return float((steps == 0).mean())
 
 
 def faces_in_labels(labels: NDArray[np.uint8]) -> list[Detection]:

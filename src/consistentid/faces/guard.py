@@ -12,6 +12,9 @@ from consistentid.errors import PhotographError
 _SIDE: Final = 64
 _ALIKE: Final = 16.0
 
+_SQUARES: Final = 16
+"""At most so many squares of a picture are looked at."""
+
 LIMIT: Final = 36.0
 """`texture` from which a picture counts as a photograph: between drawings and photographs as
 `benchmarks/drawing_guard.py` measures them."""
@@ -23,9 +26,16 @@ def texture(image: Image.Image) -> float:
     Drawings have large areas of one colour or of even shading; in photographs neighbours differ nearly everywhere, and
     colours are many. The steps are those that 30 % of places exceed after a median filter, which takes away what JPEG
     adds at edges; colours are the same when they are at most 16 of 256 apart, and the root of their share counts.
-    Measured on the middle square at 64 pixels.
+    Measured at 64 pixels on squares that together cover the picture; the most photographic one counts, since a person
+    may stand anywhere in it before a wall or the sky.
     """
-    small = ImageOps.fit(image.convert("RGB"), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    count = -(-max(image.size) // min(image.size))
+    places = [index / max(count - 1, 1) for index in range(min(count, _SQUARES))]
+    return max(_texture(image.convert("RGB"), place) for place in places)
+
+
+def _texture(image: Image.Image, place: float) -> float:
+    small = ImageOps.fit(image, (_SIDE, _SIDE), Image.Resampling.LANCZOS, centering=(place, place))
     grey = np.asarray(small.filter(ImageFilter.MedianFilter(3)), np.float32).mean(axis=2)
     steps = np.maximum(np.abs(np.diff(grey, axis=1))[:-1], np.abs(np.diff(grey, axis=0))[:, :-1])
     colors = np.asarray(small, np.float32)[::2, ::2].reshape(-1, 3)

@@ -174,13 +174,22 @@ class FaceParser:
         logits = self._logits(torch.cat([self.pixels(_square(image)) for image in images]))
         return [self._read(row, image) for row, image in zip(logits, images, strict=True)]
 
+    def parse_surely(self, images: Sequence[Image.Image]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
+        """The labels of several pictures as `parse_batch` gives them, and (H, W) float32 how sure each pixel's is.
+
+        That is the network's probability of the label, 1/K to 1.
+        """
+        logits = self._logits(torch.cat([self.pixels(_square(image)) for image in images]))
+        sure = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
+        return [
+            (self._read(rows, image), _window(probability, image))
+            for rows, probability, image in zip(logits, sure, images, strict=True)
+        ]
+
     def _read(self, logits: Tensor, image: Image.Image) -> NDArray[np.uint8]:
-        side = max(image.size)
-        left, top = _corner(image)
-        full = interpolate(logits[None], (min(side, _MAX_LOGITS),) * 2, mode="bilinear", align_corners=False)
-        labels = self._labels[full[0].max(dim=0).indices.cpu().numpy()]  # three times as fast as argmax
-        resized = np.asarray(Image.fromarray(labels).resize((side, side), Image.Resampling.NEAREST))
-        return resized[top : top + image.height, left : left + image.width].copy()
+        side = min(max(image.size), _MAX_LOGITS)
+        full = interpolate(logits[None], (side, side), mode="bilinear", align_corners=False)
+        return _window(self._labels[full[0].max(dim=0).indices.cpu().numpy()], image)  # three times as fast as argmax
 
     def pixels(self, square: Image.Image) -> Tensor:
         """The network's input for a square RGB picture: (1, 3, size, size) float32, normalised."""
@@ -267,6 +276,14 @@ def _square(image: Image.Image) -> Image.Image:
     left, top = _corner(image)
     around = (top, side - image.height - top), (left, side - image.width - left), (0, 0)
     return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
+
+
+def _window(square: NDArray[Any], image: Image.Image) -> NDArray[Any]:
+    """What of the values (S, S) of a picture's square belongs to the picture, (H, W)."""
+    side = max(image.size)
+    left, top = _corner(image)
+    resized = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.NEAREST))
+    return resized[top : top + image.height, left : left + image.width].copy()
 
 
 def _corner(image: Image.Image) -> tuple[int, int]:

@@ -269,7 +269,7 @@ def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAna
             parser = FaceParser.segformer(source, device=device, **options)
     with loading("detector", preset.detector):
         detector: Detector = (
-            LabelDetector(parser)
+            LabelDetector(parser, **preset.detector.options)
             if preset.detector.kind == "labels"
             else OnnxDetector(preset.detector.fetch(), providers=providers)
         )

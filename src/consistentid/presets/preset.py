@@ -119,4 +119,7 @@ _KINDS = {
     "judge": ("onnx",),
     "scene_reader": ("onnx",),
 }
-_OPTIONS = {("parser", "onnx"): ("size", "mean", "std", "labels")}
+_OPTIONS = {
+    ("parser", "onnx"): ("size", "mean", "std", "labels"),
+    ("detector", "labels"): ("side", "visible", "sure", "flat"),
+}
