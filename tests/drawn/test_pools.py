@@ -41,7 +41,7 @@ def test_rows_show_people_in_their_scenes() -> None:
 
 def test_blocks_are_merged_in_order_and_removed(tmp_path: Path) -> None:
     assert_true(open_pool(SPEC, tmp_path))
-    [folder] = tmp_path.iterdir()
+    [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
     assert sorted(p.name for p in folder.iterdir()) == [
         "boxes.npy",
         "complete",
@@ -68,7 +68,7 @@ def test_an_interrupted_drawing_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(pools, "draw_groups", interrupted)
     with pytest.raises(KeyboardInterrupt):
         open_pool(SPEC, tmp_path)
-    [folder] = tmp_path.iterdir()
+    [folder] = (path for path in tmp_path.iterdir() if path.is_dir())
     assert [p.name for p in folder.iterdir()] == ["00000.npz"]
     (folder / "00001.partial.npz").write_bytes(b"torn")
     assert_true(open_pool(SPEC, tmp_path))

@@ -29,6 +29,7 @@ from consistentid.drawn.portraits import (
     sample_scenes,
     with_company,
 )
+from consistentid.files.claims import in_turn
 from consistentid.files.config import Between, OneOf, check
 from consistentid.files.workers import run_in_processes
 from consistentid.files.writing import replacing
@@ -188,11 +189,17 @@ def _shapes(spec: PoolSpec) -> dict[str, tuple[int, ...]]:
 def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
     """The pool, drawn first if it is not in ``cache`` yet; an interrupted drawing goes on where it was."""
     folder = cache / spec.name
+    with in_turn(folder):
+        _complete(spec, folder, workers)
+    return _opened(spec, folder)
+
+
+def _complete(spec: PoolSpec, folder: Path, workers: int) -> None:
     shapes = _shapes(spec)
     if not (folder / "complete").exists():
         folder.mkdir(parents=True, exist_ok=True)
         blocks = range(-(-len(spec) // BLOCK))
-        with tqdm(total=len(blocks), desc=spec.name) as bar:
+        with tqdm(total=len(blocks), desc=folder.name) as bar:
             run_in_processes(partial(_drawer, spec, folder), _draw_block, blocks, workers, lambda *_: bar.update())
         for key, shape in shapes.items():
             dtype = np.float32 if key in ("landmarks", "boxes") else np.uint8
@@ -204,7 +211,6 @@ def open_pool(spec: PoolSpec, cache: Path, workers: int = 1) -> Pool:
         (folder / "complete").touch()
         for block in blocks:
             (folder / f"{block:05d}.npz").unlink(missing_ok=True)
-    return _opened(spec, folder)
 
 
 def _opened(spec: PoolSpec, folder: Path) -> Pool:

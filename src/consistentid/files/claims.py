@@ -51,6 +51,27 @@ def claimed(
         yield
 
 
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Within the block this process makes what lies at a path; others that want it wait until it is there.
+
+    Raises:
+        InputError: its folder cannot be written to.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except NotImplementedError:  # a file system without locks
+        warnings.warn(f"{path.parent} cannot be locked: see that nothing else writes to it", stacklevel=3)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Collection[str]) -> None:
     file = folder / note
     try:

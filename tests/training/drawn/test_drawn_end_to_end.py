@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -54,10 +61,15 @@ def merged(full: Any, micro: Any, where: str = "") -> Any:
     return {**full, **{key: merged(full.get(key, {}), value, key) for key, value in micro.items()}}
 
 
-def command(stage: str, out: Path, *options: str) -> Result:
+def recipe_of(out: Path) -> Path:
     recipe = out.parent / f"{out.name}.yaml"
     recipe.write_text(yaml.safe_dump(merged(yaml.safe_load(FULL.read_text()), yaml.safe_load(MICRO.read_text()))))
+    return recipe
+
+
+def command(stage: str, out: Path, *options: str) -> Result:
     AcceleratorState._reset_state(reset_partial_state=True)
+    recipe = recipe_of(out)
     result = CliRunner().invoke(main, [str(recipe), stage, "--out", str(out), "--device", "cpu", *options])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -283,3 +295,30 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     result = command("package", tmp_path / "out")
     assert result.exit_code == 2
     assert "has no adapter yet; train them first" in result.stderr
+
+
+@pytest.mark.slow
+def test_all_in_two_processes_that_are_killed(tmp_path: Path) -> None:
+    """The line of `make weights`: both processes agree on what is done, draw once, and write once."""
+    out = tmp_path / "run"
+    recipe = recipe_of(out)
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29541", "-m"]
+    line += ["consistentid.training.drawn", str(recipe), "all", "--out", str(out), "--device", "cpu", "--workers", "2"]
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 500
+        while not stage_folder(out, "judge").exists():
+            assert child.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for pid in [x.pid for x in psutil.Process(child.pid).children(recursive=True)] + [child.pid]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        child.wait()
+    again = subprocess.run(line, capture_output=True, text=True, timeout=500)
+    assert again.returncode == 0, again.stderr
+    told = [x for x in again.stdout.splitlines() if "done in" in x]
+    assert [x.partition(":")[0] for x in told] == [stage.name for stage in STAGES]
+    assert told[0].startswith("pictures: was done")
+    reports = json.loads((out / "drawn/reports.json").read_text())
+    assert {report["processes"] for report in reports.values()} == {2}

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -29,6 +28,7 @@ from transformers import (
 from consistentid.drawn.pools import Pool, captions, pixels
 from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.faces.parts import PARTS, part_pictures
+from consistentid.files.claims import in_turn
 from consistentid.files.writing import replacing_folder
 from consistentid.training.drawn.loop import Losses, gathered, train
 from consistentid.training.drawn.recipe import Recipe, arguments
@@ -120,7 +120,7 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/tokenizer``, ``out/text_encoder`` and ``out/image_encoder``; reports retrieval accuracy."""
     section = recipe.section("clip")
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
-    with PartialState().main_process_first():
+    with in_turn(out / "tokenizer"):
         tokenizer = open_tokenizer(pool, section.options["vocabulary"], out / "tokenizer")
     torch.manual_seed(section.schedule.seed)
     ends = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from consistentid.drawn.pools import Pool, pixels
+from consistentid.files.claims import in_turn
 from consistentid.files.writing import replacing
 from consistentid.training.schedule import batched
 from consistentid.training.state import weights_digest
@@ -25,7 +25,7 @@ def open_latents(pool: Pool, vae: Any, out: Path, device: torch.device) -> NDArr
     """
     encoder = weights_digest(vae.encoder)
     path = out / f"latents-{pool.name}-{encoder}-{vae.config.scaling_factor:g}.npy"
-    with PartialState().main_process_first():
+    with in_turn(path):
         if not path.exists():
             parts = []
             for part in tqdm(batched(len(pool), 64), total=-(-len(pool) // 64), desc="latents", mininterval=20):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from consistentid.drawn.pools import Pool, PoolSpec, open_pool
@@ -207,7 +206,7 @@ class Recipe:
         return list(self._common.pictures)
 
     def pool(self, split: str) -> Pool:
-        """The pictures of one person of a split, which the first process draws if they are not there yet."""
+        """The pictures of one person of a split, drawn first if they are not there yet."""
         pictures = self._common.pictures
         if split not in pictures:
             raise InputError(f"{self.path}: pictures has no {split}; give people and scenes, as in recipes/drawn.yaml")
@@ -224,5 +223,4 @@ class Recipe:
         if fixed := {"split", "size"} & set(values):
             raise InputError(f"{self.path}: {where} has {min(fixed)}, which stands elsewhere; leave it out")
         spec = build(PoolSpec, {"split": split, "size": self.size, **values}, str(self.path), where)
-        with PartialState().main_process_first():
-            return open_pool(spec, self.cache, self.workers)
+        return open_pool(spec, self.cache, self.workers)
