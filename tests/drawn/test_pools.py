@@ -106,7 +106,7 @@ def test_other_pictures_are_another_pool(tmp_path: Path) -> None:
     open_pool(PoolSpec(people=1, scenes=1, size=32, seed=1), tmp_path)
     open_pool(PoolSpec(people=3, scenes=1, size=32, width=48), tmp_path)
     open_pool(PoolSpec(people=3, scenes=1, size=32, width=48, together=2), tmp_path)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 5
 
 
 def test_pools_of_several_people(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_pictures_of_another_world_are_drawn_anew(tmp_path: Path, monkeypatch: p
     assert_true(open_pool(SPEC, tmp_path))
     monkeypatch.setattr(pools, "WORLD", WORLD + 1)
     open_pool(SPEC, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
 
 
 def test_the_number_of_the_world_follows_its_drawings() -> None:

@@ -14,7 +14,7 @@ from consistentid.drawn.pools import PoolSpec, open_pool, pixels
 from consistentid.errors import InputError
 from consistentid.training.drawn.autoencoder import detail_weight, reconstruction_loss
 from consistentid.training.drawn.clip import contrast, part_contrast
-from consistentid.training.drawn.parser import augment
+from consistentid.training.drawn.parser import augment, emptied, squared
 from consistentid.training.drawn.recipe import Mixture, Recipe
 from consistentid.training.drawn.recogniser import margin_loss
 
@@ -139,14 +139,47 @@ def test_left_stays_left_in_the_mirror() -> None:
     labels = torch.zeros(1, 32, 32, dtype=torch.long)
     for left, right, row in ((2, 3, 6), (4, 5, 10), (7, 8, 14)):
         labels[:, row : row + 2, 9:12], labels[:, row : row + 2, 20:23] = left, right
-    columns, whole = torch.arange(32.0).expand(1, 32, 32), 0
-    for seed in range(40):
+    columns, whole, turns = torch.arange(32.0).expand(1, 32, 32), 0, []
+    for seed in range(100):
         _, y = augment(torch.zeros(1, 3, 32, 32), labels, torch.Generator().manual_seed(seed))
+        turned = [y.rot90(quarters, (-2, -1)) for quarters in range(4)]
         if torch.equal(y.flatten().bincount(minlength=9), labels.flatten().bincount(minlength=9)):  # one whole face
             whole += 1
-            for left, right in ((2, 3), (4, 5), (7, 8)):
-                assert columns[y == left].mean() < columns[y == right].mean()
+            upright = [
+                all(columns[t == left].mean() < columns[t == right].mean() for left, right in ((2, 3), (4, 5), (7, 8)))
+                for t in turned
+            ]
+            assert sum(upright) == 1
+            turns.append(upright.index(True))
     assert whole > 10
+    assert turns.count(0) > len(turns) / 2
+    assert set(turns) == {0, 1, 2, 3}
+
+
+def test_pictures_in_which_nobody_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(40, 3, 32, 32, generator=generator) * 2 - 1, torch.ones(40, 32, 32, dtype=torch.long)
+    empty, labels = emptied(x, y, 30, generator)
+    assert torch.equal(empty[30:], x[30:])
+    assert torch.equal(labels[30:], y[30:])
+    assert not labels[:30].any()
+    assert empty.abs().max() <= 1
+    spread = empty[:30].flatten(2).std(-1).mean(-1)
+    assert (spread == 0).any()  # blank ones
+    tiles = [torch.equal(a.flatten().sort().values, b.flatten().sort().values) for a, b in zip(empty, x, strict=True)]
+    assert 3 < sum(tiles[:30]) < 20
+
+
+def test_wide_pictures_become_squares_with_their_labels() -> None:
+    y = torch.zeros(2, 32, 48, dtype=torch.long)
+    y[:, 8:24, 12:36] = 1
+    x = y[:, None].float().expand(-1, 3, -1, -1)
+    square, labels = squared(x, y)
+    assert square.shape == (2, 3, 32, 32)
+    assert labels.shape == (2, 32, 32)
+    assert ((square[:, 0] - labels).abs() > 0.6).float().mean() < 0.03
+    assert labels.float().mean() == pytest.approx(16 * 24 / 48**2, abs=0.02)
+    assert squared(square, labels)[0] is square
 
 
 # Pictures of several people

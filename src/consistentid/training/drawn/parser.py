@@ -19,6 +19,7 @@ from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
+_BACKGROUND = LABELS.index("background")
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror
 
 
@@ -50,16 +51,56 @@ def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, T
     if x.shape[-1] != size:
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
         y = F.interpolate(y[:, None].float(), (size, size), mode="nearest-exact")[:, 0].long()
+    if number(5) == 0:  # as a camera that was held sideways or upside down
+        turns = number(4, low=1)
+        x, y = x.rot90(turns, (-2, -1)), y.rot90(turns, (-2, -1))
     if number(3) == 0:  # softer pictures than the drawn ones
         small = F.interpolate(x, scale_factor=0.6, mode="bilinear", antialias=True)
         x = F.interpolate(small, (size, size), mode="bilinear")
     return x, y
 
 
+def emptied(x: Tensor, y: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The same batch with ``count`` pictures in which nobody is: blank, noise of any grain, or drawings in tiles.
+
+    x: (B, 3, S, S) in [-1, 1], y: (B, S, S) labels. A parser that has seen people only finds them anywhere.
+    """
+    x, y, size = x.clone(), y.clone(), x.shape[-1]
+    for row in range(count):
+        kind = int(torch.randint(3, (), generator=generator, device=x.device))
+        ground = torch.rand(3, 1, 1, generator=generator, device=x.device) * 2 - 1
+        if kind == 2:
+            side = size // 8
+            tiles = F.unfold(x[row : row + 1], side, stride=side)
+            order = torch.randperm(tiles.shape[-1], generator=generator, device=x.device)
+            x[row] = F.fold(tiles[..., order], (size, size), side, stride=side)[0]
+        else:
+            grain = 2 ** int(torch.randint(1, 8, (), generator=generator, device=x.device))
+            noise = torch.randn(1, 3, grain, grain, generator=generator, device=x.device)
+            strength = kind * torch.rand((), generator=generator, device=x.device)
+            x[row] = (ground + strength * F.interpolate(noise, (size, size), mode="bicubic")[0]).clamp(-1, 1)
+        y[row] = _BACKGROUND
+    return x, y
+
+
+def squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Wide or tall pictures (B, 3, H, W) and labels (B, H, W) as squares of their shorter side, edges repeated."""
+    height, width = x.shape[-2:]
+    if height == width:
+        return x, y
+    side, size = max(height, width), min(height, width)
+    left, top = (side - width) // 2, (side - height) // 2
+    around = (left, side - width - left, top, side - height - top)
+    x, y = F.pad(x, around, mode="replicate"), F.pad(y[:, None].float(), around, mode="replicate")
+    x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x, F.interpolate(y, (size, size), mode="nearest-exact")[:, 0].long()
+
+
 def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/parser``; reports the mean intersection over union and that of every class."""
     section, size = recipe.section("parser"), recipe.size
-    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
+    pool = mixture.portraits
     torch.manual_seed(section.schedule.seed)
     names = dict(enumerate(LABELS))
     config = SegformerConfig(
@@ -75,9 +116,10 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
         return F.interpolate(parser(pixel_values=x).logits.float(), x.shape[-2:], mode="bilinear")
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        x = pixels(pool.images[np.sort(rows)], device)
-        y = torch.from_numpy(pool.labels[np.sort(rows)]).to(device).long()
-        x, y = augment(x, y, generator)
+        _, shown, rows = mixture.batch(rows, generator.initial_seed())
+        x, y = pixels(shown.images[rows], device), torch.from_numpy(shown.labels[rows]).to(device).long()
+        x, y = augment(*squared(x, y), generator)
+        x, y = emptied(x, y, len(x) // 8, generator)
         return {"loss": F.cross_entropy(logits(x), y, weight)}
 
     @torch.no_grad()
