@@ -23,9 +23,11 @@ class Network(nn.Module):
         size: side of its square pictures.
         outputs: numbers it gives for each.
         kind, config: model type of transformers and its configuration.
+        centred: the outputs have mean 0 and variance 1 over pictures, as ArcFace's embeddings: a loss of cosines alone
+            is lowered quickest by making all alike, and then learns nothing more.
     """
 
-    def __init__(self, size: int, outputs: int, kind: str, **config: Any) -> None:
+    def __init__(self, size: int, outputs: int, kind: str, *, centred: bool = False, **config: Any) -> None:
         super().__init__()
         self.size = size
         if kind not in CONFIG_MAPPING:
@@ -38,11 +40,12 @@ class Network(nn.Module):
             features = self.backbone(torch.zeros(1, 3, size, size)).last_hidden_state
         self.norm = nn.BatchNorm1d(features.shape[1])
         self.head = nn.Linear(features[0].numel(), outputs)
+        self.centre = nn.BatchNorm1d(outputs, affine=False) if centred else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] -> (B, outputs)."""
         features = self.backbone(x).last_hidden_state
-        out: Tensor = self.head(self.norm(features.flatten(2)).flatten(1))
+        out: Tensor = self.centre(self.head(self.norm(features.flatten(2)).flatten(1)))
         return out
 
 

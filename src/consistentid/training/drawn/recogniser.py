@@ -65,7 +65,7 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule: Schedule = section.schedule
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(schedule.seed)
-    network = Network(SIZE, DIMENSIONS, **section.network).to(device)
+    network = Network(SIZE, DIMENSIONS, centred=True, **section.network).to(device)
     views, scenes = section.options["views"], pool.spec.scenes
 
     def loss(people: NDArray[np.int64], generator: torch.Generator) -> Losses:
