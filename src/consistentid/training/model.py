@@ -22,6 +22,7 @@ from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint, same_network
 from consistentid.presets.loading import check_width, loading, network_name
+from consistentid.training.attention import plain_attention
 from consistentid.training.config import PRESETS_OWN, TrainConfig
 from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
@@ -52,6 +53,7 @@ class AdapterOnBase(nn.Module):
         self.config, self.pipe = config, pipe
         torch.manual_seed(config.schedule.seed)
         self.unet_config: str = pipe.unet.to_json_string()  # attaching changes it
+        plain_attention(pipe.unet, pipe.device)  # attaching keeps the kind
         base = dict(pipe.unet.named_parameters())
         self.cid = initial_adapter(config, frozen)
         self._teacher = (
