@@ -1,4 +1,4 @@
-"""What a drawn scene shows: the truth of drawings, and a network that reads it off any picture."""
+"""What a drawing shows of scene and person: the truth of drawings, and a network that reads it off any picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from consistentid.drawn.portraits import Scenes
+from consistentid.drawn.portraits import People, Scenes
+from consistentid.drawn.portraits.captions import PART_KINDS, part_kinds
+from consistentid.drawn.portraits.people import EYES, HAIR, HAIRSTYLES
 from consistentid.drawn.portraits.scenes import (
     BACKGROUNDS,
     CLOTHES,
@@ -20,6 +22,7 @@ from consistentid.drawn.portraits.scenes import (
     HATS,
     STYLES,
     clothes_seen,
+    framing,
 )
 from consistentid.errors import CheckpointError
 from consistentid.faces.onnx import open_session
@@ -35,8 +38,12 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "background_color": tuple(COLORS),
     "expression": EXPRESSIONS,
     "style": STYLES,
+    "hair_color": tuple(HAIR),
+    "eyes": tuple(EYES),
+    **{part: PART_KINDS[part] for part in ("face", "nose", "mouth")},
 }
-"""What a prompt can ask of a drawn scene: factor -> the values it can have, as `Scenes` numbers them."""
+"""What words can ask of a drawing: factor -> its values, as `Scenes` and `People` number them, or `part_kinds` names
+them. The last five are a person's own, for which the words for single parts ask."""
 
 UNSEEN = -1
 """Value of a factor that a scene has but does not show, such as the colour of no hat."""
@@ -47,24 +54,40 @@ _WIDTHS = [len(values) for values in FACTORS.values()]
 VALUES = sum(_WIDTHS)
 """Of all factors together: the logits of a picture."""
 
-_COLORED = {
-    "hat_color": ("hat", [i for i, name in enumerate(HATS) if name not in ("none", "crown")]),
-    "background_color": ("background", [BACKGROUNDS.index(name) for name in ("plain", "wallpaper")]),
-}
 
-
-def shown(scenes: Scenes) -> NDArray[np.int64]:
-    """(K, F) number of the value of every factor of `FACTORS`; `UNSEEN` where it is not to be seen."""
+def shown(people: People, scenes: Scenes) -> NDArray[np.int64]:
+    """(K, F) number of the value of every factor of `FACTORS` in K pictures; `UNSEEN` where it is not to be seen."""
+    seen = _seen(people, scenes)
+    kinds = [part_kinds(people, row) for row in range(len(people))]
     columns = []
-    for factor in FACTORS:
-        values = getattr(scenes, factor)
-        if factor in _COLORED:
-            thing, visible = _COLORED[factor]
-            values = np.where(np.isin(getattr(scenes, thing), visible), values, UNSEEN)
-        if factor in ("clothes", "clothes_color"):
-            values = np.where(clothes_seen(scenes), values, UNSEEN)
-        columns.append(values)
+    for factor, names in FACTORS.items():
+        if factor == "hair_color":
+            values = people.hair_color
+        elif factor in kinds[0]:
+            values = np.array([names.index(kind[factor]) for kind in kinds])
+        else:
+            values = getattr(scenes, factor)
+        columns.append(np.where(seen.get(factor, np.True_), values, UNSEEN))
     return np.stack(columns, 1)
+
+
+def _seen(people: People, scenes: Scenes) -> dict[str, NDArray[np.bool_]]:
+    """(K,) where each factor is to be seen, of those that sometimes are not."""
+    hat, background = np.array(HATS)[scenes.hat], np.array(BACKGROUNDS)[scenes.background]
+    colored = np.array(STYLES)[scenes.style] != "pencil"
+    large = np.isin([framing(float(scale)) for scale in scenes.scale], ("close-up", "portrait"))
+    clothes = clothes_seen(scenes)
+    return {
+        "hat_color": colored & ~np.isin(hat, ("none", "crown")),
+        "clothes": clothes,
+        "clothes_color": colored & clothes,
+        "background_color": colored & np.isin(background, ("plain", "wallpaper")),
+        "hair_color": colored & ~np.isin(np.array(HAIRSTYLES)[people.hairstyle], ("bald", "buzz-cut")),
+        "eyes": colored & large & (np.array(GLASSES)[scenes.glasses] != "sunglasses"),
+        "face": large,
+        "nose": large,
+        "mouth": large & (np.array(EXPRESSIONS)[scenes.expression] == "neutral"),
+    }
 
 
 def split_factors(logits: Any) -> list[Any]:

@@ -27,6 +27,14 @@ from consistentid.drawn.portraits.scenes import (
 )
 from consistentid.faces.caption import Caption
 
+PART_KINDS = {
+    "face": ("round", "long", "square", "oval"),
+    "ears": ("big", "small", "even"),
+    "nose": ("wide", "narrow", "long", "short", "straight"),
+    "mouth": ("wide", "small", "full", "thin", "soft"),
+}
+"""What a caption says of parts whose kinds have names."""
+
 EXPRESSION_WORDS = {
     "neutral": ("with a calm face", "with a neutral expression", "looking serious"),
     "smiling": ("smiling", "with a smile", "who smiles"),
@@ -216,11 +224,8 @@ def _place(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
     return _one(rng, BACKGROUND_WORDS[background])
 
 
-def part_phrases(people: People, row: int) -> dict[str, str]:
-    """A phrase for each part: {"face": "a round face", "eyes": "big green eyes", ...}."""
-    eyes = list(EYES)[people.eye_color[row]]
-    area = people.eye_width[row] * people.eye_height[row]
-    size = "big " if area > 0.026 else "narrow " if people.eye_height[row] < 0.09 else ""
+def part_kinds(people: People, row: int) -> dict[str, str]:
+    """The kind of each part, of `PART_KINDS`, and the colour of the eyes, of `EYES`."""
     width = people.face_width[row] / people.face_height[row]
     square = people.squareness[row] > 2.5
     face = "round" if width > 0.82 else "long" if width < 0.68 else "square" if square else "oval"
@@ -231,12 +236,20 @@ def part_phrases(people: People, row: int) -> dict[str, str]:
     mouth = "wide" if mouth_width > 0.31 else "small" if mouth_width < 0.22 else ""
     mouth = mouth or ("full" if fullness > 0.12 else "thin" if fullness < 0.065 else "soft")
     ears = "big" if people.ear_size[row] > 0.22 else "small" if people.ear_size[row] < 0.17 else "even"
+    return {"face": face, "eyes": list(EYES)[people.eye_color[row]], "ears": ears, "nose": nose, "mouth": mouth}
+
+
+def part_phrases(people: People, row: int) -> dict[str, str]:
+    """A phrase for each part: {"face": "a round face", "eyes": "big green eyes", ...}."""
+    kinds = part_kinds(people, row)
+    area = people.eye_width[row] * people.eye_height[row]
+    size = "big " if area > 0.026 else "narrow " if people.eye_height[row] < 0.09 else ""
     return {
-        "face": article(f"{face} face"),
-        "eyes": f"{size}{eyes} eyes",
-        "ears": f"{ears} ears",
-        "nose": article(f"{nose} nose"),
-        "mouth": article(f"{mouth} mouth"),
+        "face": article(f"{kinds['face']} face"),
+        "eyes": f"{size}{kinds['eyes']} eyes",
+        "ears": f"{kinds['ears']} ears",
+        "nose": article(f"{kinds['nose']} nose"),
+        "mouth": article(f"{kinds['mouth']} mouth"),
     }
 
 

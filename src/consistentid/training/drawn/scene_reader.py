@@ -1,4 +1,4 @@
-"""The scene reader: a classifier that tells what a drawing shows, by which adherence to prompts is measured."""
+"""The scene reader: a classifier that tells what a drawing shows, by which adherence to words is measured."""
 
 from __future__ import annotations
 
@@ -59,4 +59,4 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
 
 
 def _truth(pool: Pool, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(shown(pool.tables(rows)[1])).to(device)
+    return torch.from_numpy(shown(*pool.tables(rows))).to(device)
