@@ -105,6 +105,34 @@ def test_base_steps_come_in_their_share() -> None:
     assert np.mean([learns_base(config, step) for step in range(2000)]) == pytest.approx(0.25, abs=0.03)
 
 
+def test_where_the_base_learns_alone_it_sees_pictures_of_several_people_too(tmp_path: Path) -> None:
+    """Else it would unlearn them while the adapter learns on portraits."""
+    pairs = {"people": 4, "scenes": 1, "together": 2, "width": 48}
+    trio = {"people": 5, "scenes": 1, "together": 3, "width": 64}
+    trained, schedule = ["image_projection", "unet"], {"steps": 40}
+    trainer = micro.trainer(
+        tmp_path / "run", tmp_path / "cache", trained=trained, base_share=0.75, schedule=schedule, groups=[pairs, trio]
+    )
+    source = trainer.source
+    assert [list(rows) for rows in source.groups()] == [[9, 10, 11, 12], [13, 14, 15, 16, 17]]
+    assert len({source.version(row) for row in range(18)}) > 16  # a few may be in the same company
+    assert (source.key(9), source.key(17)) == ("person 0 with 1 more in scene 0", "person 4 with 2 more in scene 0")
+    assert " on the left" in source.caption(9, 0).image
+    assert not source.caption(9, 0).face
+    shapes: dict[bool, list[tuple[int, ...]]] = {True: [], False: []}
+    for step in range(40):
+        examples = [trainer.examples[step, index, index] for index in range(4)]
+        batch = trainer.examples.batch(examples)
+        assert batch.latents.shape == batch.noise.shape
+        assert batch.latents.shape[-2:] == batch.masks.shape[-2:] == batch.weight.shape[-2:]
+        assert batch.base or all(example.row < 9 for example in examples)
+        shapes[batch.base].append(tuple(batch.latents.shape[-2:]))
+    side = shapes[False][0][0]
+    assert set(shapes[False]) == {(side, side)}
+    shares = [shapes[True].count((side, side * width // 2)) / len(shapes[True]) for width in (2, 3, 4)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.2)
+
+
 def test_long_captions_leave_room_for_the_face(trainer: Trainer) -> None:
     example = replace(trainer.examples[0, 0, 0], dropped=False)
     told = Caption(" ".join(["a very long story of a person"] * 40), "The person has two green eyes.")

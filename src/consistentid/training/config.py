@@ -14,7 +14,7 @@ from consistentid.files.config import Between, OneOf, PathOrName, build, check
 from consistentid.pipeline.request import Request
 from consistentid.presets.read import preset_names
 from consistentid.training.precision import PRECISIONS
-from consistentid.training.recipe import ADAPTER, load_recipe
+from consistentid.training.recipe import ADAPTER, Groups, load_recipe
 from consistentid.training.schedule import Schedule, Share
 
 GROUPS = ("image_projection", "facial_encoder", "ip_layers", "lora", "unet")
@@ -106,6 +106,7 @@ class _Common:
 
     size: int
     pictures: _Pictures = field(default_factory=_Pictures)
+    groups: Groups = field(default_factory=Groups)
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,8 @@ class TrainConfig:
         workers: processes that read pictures ahead; 0 for none.
         checkpoints, log, validation: what is written during the run.
         pictures: the drawn pictures to learn from where no data set is named: people, scenes, split, first, seed.
+        groups: besides them pools of drawn pictures of several people, from which the base alone learns: each of its
+            steps is on portraits or on one of these, each equally often.
     """
 
     schedule: Schedule
@@ -195,6 +198,7 @@ class TrainConfig:
     log: Log = field(default_factory=Log)
     validation: Validation = field(default_factory=Validation)
     pictures: dict[str, Any] | None = None
+    groups: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         check(self)
@@ -203,6 +207,8 @@ class TrainConfig:
             raise InputError(f"spec has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
         if self.pictures is not None:  # told of now, though they may not be needed
             build(PoolSpec, {"size": self.size, **self.pictures}, "", "pictures.train")
+        for number, group in enumerate(self.groups):
+            build(PoolSpec, {"size": self.size, **group}, "", f"groups.train.{number}")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):
@@ -229,7 +235,7 @@ class TrainConfig:
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> TrainConfig:
-        """Read a recipe's section ``adapter``, its ``size`` and the training pictures of its ``pictures``.
+        """Read a recipe's section ``adapter``, its ``size`` and the training pictures of ``pictures`` and ``groups``.
 
         Args:
             path: YAML file; paths in it are relative to its folder.
@@ -238,13 +244,15 @@ class TrainConfig:
         Raises:
             InputError: not a recipe, an unknown option, or a value that is not allowed.
         """
-        content = load_recipe(path, changes, reads=("size", "pictures", ADAPTER))
+        shared = ("size", "pictures", "groups")
+        content = load_recipe(path, changes, reads=(*shared, ADAPTER))
         if ADAPTER not in content:
             raise InputError(f"{path} has no section {ADAPTER!r}; it has {', '.join(content)}")
-        common = build(_Common, {name: content[name] for name in ("size", "pictures") if name in content}, str(path))
+        common = build(_Common, {name: content[name] for name in shared if name in content}, str(path))
         section = content[ADAPTER] or {}
         if isinstance(section, dict):
-            section = {"size": common.size, "pictures": common.pictures.train, **section}
+            drawn = {"pictures": common.pictures.train, "groups": common.groups.train}
+            section = {"size": common.size, **drawn, **section}
         return build(cls, section, str(path), ADAPTER)
 
     def to_dict(self) -> dict[str, Any]:

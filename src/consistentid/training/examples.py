@@ -53,7 +53,7 @@ class Example:
     Attributes:
         key: names it.
         step: of the training.
-        row, reference_row: numbers of the two pictures.
+        row, reference_row: numbers of the two pictures; where the base learns alone the second is of no account.
         caption: of the picture to be drawn.
         dropped: whether it sees no text and no identity.
         whole: whether the noise loss counts the background, too.
@@ -130,7 +130,7 @@ class Samples(data.Dataset[Example]):
         source: of the pictures.
         preparation: of references.
         spec: how parts are cut out.
-        shape: (C, h, w) of latents.
+        channels, reduction: of latents, and how many pixels of a side are one of theirs.
         latents, references: where what frozen networks gave is kept.
     """
 
@@ -140,23 +140,26 @@ class Samples(data.Dataset[Example]):
         source: Source,
         preparation: Preparation,
         spec: AdapterSpec,
-        shape: tuple[int, int, int],
+        channels: int,
+        reduction: int,
         latents: Cache | None,
         references: Cache | None,
     ) -> None:
         self.config, self.source, self.preparation, self.spec = config, source, preparation, spec
-        self.shape, self._latents, self._references = shape, latents, references
+        self.channels, self.reduction, self._latents, self._references = channels, reduction, latents, references
 
     def __getitem__(self, place: Place) -> Example:
         step, index, row = place
         config = self.config
         rng = np.random.default_rng((config.schedule.seed, step, 1 + index))
         dropped, whole, same, other, wording, sentence, time = rng.random(7)
-        noise = torch.from_numpy(rng.standard_normal(self.shape, np.float32))
         reference = row
         others = [x for x in self.source.of_person(row)[: config.views] if x != row]
         if others and same >= config.same_picture:
             reference = others[int(other * len(others))]
+        row = self._shown(step, index, row)
+        target = self._target(row)
+        noise = rng.standard_normal((self.channels, *target["masks"].shape[1:]), np.float32)
         return Example(
             key=self.source.key(row),
             step=step,
@@ -167,17 +170,29 @@ class Samples(data.Dataset[Example]):
             whole=bool(whole >= config.background_masking),
             sentence=sentence,
             time=time,
-            noise=noise,
-            target=self._target(row),
+            noise=torch.from_numpy(noise),
+            target=target,
             reference=self._reference(reference),
         )
+
+    def _shown(self, step: int, index: int, row: int) -> int:
+        """The picture to be drawn: another one where the base learns alone from pictures of several people."""
+        groups, seed = self.source.groups(), self.config.schedule.seed
+        if not groups or not learns_base(self.config, step):
+            return row
+        number = np.random.default_rng((seed, step, 0, 0)).integers(len(groups) + 1)  # the same for all of the step
+        rows = groups[number - 1] if number else (row,)
+        return int(rows[np.random.default_rng((seed, step, 0, 1 + index)).integers(len(rows))])
 
     def _target(self, row: int) -> dict[str, Tensor]:
         if self._latents and (kept := self._latents.read(self.source.version(row))):
             return kept
-        picture = framed(self.source[row], self.config.size)
+        picture = self.source[row]
+        if not any(row in rows for rows in self.source.groups()):
+            picture = framed(picture, self.config.size)
         marks = np.full((5, 2), np.nan, np.float32) if picture.landmarks is None else picture.landmarks
-        return target_masks(picture.labels, self.shape[1:]) | {
+        height, width = (side // self.reduction for side in picture.labels.shape)
+        return target_masks(picture.labels, (height, width)) | {
             "landmarks": torch.from_numpy(marks),
             "pixels": pixels(picture.pixels[None], torch.device("cpu")),
         }
@@ -206,13 +221,12 @@ class Examples:
 
     def __init__(self, config: TrainConfig, source: Source, frozen: FrozenNetworks, spec: AdapterSpec) -> None:
         self.config, self.source, self.frozen, self.spec = config, source, frozen, spec
-        side = config.size // frozen.pipe.vae_scale_factor
-        self.shape = (frozen.pipe.unet.config.in_channels, side, side)
         self._kept = (
             frozen.cache("latents", config.size, *TARGET),
             frozen.cache("references", spec.part_layout, spec.canvas_size, *REFERENCE),
         )
-        self.samples = Samples(config, source, frozen.preparation, spec, self.shape, *self._kept)
+        channels, reduction = frozen.pipe.unet.config.in_channels, frozen.pipe.vae_scale_factor
+        self.samples = Samples(config, source, frozen.preparation, spec, channels, reduction, *self._kept)
 
     def __getitem__(self, place: Place) -> Example:
         return self.samples[place]

@@ -153,8 +153,8 @@ class AdapterOnBase(nn.Module):
     def _conditions(self, batch: Batch, tokens: Tensor) -> dict[str, Any]:
         conditions: dict[str, Any] = {"image_embeds": [tokens]}
         if batch.pooled is not None:
-            side = self.config.size
-            sizes = torch.tensor([side, side, 0, 0, side, side], device=tokens.device, dtype=tokens.dtype)
+            size = [side * self.pipe.vae_scale_factor for side in batch.latents.shape[-2:]]
+            sizes = torch.tensor([*size, 0, 0, *size], device=tokens.device, dtype=tokens.dtype)
             conditions |= {"text_embeds": batch.pooled, "time_ids": sizes.expand(len(tokens), -1)}
         return conditions
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from consistentid.errors import InputError
+from consistentid.files.config import Between
 from consistentid.files.documents import read_config
 
 COMMON: Final = ("size", "precision", "pictures", "groups")
@@ -22,6 +24,20 @@ ADAPTER: Final = "adapter"
 """The section that `consistentid train` reads."""
 
 SECTIONS: Final = (*COMMON, *NETWORKS, ADAPTER)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The section ``groups``: drawn pictures of several people.
+
+    Attributes:
+        share: of the batches of autoencoder, decoder, UNet and parser that show them.
+        train, validation: the pools of a split, each the fields of a `PoolSpec` with `together` above 1.
+    """
+
+    share: Annotated[float, Between(0, 1)] = 0.0
+    train: tuple[dict[str, Any], ...] = ()
+    validation: tuple[dict[str, Any], ...] = ()
 
 
 def load_recipe(path: Path, changes: Sequence[str] = (), reads: Sequence[str] = SECTIONS) -> dict[str, Any]:

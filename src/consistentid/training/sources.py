@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from consistentid.data.dataset import epoch_order
 from consistentid.data.open import open_dataset
-from consistentid.drawn.pools import Pool, captions
+from consistentid.drawn.pools import Pool, captions, group_captions
 from consistentid.drawn.portraits import Caption
 from consistentid.errors import DatasetError
 from consistentid.training.schedule import Order, shuffled
@@ -60,38 +61,52 @@ class Source(Protocol):
     def order(self, seed: int) -> Order:
         """The order of each epoch."""
 
+    def groups(self) -> Sequence[range]:
+        """Further rows, in ranges of one shape each: pictures of several people, from which the base alone learns."""
+
     def name(self) -> str:
         """Tells these pictures of these people, in this order, from others; wherever they lie."""
 
 
 class DrawnSource:
-    """The pictures of a pool, up to a number of people."""
+    """The pictures of a pool, up to a number of people, and those of pools of several people a picture."""
 
-    def __init__(self, pool: Pool, people: int = 0) -> None:
+    def __init__(self, pool: Pool, people: int = 0, groups: Sequence[Pool] = ()) -> None:
         self.pool = pool
         self.people = min(people or pool.spec.people, pool.spec.people)
+        ends = accumulate((len(x) for x in groups), initial=len(self))
+        self._groups = [(range(*both), x) for both, x in zip(pairwise(ends), groups, strict=True)]
 
     def __len__(self) -> int:
         return self.people * self.pool.spec.scenes
 
+    def _find(self, row: int) -> tuple[Pool, int]:
+        """The pool of a picture, and its row in it."""
+        return next(((pool, row - rows.start) for rows, pool in self._groups if row in rows), (self.pool, row))
+
     def __getitem__(self, row: int) -> Picture:
-        pool = self.pool
+        pool, row = self._find(row)
         image, labels, landmarks = (np.array(x[row]) for x in (pool.images, pool.labels, pool.landmarks))
-        return Picture(image, labels, None, landmarks)
+        return Picture(image, labels, None, landmarks if pool.spec.together == 1 else None)
 
     def key(self, row: int) -> str:
         """See `Source.key`."""
-        person, scene = self.pool.spec.keys(np.array([row]))[0]
-        return f"person {person} in scene {scene}"
+        pool, row = self._find(row)
+        person, scene = pool.spec.keys(np.array([row]))[0]
+        company = f" with {pool.spec.together - 1} more" if pool.spec.together > 1 else ""
+        return f"person {person}{company} in scene {scene}"
 
     def version(self, row: int) -> str:
         """See `Source.version`."""
-        pool = self.pool
+        pool, row = self._find(row)
         return _digest(np.ascontiguousarray(x[row]).data for x in (pool.images, pool.labels, pool.landmarks))
 
     def caption(self, row: int, wording: int) -> Caption:
         """See `Source.caption`."""
-        return captions(self.pool, np.array([row]), wording)[0]
+        pool, row = self._find(row)
+        if pool.spec.together > 1:
+            return Caption(group_captions(pool, np.array([row]), wording)[0].image, "")
+        return captions(pool, np.array([row]), wording)[0]
 
     def of_person(self, row: int) -> Sequence[int]:
         """See `Source.of_person`."""
@@ -102,9 +117,13 @@ class DrawnSource:
         """See `Source.order`."""
         return shuffled(len(self), seed)
 
+    def groups(self) -> Sequence[range]:
+        """See `Source.groups`."""
+        return [rows for rows, _ in self._groups]
+
     def name(self) -> str:
         """See `Source.name`."""
-        return f"{self.people} people of {self.pool.name}"
+        return ", ".join([f"{self.people} people of {self.pool.name}", *(pool.name for _, pool in self._groups)])
 
 
 def _digest(contents: Iterable[bytes | memoryview]) -> str:
@@ -166,6 +185,10 @@ class DatasetSource:
             return everyone[np.isin(everyone, list(self._people))]
 
         return lru_cache(maxsize=2)(rows)
+
+    def groups(self) -> Sequence[range]:
+        """See `Source.groups`."""
+        return ()
 
     def name(self) -> str:
         """See `Source.name`."""

@@ -73,7 +73,8 @@ def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
     if config.pictures is None:
         raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")
     spec = build(PoolSpec, {"size": config.size, **config.pictures}, "the recipe", "pictures.train")
-    return DrawnSource(open_pool(spec, cache), config.people)
+    groups = [build(PoolSpec, {"size": config.size, **x}, "the recipe", "groups.train") for x in config.groups]
+    return DrawnSource(open_pool(spec, cache), config.people, [open_pool(x, cache) for x in groups])
 
 
 class Trainer:

@@ -16,7 +16,7 @@ from consistentid.drawn.pools import Pool, PoolSpec, open_pool
 from consistentid.errors import InputError
 from consistentid.files.config import Between, OneOf, build
 from consistentid.training.precision import PRECISIONS
-from consistentid.training.recipe import COMMON, load_recipe
+from consistentid.training.recipe import COMMON, Groups, load_recipe
 from consistentid.training.schedule import Schedule, Share
 
 Count = Annotated[int, Between(1)]
@@ -143,18 +143,11 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class _Groups:
-    share: Share = 0.0
-    train: tuple[dict[str, Any], ...] = ()
-    validation: tuple[dict[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
 class _Common:
     size: Annotated[int, Between(16, 2048)]
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
     pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
-    groups: _Groups = field(default_factory=_Groups)
+    groups: Groups = field(default_factory=Groups)
 
 
 @dataclass(frozen=True)
