@@ -28,14 +28,13 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionModelWithProjection,
-    SegformerForSemanticSegmentation,
-    SegformerImageProcessorPil,
 )
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.drawn.scene_reader import FACTORS, SceneReader
 from consistentid.faces.differentiable import DifferentiableOnnx
+from consistentid.faces.parsing import FaceParser
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.training.drawn.__main__ import main
@@ -161,12 +160,11 @@ def test_clip(trained: Path, portrait) -> None:
 
 
 def test_parser(trained: Path, portrait) -> None:
-    parser = SegformerForSemanticSegmentation.from_pretrained(trained / "parser").float()
-    processor = SegformerImageProcessorPil.from_pretrained(trained / "parser")
-    with torch.no_grad():
-        logits = parser(**processor(portrait[0], return_tensors="pt")).logits
-    assert logits.shape[:2] == (1, 19)
-    assert list(parser.config.id2label.values()) == list(LABELS)
+    parser = FaceParser.onnx(trained / "parser.onnx", mean=[0.5] * 3, std=[0.5] * 3)
+    labels = parser.parse_batch([portrait[0]] * 2)
+    assert parser.size == 32
+    assert labels[0].shape == portrait[0].size[::-1]
+    assert np.array_equal(labels[0], labels[1])
     assert set(figures(trained, "parser")) == {"mean_iou", *(f"iou_{name}" for name in LABELS)}
 
 
@@ -209,9 +207,9 @@ def test_base(trained: Path) -> None:
 
 
 def test_everything_is_stored_in_half_precision(trained: Path) -> None:
-    names = ("vae", "text_encoder", "image_encoder", "parser", "base", "drawn")
+    names = ("vae", "text_encoder", "image_encoder", "base", "drawn")
     files = [path for name in names for path in (trained / name).rglob("*.safetensors")]
-    assert len(files) == 14  # the UNet among them, and all that is packed
+    assert len(files) == 12  # the UNet among them, and all that is packed
     for path in files:
         assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {torch.float16}, path
 
@@ -227,12 +225,12 @@ def test_again_trains_nothing(trained: Path) -> None:
 
 def test_what_is_gone_is_made_again_and_nothing_else(trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, tmp_path / "out")
-    shutil.rmtree(tmp_path / "out/parser")
+    (tmp_path / "out/parser.onnx").unlink()
     assert "parser: done in" in command("parser", tmp_path / "out").stdout
     logs = [(stage_folder(out, "parser") / LOG).read_text() for out in (trained, tmp_path / "out")]
     assert logs[0] == logs[1]
-    one, two = (load_file(folder / "parser/model.safetensors") for folder in (trained, tmp_path / "out"))
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    one, two = ((folder / "parser.onnx").read_bytes() for folder in (trained, tmp_path / "out"))
+    assert one == two
 
 
 def test_another_recipe_does_not_go_on_in_the_folder(trained: Path) -> None:
@@ -247,7 +245,7 @@ def test_another_recipe_does_not_go_on_in_the_folder(trained: Path) -> None:
 def test_options_that_nobody_knows_are_refused(trained: Path, tmp_path: Path) -> None:
     for change, message in (
         ("clip.network.text.hiden_size=8", "clip: network.text has unknown hiden_size; CLIPTextConfig knows"),
-        ("parser.network.deepths=[1]", "parser: network has unknown deepths; SegformerConfig knows"),
+        ("parser.network.deepths=[1]", "parser: network has unknown deepths; ParserNetwork knows"),
         ("judge.network.hiden_sizes=[1]", "the network of kind convnextv2 has unknown hiden_sizes"),
         ("judge.network.kind=convnextv9", "a network of kind 'convnextv9' is unknown"),
         ("unet.options.scheduler.beta=1", "unet: options.scheduler has unknown beta; DDPMScheduler knows"),
@@ -275,7 +273,7 @@ def test_options_that_nobody_knows_are_refused(trained: Path, tmp_path: Path) ->
 def test_package(trained: Path, tmp_path: Path) -> None:
     drawn = trained / "drawn"
     assert {p.name for p in drawn.iterdir()} == {
-        "base", "image_encoder", "parser", "adapter", "recogniser.onnx", "judge.onnx", "scene_reader.onnx",
+        "base", "image_encoder", "adapter", "recogniser.onnx", "judge.onnx", "scene_reader.onnx", "parser.onnx",
         "reports.json", "recipe.yaml"
     }  # fmt: skip
     reports = json.loads((drawn / "reports.json").read_text())

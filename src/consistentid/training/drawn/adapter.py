@@ -23,7 +23,7 @@ def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
         "base": out / "base",
         "image_encoder": out / "image_encoder",
         "recogniser": out / "recogniser.onnx",
-        "parser": out / "parser",
+        "parser": out / "parser.onnx",
     }
     changes = [f"adapter.networks.{role}={_quoted(path)}" for role, path in networks.items()]
     changes.append(f"adapter.identity_recognisers=[{_quoted(out / 'teacher.onnx')}]")

@@ -56,14 +56,15 @@ def flawed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
 
 
-def export(network: Network, path: Path, output: str) -> None:
+def export(network: nn.Module, path: Path, output: str) -> None:
     """ONNX with weights in half precision, computed in single; ``output`` names what it gives."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
+    size = int(network.size)  # type: ignore[arg-type]
     temporary = path.with_suffix(".single.onnx")
     torch.onnx.export(
-        network, (torch.zeros(2, 3, network.size, network.size),), temporary, input_names=["input"],
+        network, (torch.zeros(2, 3, size, size),), temporary, input_names=["input"],
         output_names=[output], dynamic_axes={"input": {0: "batch"}, output: {0: "batch"}}, dynamo=False,
     )  # fmt: skip
     model = onnx.load(temporary)

@@ -23,7 +23,7 @@ from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.drawn.stages import times
 
 LIMIT = 48_000_000  # bytes of everything that ships
-_ONNX = ("recogniser.onnx", "judge.onnx", "scene_reader.onnx")
+_ONNX = ("recogniser.onnx", "judge.onnx", "scene_reader.onnx", "parser.onnx")
 
 
 def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
@@ -32,7 +32,7 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     Raises:
         CheckpointError: something is missing, or all together is too large to ship.
     """
-    needed = ["base", "vae", "text_encoder", "image_encoder", "parser", *_ONNX, "adapter"]
+    needed = ["base", "vae", "text_encoder", "image_encoder", *_ONNX, "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
     with replacing_folder(out / "drawn") as folder:
@@ -58,15 +58,14 @@ def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
     # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
     projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
     save_file(projection, folder / "base/text_encoder" / TEXT_PROJECTION)
-    for name in ("image_encoder", "parser"):
-        shutil.copytree(out / name, folder / name)
+    shutil.copytree(out / "image_encoder", folder / "image_encoder")
     (folder / "adapter").mkdir()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         shutil.copy(out / "adapter" / name, folder / "adapter")
     for name in _ONNX:
         shutil.copy(out / name, folder / name)
     config = json.loads((folder / "adapter" / CONFIG_NAME).read_text())
-    shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser"}
+    shipped = {"recogniser": "recogniser.onnx", "image_encoder": "image_encoder", "parser": "parser.onnx"}
     config["networks"] = {role: fingerprint(folder / name) for role, name in shipped.items()}
     (folder / "adapter" / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
     reports = times(out)

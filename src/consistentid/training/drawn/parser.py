@@ -1,26 +1,70 @@
-"""The face parser: a SegFormer that labels every pixel of a drawing."""
+"""The face parser: a U-Net that labels every pixel of a drawing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
 from consistentid.drawn.pools import pixels
 from consistentid.faces.parts import LABELS
-from consistentid.files.writing import replacing_folder
-from consistentid.training.drawn.clip import NORMAL
 from consistentid.training.drawn.loop import Losses, train
+from consistentid.training.drawn.onnx_network import export
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
 _BACKGROUND = LABELS.index("background")
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside a way past them; the first may halve the sides."""
+
+    def __init__(self, before: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
+        )  # fmt: skip
+        same = before == width and stride == 1
+        self.past = nn.Identity() if same else nn.Conv2d(before, width, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.past(x))
+
+
+class ParserNetwork(nn.Module):
+    """A U-Net of residual blocks over patches, which learns drawings in a fraction of a SegFormer's time.
+
+    Args:
+        size: side of its square pictures; patch_size x two to the power of the number of channels less one divides it.
+        channels: widths at one patch a position, at two, four, ...
+        patch_size: pixels of a side that share a position.
+    """
+
+    def __init__(self, size: int, channels: Sequence[int], patch_size: int = 4) -> None:
+        super().__init__()
+        self.size, self.patch_size = size, patch_size
+        self.stem = _Residual(3 * patch_size**2, channels[0])
+        self.down = nn.ModuleList(_Residual(before, width, stride=2) for before, width in pairwise(channels))
+        self.up = nn.ModuleList(_Residual(below + width, width) for width, below in pairwise(channels))
+        self.classify = nn.Conv2d(channels[0], len(LABELS) * patch_size**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, size, size) in [-1, 1] -> logits (B, 19, size, size)."""
+        levels = [self.stem(F.pixel_unshuffle(x, self.patch_size))]
+        for down in self.down:
+            levels.append(down(levels[-1]))
+        x = levels.pop()
+        for up in reversed(self.up):
+            x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
+        return F.pixel_shuffle(self.classify(x), self.patch_size)
 
 
 def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -97,37 +141,29 @@ def squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
-    """Train and save ``out/parser``; reports the mean intersection over union and that of every class."""
+    """Train ``out/parser.onnx``; reports the mean intersection over union and that of every class."""
     section, size = recipe.section("parser"), recipe.size
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     pool = mixture.portraits
     torch.manual_seed(section.schedule.seed)
-    names = dict(enumerate(LABELS))
-    config = SegformerConfig(
-        num_labels=len(LABELS), id2label=names, label2id={n: i for i, n in names.items()},
-        **arguments(SegformerConfig, section.network, f"{section.where}: network"),
-    )  # fmt: skip
-    parser = SegformerForSemanticSegmentation(config).to(device)
+    parser = ParserNetwork(size, **arguments(ParserNetwork, section.network, f"{section.where}: network")).to(device)
     # Rare classes are small parts of the face; the square root keeps large ones from drowning them.
     counts = np.bincount(np.asarray(pool.labels[::64]).ravel(), minlength=len(LABELS))
     weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** 0.4, dtype=torch.float32, device=device)
-
-    def logits(x: Tensor) -> Tensor:
-        return F.interpolate(parser(pixel_values=x).logits.float(), x.shape[-2:], mode="bilinear")
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         _, shown, rows = mixture.batch(rows, generator.initial_seed())
         x, y = pixels(shown.images[rows], device), torch.from_numpy(shown.labels[rows]).to(device).long()
         x, y = augment(*squared(x, y), generator)
         x, y = emptied(x, y, len(x) // 8, generator)
-        return {"loss": F.cross_entropy(logits(x), y, weight)}
+        return {"loss": F.cross_entropy(parser(x).float(), y, weight)}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
         both = torch.zeros(len(LABELS), device=device)
         either = torch.zeros_like(both)
         for part in batched(min(len(held_out), 1024), 64):
-            found = logits(pixels(held_out.images[part], device)).argmax(1)
+            found = parser(pixels(held_out.images[part], device)).argmax(1)
             truth = torch.from_numpy(held_out.labels[part].copy()).to(device)
             for i in range(len(LABELS)):
                 a, b = found == i, truth == i
@@ -138,6 +174,4 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
 
     schedule, precision = section.schedule, recipe.precision
     if train("parser", parser, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
-        with replacing_folder(out / "parser") as folder:
-            parser.half().save_pretrained(folder)
-            SegformerImageProcessorPil(size={"height": size, "width": size}, **NORMAL).save_pretrained(folder)
+        export(parser.cpu(), out / "parser.onnx", "logits")

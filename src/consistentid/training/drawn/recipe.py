@@ -24,7 +24,7 @@ Count = Annotated[int, Between(1)]
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """Standard deviation of the ``noise`` on the latents, which have one of 1."""
+    """Largest deviation of the ``noise`` on the latents, which have one of 1."""
 
     noise: Annotated[float, Between(0, 10)]
 
@@ -56,11 +56,15 @@ class RecogniserOptions:
 
 @dataclass(frozen=True)
 class UNetOptions:
-    """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``."""
+    """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``.
+
+    ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw.
+    """
 
     text_dropout: Share
     scheduler: dict[str, Any]
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
+    face_weight: Annotated[float, Between(0)] = 0.0
 
 
 OPTIONS: Mapping[str, type] = {

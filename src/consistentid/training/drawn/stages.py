@@ -73,7 +73,7 @@ STAGES = (
     Stage("teacher", "recogniser:train_teacher", ("pictures",), ("teacher.onnx",)),
     Stage("judge", "recogniser:train_judge", ("pictures",), ("judge.onnx",)),
     Stage("scene_reader", "scene_reader:train_scene_reader", ("pictures",), ("scene_reader.onnx",)),
-    Stage("parser", "parser:train_parser", ("pictures",), ("parser",)),
+    Stage("parser", "parser:train_parser", ("pictures",), ("parser.onnx",)),
     Stage("decoder", "autoencoder:train_decoder", ("autoencoder",), ("vae",)),
     Stage("unet", "unet:train_unet", ("autoencoder", "decoder", "clip"), ("base",)),
     Stage(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -18,6 +19,7 @@ from consistentid.training.drawn.latents import open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.drawn.text import tokenize
+from consistentid.training.examples import FACE_LABELS
 from consistentid.training.schedule import batched
 
 
@@ -38,15 +40,18 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     ).to(device)  # fmt: skip
     scheduler = arguments(DDPMScheduler, section.options["scheduler"], f"{section.where}: options.scheduler")
     noise_schedule = DDPMScheduler(**scheduler)
-    dropped, power = section.options["text_dropout"], section.options["timestep_power"]
+    options = section.options
+    dropped, power = options["text_dropout"], options["timestep_power"]
 
-    def noise_loss(z: torch.Tensor, texts: list[str], generator: torch.Generator) -> torch.Tensor:
+    def noise_error(z: Tensor, texts: list[str], generator: torch.Generator) -> Tensor:
+        """The squared error at each position, (B, 1, h, w)."""
         with torch.no_grad():
             context = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
         noise = torch.randn(z.shape, generator=generator, device=device)
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
-        return F.mse_loss(unet(noisy, t, context).sample.float(), noise_schedule.get_velocity(z, noise, t))
+        error = unet(noisy, t, context).sample.float() - noise_schedule.get_velocity(z, noise, t)
+        return error.square().mean(1, keepdim=True)
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         seed = generator.initial_seed()
@@ -54,7 +59,9 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         z = torch.from_numpy(latents[number][rows]).float().to(device)
         rng = np.random.default_rng(seed)
         texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
-        return {"loss": noise_loss(z, texts, generator)}
+        error = noise_error(z, texts, generator)
+        face = face_shares(torch.from_numpy(pool.labels[rows]).to(device), error)
+        return {"loss": (error * (1 + options["face_weight"] * face)).mean(), "noise": error.mean()}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
@@ -63,7 +70,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         for part in batched(min(len(held_out), 512), 64):
             texts = [f"{c.image}, {c.face}" for c in captions(held_out, np.arange(part.start, part.stop), seed=1)]
             z = torch.from_numpy(np.array(held_latents[part])).float().to(device)
-            losses.append(float(noise_loss(z, texts, generator)))
+            losses.append(float(noise_error(z, texts, generator).mean()))
         return {"held_out_loss": float(np.mean(losses))}
 
     schedule, precision = section.schedule, recipe.precision
@@ -71,6 +78,12 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         "unet", unet, loss, schedule, len(mixture.portraits), out, device=device, report=report, precision=precision
     ):
         save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+
+
+def face_shares(labels: Tensor, like: Tensor) -> Tensor:
+    """How much of each position is face, of labels (B, H, W): (B, 1, h, w) of the size of ``like``."""
+    face = torch.isin(labels, torch.tensor(FACE_LABELS, dtype=labels.dtype, device=labels.device))
+    return F.adaptive_avg_pool2d(face[:, None].float(), like.shape[-2:])
 
 
 def _texts(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
