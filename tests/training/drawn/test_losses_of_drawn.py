@@ -12,11 +12,13 @@ from torch.nn import functional as F
 
 from consistentid.drawn.pools import PoolSpec, open_pool, pixels
 from consistentid.errors import InputError
+from consistentid.faces.parts import LABELS
 from consistentid.training.drawn.autoencoder import detail_weight, reconstruction_loss
 from consistentid.training.drawn.clip import contrast, part_contrast
 from consistentid.training.drawn.parser import augment, emptied, squared
 from consistentid.training.drawn.recipe import Mixture, Recipe
 from consistentid.training.drawn.recogniser import margin_loss
+from consistentid.training.drawn.unet import face_shares
 
 CPU = torch.device("cpu")
 
@@ -103,6 +105,15 @@ def test_details_of_the_face_weigh_most() -> None:
     labels = np.arange(19, dtype=np.uint8).reshape(1, 1, 19)
     expected = [1.0] + [4.5 if i in (2, 3, 4, 5, 6, 10, 11, 12, 13) else 1.5 for i in range(1, 19)]
     assert detail_weight(labels, CPU)[0, 0, 0].tolist() == expected
+
+
+def test_shares_of_the_face() -> None:
+    labels = torch.zeros(1, 4, 8, dtype=torch.uint8)
+    labels[0, :2, :2] = LABELS.index("skin")
+    labels[0, 0, 2] = LABELS.index("left_eye")
+    labels[0, 2:, :] = LABELS.index("hair")
+    shares = face_shares(labels, torch.empty(1, 12, 2, 4))
+    assert shares.tolist() == [[[[1.0, 0.25, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]]]
 
 
 def test_reconstruction_loss() -> None:
