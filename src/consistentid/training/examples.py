@@ -181,8 +181,10 @@ class Samples(data.Dataset[Example]):
         if not groups or not learns_base(self.config, step):
             return row
         number = np.random.default_rng((seed, step, 0, 0)).integers(len(groups) + 1)  # the same for all of the step
-        rows = groups[number - 1] if number else (row,)
-        return int(rows[np.random.default_rng((seed, step, 0, 1 + index)).integers(len(rows))])
+        if number == 0:
+            return row
+        rows = groups[int(number) - 1]
+        return rows[int(np.random.default_rng((seed, step, 0, 1 + index)).integers(len(rows)))]
 
     def _target(self, row: int) -> dict[str, Tensor]:
         if self._latents and (kept := self._latents.read(self.source.version(row))):

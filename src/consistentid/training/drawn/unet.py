@@ -51,7 +51,8 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
         error = unet(noisy, t, context).sample.float() - noise_schedule.get_velocity(z, noise, t)
-        return error.square().mean(1, keepdim=True)
+        squared: Tensor = error.square().mean(1, keepdim=True)
+        return squared
 
     def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
         seed = generator.initial_seed()
@@ -83,7 +84,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
 def face_shares(labels: Tensor, like: Tensor) -> Tensor:
     """How much of each position is face, of labels (B, H, W): (B, 1, h, w) of the size of ``like``."""
     face = torch.isin(labels, torch.tensor(FACE_LABELS, dtype=labels.dtype, device=labels.device))
-    return F.adaptive_avg_pool2d(face[:, None].float(), like.shape[-2:])
+    return F.adaptive_avg_pool2d(face[:, None].float(), (like.shape[-2], like.shape[-1]))
 
 
 def _texts(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
