@@ -63,7 +63,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
-    "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser",
+    "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
 }  # fmt: skip
 """Below in this file, and the last in `test_swap_recogniser.py`."""
 
@@ -102,6 +102,14 @@ def test_it_changes_what_is_learnt(tmp_path: Path, cache: Path, plain: dict[str,
     other = learnt(tmp_path / "run", cache, **options)
     assert not same(other, plain)
     assert all(torch.isfinite(x).all() for x in other.values())
+
+
+def test_the_base_learns_from_groups(tmp_path: Path, cache: Path) -> None:
+    alone = {"base_share": 0.9, "trained": ["lora", "unet"]}
+    groups = [{"people": 4, "scenes": 1, "together": 2, "width": 48}]
+    portraits, both = (learnt(tmp_path / str(len(x)), cache, **alone, groups=x) for x in ([], groups))
+    assert not same(portraits, both)
+    assert all(torch.isfinite(x).all() for x in both.values())
 
 
 @pytest.mark.slow
@@ -148,7 +156,7 @@ def test_networks_presets_sizes_and_pictures(tmp_path: Path, cache: Path) -> Non
     assert (
         trainer.frozen.provenance["recogniser"] == micro.trainer(tmp_path / "b", cache).frozen.provenance["recogniser"]
     )
-    assert trainer.examples.shape == (16, 8, 8)
+    assert trainer.examples[0, 0, 0].noise.shape == (16, 8, 8)
     assert len(trainer.source) == 4
     assert trainer.source[0].pixels.shape == (64, 64, 3)
 
@@ -290,7 +298,7 @@ def wrong(tmp_path: Path) -> Iterator[Any]:
         ("adapter.checkpoints.keep=0", "adapter.checkpoints.keep=0 is not allowed; give an integer of at least 1"),
         ("schedule.lr=1e-5", "unknown sections schedule; known are size"),
         ("adaptor.people=3", "unknown sections adaptor; known are size"),
-        ("unet.schedule.lr=1e-5", "nothing reads 'unet' here; read are size, pictures, adapter"),
+        ("unet.schedule.lr=1e-5", "nothing reads 'unet' here; read are size, pictures, groups, adapter"),
         ("pictures.train.peple=3", "pictures.train has unknown options peple; known are people"),
         ("pictures.tain.people=3", "pictures has unknown options tain; known are train, validation, test"),
         ("adapter.spec.tokns=4", "spec has unknown options tokns; known are"),
