@@ -44,12 +44,13 @@ class CLIPTokenizerOfMany(Wide):
 def said(
     tokenizer: Any, size: tuple[int, int] | None = None, native: tuple[int, int] = (64, 64), **request: Any
 ) -> list[str]:
-    return list(remarks(Request(**request), tokenizer, native, size, taught=isinstance(tokenizer, CLIPTokenizer)))
+    return list(remarks(Request(**request), tokenizer, native, size))
 
 
 def test_words_that_the_drawn_text_encoder_was_not_taught(drawn: Any) -> None:
-    assert unknown_words("a woman in a red hat, with blonde hair", drawn, taught=True) == []
-    assert unknown_words("a zebra on a skateboard, 帽子, женщина", drawn, taught=True) == [
+    assert unknown_words("A woman in a red hat, with blonde hair", drawn) == []
+    assert unknown_words("two people: a man on the left, a woman on the right", drawn) == [], "as captions of groups say"
+    assert unknown_words("a zebra on a skateboard, 帽子, женщина", drawn) == [
         "zebra",
         "skateboard",
         "帽子",
@@ -62,11 +63,11 @@ def test_words_that_the_drawn_text_encoder_was_not_taught(drawn: Any) -> None:
 
 def test_other_scripts_are_strange_to_clip_and_rare_english_words_are_not() -> None:
     clip = CLIPTokenizerOfMany("woman", "hat", "naïve")
-    assert unknown_words("woman skateboarding naïve 7 hat", clip, taught=False) == []
-    assert unknown_words("женщина woman", clip, taught=False) == ["женщина"]
-    assert unknown_words("zażółć", clip, taught=False) == ["zażółć"], "byte by byte"
+    assert unknown_words("woman skateboarding naïve 7 hat", clip) == []
+    assert unknown_words("женщина woman", clip) == ["женщина"]
+    assert unknown_words("zażółć", clip) == ["zażółć"], "byte by byte"
     assert "write in English" in said(clip, prompt="женщина")[0]
-    assert unknown_words("женщина", Wide(), taught=False) == [], "of another kind of tokenizer nothing is known"
+    assert unknown_words("женщина", Wide()) == [], "of another kind of tokenizer nothing is known"
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ class ConsistentIDPipeline(PresetNetworks):
 
     def _remark(self, request: Request, stacklevel: int) -> None:
         """Warns of what of a request will hardly come out as it is meant."""
-        for remark in self.sampler.remarks(request, self.preset.settings, taught=self.preset.drawings_only):
+        for remark in self.sampler.remarks(request, self.preset.settings):
             warnings.warn(remark, stacklevel=stacklevel)
 
     def _finished(self, request: Request, batches: Sequence[_Batch], stacklevel: int = 4) -> Portraits:

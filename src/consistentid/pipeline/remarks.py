@@ -16,6 +16,9 @@ from consistentid.pipeline.request import Request
 LARGE, SMALL = 1.75, 0.5
 """Sides of a picture, in sides of the base, from which on it draws badly: two heads, or half of one."""
 
+TAUGHT = "taught_words"
+"""Entry of a tokenizer's configuration that lists, in lower case, all words that its base was taught."""
+
 _WORD = re.compile(r"[^\W\d_]+")
 _NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
 _WEIGHT = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)|\[[^\[\]]*:[^\[\]]*:\s*[0-9.]+\s*\]")
@@ -24,7 +27,7 @@ _NAMED = 8  # unknown words that are named
 
 
 def remarks(
-    request: Request, tokenizer: Any, native: tuple[int, int], size: tuple[int, int] | None, *, taught: bool
+    request: Request, tokenizer: Any, native: tuple[int, int], size: tuple[int, int] | None
 ) -> Iterator[str]:
     """Sentences about a request, in words of the library.
 
@@ -33,7 +36,6 @@ def remarks(
         tokenizer: of the base's text encoder.
         native: (width, height) in pixels that the base was made for.
         size: (width, height) of what is sampled; None where a given picture decides.
-        taught: see `unknown_words`.
     """
     shares = [side / own for side, own in zip(size or native, native, strict=True)]
     if size and (max(shares) >= LARGE or min(shares) < SMALL):
@@ -51,38 +53,43 @@ def remarks(
         for mark in _WEIGHT.findall(text):
             yield f"{mark!r} in {argument} is read as plain text: words have no weights here; name fewer things instead"
     unknown = list(
-        dict.fromkeys(word for text in texts.values() for word in unknown_words(text, tokenizer, taught=taught))
+        dict.fromkeys(word for text in texts.values() for word in unknown_words(text, tokenizer))
     )
     if unknown:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         yield (
             f"the base's text encoder does not know {', '.join(unknown[:_NAMED])}{more}: it gets them in pieces that"
-            f" mean nothing to it; {_remedy(tokenizer, taught)}"
+            f" mean nothing to it; {_remedy(tokenizer)}"
         )
 
 
-def unknown_words(text: str, tokenizer: Any, *, taught: bool) -> list[str]:
+def unknown_words(text: str, tokenizer: Any) -> list[str]:
     """The words of a text that a CLIP text encoder cannot have learned, in order.
 
     Its tokenizer takes any text, if need be byte by byte. CLIP's own was made of English, to which letters of other
-    scripts, and words that are taken letter by letter, are strange. Of other kinds of tokenizers nothing is known.
-
-    Args:
-        text: any.
-        tokenizer: any.
-        taught: whether it was made of the captions of one drawn world, each of whose words is a token of its own.
+    scripts, and words that are taken letter by letter, are strange; one that names the words of all captions of its
+    base (`TAUGHT`) knows these alone. Of other kinds of tokenizers nothing is known.
     """
     if "CLIPTokenizer" not in type(tokenizer).__name__:
         return []
-    found = []
-    for word in _WORD.findall(_NETWORK.sub(" ", text)):
+    taught, found = _taught(tokenizer), []
+    for word in words(_NETWORK.sub(" ", text)):
         pieces = tokenizer.tokenize(word)
         if len(word) < 2 or len(pieces) < 2:
             continue
-        strange = not all(_is_latin(letter) for letter in word)
-        if strange or taught or (len(tokenizer) > _MANY and len(word) > 3 and len(pieces) >= len(word)):
+        if taught:
+            strange = word.lower() not in taught
+        else:
+            letter_by_letter = len(tokenizer) > _MANY and len(word) > 3 and len(pieces) >= len(word)
+            strange = letter_by_letter or not all(_is_latin(letter) for letter in word)
+        if strange:
             found.append(word)
     return found
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are told apart here, in order."""
+    return _WORD.findall(text)
 
 
 @lru_cache(maxsize=4096)
@@ -90,8 +97,13 @@ def _is_latin(letter: str) -> bool:
     return unicodedata.name(letter, "").startswith("LATIN")
 
 
-def _remedy(tokenizer: Any, taught: bool) -> str:
-    return f"it was taught {len(tokenizer)} words and pieces of words" if taught else "write in English"
+def _taught(tokenizer: Any) -> frozenset[str]:
+    return frozenset(getattr(tokenizer, "init_kwargs", {}).get(TAUGHT, ()))
+
+
+def _remedy(tokenizer: Any) -> str:
+    taught = _taught(tokenizer)
+    return f"it was taught {len(taught)} words" if taught else "write in English"
 
 
 def _texts(request: Request) -> Iterator[tuple[str, str]]:

@@ -81,10 +81,10 @@ class Sampler:
         canvas = request.canvas(size)
         return canvas, canvas.size if canvas else size
 
-    def remarks(self, request: Request, defaults: Settings, *, taught: bool) -> Iterator[str]:
+    def remarks(self, request: Request, defaults: Settings) -> Iterator[str]:
         """What of a request will hardly come out as it is meant; see `remarks`."""
         canvas, size = self.canvas(request, request.settings(defaults))
-        return remarks(request, self.pipe.tokenizer, self.native_size, None if canvas else size, taught=taught)
+        return remarks(request, self.pipe.tokenizer, self.native_size, None if canvas else size)
 
     def sample(self, request: Request, defaults: Settings) -> Sampled:
         """All pictures of a request; the pipeline and the adapter are afterwards as they were, whatever happens.

@@ -9,19 +9,30 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from consistentid.drawn.pools import Pool, PoolSpec, captions
+from consistentid.drawn.pools import Pool, PoolSpec, captions, group_captions
+from consistentid.pipeline.remarks import unknown_words
+from consistentid.training.drawn.recipe import Mixture
 from consistentid.training.drawn.text import CONTEXT, open_tokenizer, tokenize
 
 VOCABULARY = 700
 
 
-@pytest.fixture(scope="module")
-def pool() -> Pool:
-    """The captions need no pictures."""
-    spec = PoolSpec(people=60, scenes=4, size=32)
-    nothing = np.zeros((240, 1, 1, 1), np.uint8)
-    marks, boxes = np.zeros((240, 5, 2), np.float32), np.zeros((240, 4), np.float32)
+def without_pictures(spec: PoolSpec) -> Pool:
+    nothing = np.zeros((len(spec), 1, 1, 1), np.uint8)
+    marks, boxes = np.zeros((len(spec), 5, 2), np.float32), np.zeros((len(spec), 4), np.float32)
     return Pool(spec, nothing, nothing[..., 0], marks, boxes)
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Mixture:
+    """The captions need no pictures."""
+    groups = PoolSpec(people=30, scenes=2, size=32, together=2, width=48)
+    return Mixture(without_pictures(PoolSpec(people=60, scenes=4, size=32)), (without_pictures(groups),), share=0.2)
+
+
+@pytest.fixture(scope="module")
+def pool(mixture: Mixture) -> Pool:
+    return mixture.portraits
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(pool: Pool, folder: Path) -> CLIPTokenizer:
-    return open_tokenizer(pool, VOCABULARY, folder)
+def tokenizer(mixture: Mixture, folder: Path) -> CLIPTokenizer:
+    return open_tokenizer(mixture, VOCABULARY, folder)
 
 
 def texts_of(pool: Pool) -> list[str]:
@@ -71,14 +82,21 @@ def test_it_learnt_the_words_of_the_captions(pool: Pool, tokenizer: CLIPTokenize
     assert max(len(ids) for ids in tokenizer(both).input_ids) <= CONTEXT
 
 
+def test_it_names_the_words_of_all_captions(mixture: Mixture, tokenizer: CLIPTokenizer) -> None:
+    [groups] = mixture.groups
+    texts = [*texts_of(mixture.portraits)[:200], *(c.image for c in group_captions(groups, np.arange(60), seed=9))]
+    assert not [word for text in texts for word in unknown_words(text, tokenizer)]
+    assert unknown_words("a zebra on the left, in a Blue hat", tokenizer) == ["zebra"]
+
+
 def test_it_is_learnt_once_and_the_same_again(
-    pool: Pool, tokenizer: CLIPTokenizer, folder: Path, tmp_path: Path
+    mixture: Mixture, tokenizer: CLIPTokenizer, folder: Path, tmp_path: Path
 ) -> None:
     text = "an old woman in a blue hat, Ünder the stars"
-    again = open_tokenizer(pool, VOCABULARY, tmp_path)
+    again = open_tokenizer(mixture, VOCABULARY, tmp_path)
     assert again.get_vocab() == tokenizer.get_vocab()
     (folder / "marker").write_text("")
-    reopened = open_tokenizer(pool, 5, folder)  # what is there is opened, not learnt
+    reopened = open_tokenizer(mixture, 5, folder)  # what is there is opened, not learnt
     assert (folder / "marker").exists()
     assert reopened(text).input_ids == tokenizer(text).input_ids
 

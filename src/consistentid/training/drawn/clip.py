@@ -119,9 +119,10 @@ def contrast(text: Tensor, image: Tensor, scale: Tensor, texts: list[str]) -> Te
 def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train and save ``out/tokenizer``, ``out/text_encoder`` and ``out/image_encoder``; reports retrieval accuracy."""
     section = recipe.section("clip")
-    pool, held_out = recipe.pool("train"), recipe.pool("validation")
+    mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
+    pool = mixture.portraits
     with in_turn(out / "tokenizer"):
-        tokenizer = open_tokenizer(pool, section.options["vocabulary"], out / "tokenizer")
+        tokenizer = open_tokenizer(mixture, section.options["vocabulary"], out / "tokenizer")
     torch.manual_seed(section.schedule.seed)
     ends = {
         "bos_token_id": tokenizer.bos_token_id,
