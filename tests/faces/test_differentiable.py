@@ -45,7 +45,7 @@ def compare(path: Path, x: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["recogniser", "judge"])
 def test_shipped_networks(name: str) -> None:
-    """A ResNet and a ConvNeXt."""
+    """A ResNet and a RegNet."""
     compare(WEIGHTS / f"{name}.onnx", torch.rand(3, 3, 112, 112, generator=torch.Generator().manual_seed(0)) * 2 - 1)
 
 

@@ -88,6 +88,14 @@ def test_hidden_eyes_are_where_the_glasses_are() -> None:
     assert face.score == 1
 
 
+def test_glasses_as_narrow_as_a_pixel_are_one_lens() -> None:
+    labels = np.where(np.isin(LABELS, (4, 5)), 1, LABELS)
+    labels[50:56, 46] = 6
+    face = only(labels)
+    assert np.isfinite(face.landmarks).all()
+    assert face.score == 0.8
+
+
 @pytest.mark.parametrize(("hidden", "share"), [((4, 5), 0.6), ((4,), 0.8), ((5,), 0.8), ((10,), 0.8), ((12, 13), 0.6)])
 def test_hidden_landmarks_are_estimated_from_the_others(hidden: tuple[int, ...], share: float) -> None:
     face = only(np.where(np.isin(LABELS, hidden), 1, LABELS).astype(np.uint8))

@@ -49,7 +49,9 @@ def said(
 
 def test_words_that_the_drawn_text_encoder_was_not_taught(drawn: Any) -> None:
     assert unknown_words("A woman in a red hat, with blonde hair", drawn) == []
-    assert unknown_words("two people: a man on the left, a woman on the right", drawn) == [], "as captions of groups say"
+    assert unknown_words("two people: a man on the left, a woman on the right", drawn) == [], (
+        "as captions of groups say"
+    )
     assert unknown_words("a zebra on a skateboard, 帽子, женщина", drawn) == [
         "zebra",
         "skateboard",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-import tiny
 from consistentid import ConsistentIDPipeline
 from consistentid.errors import InputError
 from consistentid.files.devices import torch_threads
 from consistentid.presets.read import load_preset
+
+ADA = "examples/portraits/ada.png"
 
 
 @pytest.mark.parametrize(("asked", "taken"), [({}, 1), ({"threads": 0}, 3), ({"threads": 2}, 2)])
@@ -18,7 +19,7 @@ def test_small_networks_take_one_thread_where_others_want_the_cores(asked: dict[
     seen: list[int] = []
     studio.encoder.image_encoder.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
     with torch_threads(3):
-        studio.identify(tiny.portrait())
+        studio.identify(ADA)
         assert torch.get_num_threads() == 3
     assert set(seen) == {taken}
 

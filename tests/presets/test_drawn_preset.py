@@ -14,6 +14,7 @@ from PIL import Image
 from consistentid.cli import main
 from consistentid.files.output import read_record
 from consistentid.presets.read import load_preset
+from consistentid.training.drawn.package import LIMIT
 
 ROOT = Path(__file__).parents[2]
 PORTRAITS = sorted((ROOT / "examples/portraits").glob("*.png"))
@@ -34,7 +35,7 @@ def refused(result: Result) -> str:
 
 def test_all_weights_together_are_small_enough_to_ship() -> None:
     files = [path for path in (ROOT / "src/consistentid/weights/drawn").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 32_000_000
+    assert sum(path.stat().st_size for path in files) <= LIMIT
 
 
 def test_generate(tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_generate(tmp_path: Path) -> None:
         assert record["ai_generated"] is True
         assert record["seed"] == item["seed"]
         assert item["likeness"] is None or -1 <= item["likeness"] <= 1
-        assert Image.open(item["file"]).size == (64, 64)
+        assert Image.open(item["file"]).size == (128, 128)
     assert Path(summary["sheet"]).exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import shutil
@@ -47,7 +48,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "face_weight": [{"face_weight": 5.0}],
     "localisation_weight": [{"localisation_weight": 10.0}, {"localisation_weight": 0.0}],
     "localisation_blocks": [{"localisation_blocks": ["mid_block"], "localisation_weight": 10.0}],
-    "identity_weight": [{"identity_weight": 1.0}],
+    "identity_weight": [{"identity_weight": 1.0}, {"identity_weight": 1.0, "identity_start": 0.5}],
     "timestep_power": [{"timestep_power": 3.0}],
     "min_snr": [{"min_snr": 1.0}],
     "precision": [{"precision": "bfloat16"}],
@@ -64,6 +65,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
     "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
+    "identity_start",
 }  # fmt: skip
 """Below in this file, and the last in `test_swap_recogniser.py`."""
 
@@ -170,6 +172,15 @@ def test_the_identity_loss_asks_the_named_recognisers(tmp_path: Path, cache: Pat
     assert same(own, same_again)
     other = learnt(tmp_path / "other", cache, **options, identity_recognisers=[str(SHIPPED / "recogniser.onnx")])
     assert not same(own, other)
+
+
+def test_the_identity_loss_begins_when_it_is_told_to(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
+    late, never = ({"identity_weight": 1.0, "identity_start": share} for share in (0.5, 1.0))
+    assert same(learnt(tmp_path / "never", cache, **never), plain)
+    trainer = micro.trainer(tmp_path / "late", cache, **BASE | late)
+    assert trainer.train()
+    told = [json.loads(line) for line in (tmp_path / "late/log.jsonl").read_text().splitlines()]
+    assert ["identity" in line for line in told] == [False, False, True], "from step 1.5 of 3 on"
 
 
 def test_initial_weights(tmp_path: Path, cache: Path) -> None:

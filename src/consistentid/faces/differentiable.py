@@ -207,6 +207,7 @@ OPERATORS: Mapping[str, Operator] = {
     "ReduceMean": partial(_reduced, torch.mean),
     "Relu": F.relu,
     "Reshape": _reshape,
+    "Sigmoid": torch.sigmoid,
     "Shape": lambda x, start=0, end=None: torch.tensor(x.shape[start:end]),
     "Slice": _slice,
     "Sub": lambda a, b: a - b,

@@ -191,7 +191,8 @@ def _eyes(labels: NDArray[np.uint8], nose: complex, width: float) -> Complex:
         seeds = np.array([complex(low, lenses.imag.mean()), complex(high, lenses.imag.mean())])
     pixels = _positions(mask)
     nearest = np.abs(pixels[:, None] - seeds).argmin(axis=1) if len(seeds) else np.zeros(0)
-    centres = sorted((pixels[nearest == index].mean() for index in range(len(seeds))), key=lambda z: z.real)
+    # Glasses as narrow as a pixel are one lens.
+    centres = sorted((pixels[nearest == index].mean() for index in np.unique(nearest)), key=lambda z: z.real)
     if len(centres) == 1:
         centres.insert(int(centres[0].real < nose.real), complex(np.nan, np.nan))
     return np.array(centres or [complex(np.nan, np.nan)] * 2)

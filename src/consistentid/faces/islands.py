@@ -28,7 +28,7 @@ class _Place(NamedTuple):
 
 
 _PLACES: Final = (  # glasses and earrings are no parts, and reach farther
-    _Place(labels=(1,), landmarks=(0, 1, 2, 3, 4), near=0.7, far=2.4),
+    _Place(labels=(1,), landmarks=(0, 1, 2, 3, 4), near=1.2, far=2.4),  # a forehead above a headband is apart
     _Place(labels=(2, 3), landmarks=(0, 1), near=0.9, far=1.6),
     _Place(labels=(4, 5), landmarks=(0, 1), near=0.6, far=1.5),
     _Place(labels=(7, 8), landmarks=(0, 1, 2), near=2.0, far=2.8),

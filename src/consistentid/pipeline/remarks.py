@@ -26,9 +26,7 @@ _MANY = 10_000  # tokens of a vocabulary of a whole language; CLIP's own has 49,
 _NAMED = 8  # unknown words that are named
 
 
-def remarks(
-    request: Request, tokenizer: Any, native: tuple[int, int], size: tuple[int, int] | None
-) -> Iterator[str]:
+def remarks(request: Request, tokenizer: Any, native: tuple[int, int], size: tuple[int, int] | None) -> Iterator[str]:
     """Sentences about a request, in words of the library.
 
     Args:
@@ -52,9 +50,7 @@ def remarks(
             )
         for mark in _WEIGHT.findall(text):
             yield f"{mark!r} in {argument} is read as plain text: words have no weights here; name fewer things instead"
-    unknown = list(
-        dict.fromkeys(word for text in texts.values() for word in unknown_words(text, tokenizer))
-    )
+    unknown = list(dict.fromkeys(word for text in texts.values() for word in unknown_words(text, tokenizer)))
     if unknown:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
         yield (

@@ -275,7 +275,7 @@ def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAna
         )
     with loading("recogniser", preset.recogniser):
         recogniser = OnnxRecogniser(preset.recogniser.fetch(), providers)
-    return FaceAnalyzer(detector, recogniser, parser, DrawingGuard() if preset.drawings_only else None)
+    return FaceAnalyzer(detector, recogniser, parser, DrawingGuard(parser) if preset.drawings_only else None)
 
 
 def network_name(network: Network) -> str:

@@ -40,6 +40,7 @@ class AdapterOnBase(nn.Module):
     Attributes:
         cid: the adapter.
         recorder: sees the attention of the facial words.
+        progress: share of the steps that are done, 0 to 1; the trainer sets it.
         names: parameter of this module -> its name on disk, "adapter.<name>" or "unet.<name>".
         frozen_adapter: adapter weights that do not learn, by name.
 
@@ -82,6 +83,7 @@ class AdapterOnBase(nn.Module):
         self.noise_schedule = DDPMScheduler.from_config(pipe.scheduler.config)
         self.recorder = AttentionRecorder(pipe.unet, config.localisation_blocks)
         self._base_alone = False
+        self.progress = 0.0
         self._identity = IdentityLoss(frozen.differentiable_recognisers, pipe.vae) if config.identity_weight else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -125,7 +127,7 @@ class AdapterOnBase(nn.Module):
         if localised:
             losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
             loss = loss + config.localisation_weight * losses["localisation"]
-        if self._identity:
+        if self._identity and self.progress >= config.identity_start:
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
             clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
             losses["identity"] = self._identity(clean, batch.landmarks, batch.wanted)

@@ -196,6 +196,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = config.schedule.rate(self.step)
         self.optimiser.zero_grad(set_to_none=True)
+        self.module.progress = self.step / config.schedule.steps
         losses: list[Mapping[str, Tensor]] = []
         for number, examples in enumerate(parts, 1):
             batch = self.examples.batch(examples).to(accelerator.device)
