@@ -174,6 +174,18 @@ def test_the_identity_loss_asks_the_named_recognisers(tmp_path: Path, cache: Pat
     assert not same(own, other)
 
 
+def test_gradients_in_bfloat16_are_those_in_float32(tmp_path: Path, cache: Path) -> None:
+    """That of the localisation loss nearly cancels; of half precision's rounding nothing else would be left."""
+    once = {"schedule": BASE["schedule"] | {"steps": 1}, "localisation_weight": 10.0}
+    exact, rounded = (
+        learnt(tmp_path / precision, cache, **once, precision=precision) for precision in ("float32", "bfloat16")
+    )
+    names = [name for name in exact if name.endswith("exp_avg")]
+    a, b = (torch.cat([state[name].flatten() for name in names]) for state in (exact, rounded))
+    assert torch.cosine_similarity(a, b, dim=0) > 0.99
+    assert 0.95 < b.norm() / a.norm() < 1.05
+
+
 def test_the_identity_loss_begins_when_it_is_told_to(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
     late, never = ({"identity_weight": 1.0, "identity_start": share} for share in (0.5, 1.0))
     assert same(learnt(tmp_path / "never", cache, **never), plain)
