@@ -133,7 +133,7 @@ def test_a_background_job_is_watched_and_its_pictures_are_given_once(client: Tes
                 last = json.loads(value)
                 if names[-1] == "preview":
                     picture = Image.open(io.BytesIO(base64.b64decode(last["pictures"][0])))
-                    assert picture.size == (64, 64)
+                    assert picture.size == (128, 128)
     assert names[0] == "progress"
     assert names[-1] == last["state"] == "done"
     assert "preview" in names

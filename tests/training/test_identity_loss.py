@@ -11,12 +11,12 @@ from diffusers import DDPMScheduler
 from PIL import Image
 from torch import Tensor
 
+from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.pools import pixels
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import align
 from consistentid.faces.differentiable import DifferentiableOnnx
-from consistentid.nn.patch_autoencoder import PatchAutoencoderKL
 from consistentid.training.identity import IdentityLoss, aligned
 from consistentid.training.losses import clean_latents
 
@@ -30,7 +30,7 @@ def recogniser() -> DifferentiableOnnx:
 
 @pytest.fixture(scope="module")
 def loss(recogniser: DifferentiableOnnx) -> IdentityLoss:
-    return IdentityLoss([recogniser], PatchAutoencoderKL.from_pretrained(WEIGHTS / "base/vae").float())
+    return IdentityLoss([recogniser], ConvAutoencoderKL.from_pretrained(WEIGHTS / "base/vae").float())
 
 
 def portraits(size: int, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,7 @@ def test_faces_are_aligned_as_everywhere(size: int) -> None:
 
 def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
     keys = [(person, scene) for person in range(6) for scene in range(2)]
-    pictures, landmarks = portraits(64, keys)
+    pictures, landmarks = portraits(128, keys)
     embeddings = recogniser(aligned(pictures, landmarks))
     vae = loss._vae
     latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
@@ -64,7 +64,7 @@ def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) ->
 
 
 def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
-    pictures, landmarks = portraits(64, [(0, 0), (1, 0)])
+    pictures, landmarks = portraits(128, [(0, 0), (1, 0)])
     wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)[:, None]  # each is to become the other
     vae = loss._vae
     latents = (vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor).detach().requires_grad_()
@@ -78,8 +78,8 @@ def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: Differ
 
 
 def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
-    latents = torch.randn(1, 16, 8, 8, requires_grad=True)
-    _, landmarks = portraits(64, [(0, 0)])
+    latents = torch.randn(1, 12, 16, 16, requires_grad=True)
+    _, landmarks = portraits(128, [(0, 0)])
     value = loss(latents, landmarks, torch.zeros(1, 1, 512))
     value.sum().backward()
     assert value.item() == 1.0
@@ -89,7 +89,7 @@ def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
 
 def test_pictures_without_landmarks_are_refused(loss: IdentityLoss) -> None:
     with pytest.raises(DatasetError, match="landmarks"):
-        loss(torch.zeros(1, 16, 8, 8), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 1, 512))
+        loss(torch.zeros(1, 12, 16, 16), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 1, 512))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -103,9 +103,9 @@ def test_clean_latents_undo_the_noise(prediction_type: str) -> None:
 
 
 def test_several_recognisers_have_equal_say(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
-    pictures, landmarks = portraits(64, [(0, 0)])
+    pictures, landmarks = portraits(128, [(0, 0)])
     judge = DifferentiableOnnx(WEIGHTS / "judge.onnx")
-    latents = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0))
     wanted = torch.stack([network(aligned(pictures, landmarks)) for network in (recogniser, judge)], dim=1)
     both = IdentityLoss([recogniser, judge], loss._vae)(latents, landmarks, wanted)
     alone = [

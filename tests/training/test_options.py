@@ -158,7 +158,7 @@ def test_networks_presets_sizes_and_pictures(tmp_path: Path, cache: Path) -> Non
     assert (
         trainer.frozen.provenance["recogniser"] == micro.trainer(tmp_path / "b", cache).frozen.provenance["recogniser"]
     )
-    assert trainer.examples[0, 0, 0].noise.shape == (16, 8, 8)
+    assert trainer.examples[0, 0, 0].noise.shape == (12, 8, 8)
     assert len(trainer.source) == 4
     assert trainer.source[0].pixels.shape == (64, 64, 3)
 
