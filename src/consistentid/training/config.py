@@ -140,8 +140,7 @@ class TrainConfig:
         localisation_weight: factor of the localisation loss.
         localisation_blocks: UNet blocks it looks at; by default those of the paper, see `AttentionRecorder`.
         identity_weight: factor of the `IdentityLoss`. It needs landmarks, and memory for the decoder of the latents.
-        identity_start: share of the steps after which it is asked. A base that draws no faces yet learns from it what a
-            recogniser takes for a face, and unlearns what it knew.
+        identity_start: share of the steps after which it is asked; before, a step costs no decoder and no recogniser.
         identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
             that conditions the adapter sees in a face is soon learnt; others see more.
         distilled_recogniser: ONNX file of the recogniser that the initial weights know, to move them to the preset's:
