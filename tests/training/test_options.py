@@ -423,7 +423,7 @@ def test_the_recipes_that_ship(name: str) -> None:
     path = Path(__file__).parents[2] / f"recipes/{name}.yaml"
     config = TrainConfig.from_yaml(path)
     assert config.preset in ("drawn", name)
-    assert config.schedule.batch in (16, 32)
+    assert config.schedule.batch in (16, 24, 32)
     assert load_recipe(path)["size"] == config.size
     if name != "drawn":  # the paper's settings
         assert config.schedule.lr == 1e-4
