@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from consistentid.errors import InputError
+from consistentid.files.devices import exactly
 
 
 class AttentionRecorder:
@@ -85,7 +86,7 @@ class AttentionRecorder:
         q, k = (x.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for x in (layer.to_q(hidden), layer.to_k(text)))
         # In float32: a loss on shares of a map's maximum has gradients that nearly cancel, and half precision makes
         # noise of them, many times as large as all others.
-        with torch.autocast(hidden.device.type, enabled=False):
+        with exactly(hidden.device):
             scores = (q.float() @ k.float().transpose(-1, -2)) * layer.scale  # (B, heads, h*w, T)
             log_z = scores.logsumexp(-1, keepdim=True)
             wanted = self._positions[:, None, None, :].expand(*scores.shape[:3], -1)

@@ -67,6 +67,13 @@ def ordinary_tensors() -> Iterator[None]:
 
 
 @contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Within the block nothing computes in half precision by autocast: a loss's cosines and logarithms need float32."""
+    with torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
 def moved(device: torch.device | str, *modules: nn.Module) -> Iterator[None]:
     """Within the block the modules are on the device, after it back where they were, whatever happens."""
     homes = [next(module.parameters()).device for module in modules]

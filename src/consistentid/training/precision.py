@@ -70,13 +70,6 @@ def computing(precision: str, device: torch.device) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Within the block everything computes in float32 again: cosines and logarithms of a loss need more than 8 bits."""
-    with torch.autocast(device.type, enabled=False):
-        yield
-
-
 def laid_out(module: nn.Module, precision: str) -> nn.Module:
     """The module with its weights in the order in which that precision is quickest: channels last for bfloat16."""
     order = torch.channels_last if precision == "bfloat16" else torch.contiguous_format

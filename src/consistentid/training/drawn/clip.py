@@ -29,11 +29,11 @@ from consistentid.drawn.pools import Pool, captions, pixels
 from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.faces.parts import PARTS, part_pictures
 from consistentid.files.claims import in_turn
+from consistentid.files.devices import exactly
 from consistentid.files.writing import replacing_folder
 from consistentid.training.drawn.loop import Losses, gathered, train
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.drawn.text import CONTEXT, open_tokenizer, tokenize
-from consistentid.training.precision import exactly
 from consistentid.training.schedule import batched
 
 NORMAL = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}  # pixels in [-1, 1]

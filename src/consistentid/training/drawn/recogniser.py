@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from consistentid.drawn.pools import Pool, pixels
 from consistentid.faces.alignment import SIZE, align
 from consistentid.faces.verification import accepted, impostor_threshold
+from consistentid.files.devices import exactly
 from consistentid.training.drawn.loop import Losses, gathered, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe
-from consistentid.training.precision import exactly
 from consistentid.training.schedule import Schedule, batched
 
 DIMENSIONS = 512
