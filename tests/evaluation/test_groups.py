@@ -10,9 +10,22 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tiny
+from consistentid.adapter.identity import Identity
 from consistentid.cli import main
 from consistentid.errors import InputError, NoFaceError
-from consistentid.evaluation.groups import LIST, Group, make_pairs, read_list, report, score_groups, write_list
+from consistentid.evaluation.groups import (
+    ALONE,
+    LIST,
+    METHODS,
+    REAL,
+    Group,
+    make_pairs,
+    read_list,
+    report,
+    score_groups,
+    write_list,
+)
+from consistentid.files.images import load_image
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
@@ -146,11 +159,44 @@ def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypa
     sample = studio.sample
     monkeypatch.setattr(studio, "sample", lambda request: asked.append(len(request.people)) or sample(request))
     made = make_pairs(studio, tmp_path, 1, ["two friends"])
-    assert [group.method for group in made] == ["regions", "tokens only", "one person", "one person"]
-    assert asked == [2, 2, 1, 1]
+    assert [group.method for group in made] == [*METHODS, REAL, ALONE, ALONE]
+    assert asked == [2, 2, 2, 1, 1], "nobody draws the real ones"
     assert read_list(tmp_path / LIST) == made
+    assert {load_image(group.picture).size for group in made if group.picture} == {(96, 64)}
     assert made[0].picture is not None
     made[0].picture.unlink()
     asked.clear()
     assert make_pairs(studio, tmp_path, 1, ["two friends"]) == made
     assert asked == [2]
+    other = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", scale=0.5)
+    with pytest.raises(InputError, match="settings"):
+        make_pairs(other, tmp_path, 1, ["two friends"])
+
+
+def test_pairs_with_somebody_who_is_refused_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    who = studio.identify(tiny.portrait())
+
+    def identify(reference: Path) -> Identity:
+        if reference.parent.name == "test-00000":
+            raise NoFaceError(f"{reference}: shows no face")
+        return who
+
+    monkeypatch.setattr(studio, "identify", identify)
+    made = make_pairs(studio, tmp_path, 1, ["two friends"])
+    assert [group.method for group in made if group.picture] == [ALONE], "of the other person"
+    assert read_list(tmp_path / LIST) == made
+    with pytest.raises(InputError, match="none of the pictures exists"):
+        score_groups(made[:-1], studio.analyzer)
+    face, ada = tmp_path / "face.png", tmp_path / "ada.png"
+    for file in (face, ada):
+        tiny.portrait().save(file)
+    (whole, *refused), _ = score_groups([Group(face, (ada,)), *made[:-1]], studio.analyzer)
+    assert whole.similarity == pytest.approx(1, abs=1e-5)
+    assert {(x.similarity, x.right_number) for x in refused} == {(0, 0)}
+
+
+def test_what_the_protocol_does_not_have_is_refused(tmp_path: Path) -> None:
+    for option in (["--variant", "full"], ["--ablate", "scale"], ["--seeds", "2"], ["--dino", "x"]):
+        done = run("evaluate", "--protocol", "people", *option, "--out", tmp_path)
+        assert (done.exit_code, f"{option[0]}: the protocol 'people' has no such thing" in done.stderr) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,8 +109,11 @@ def evaluate(
     given = {"judge": judge, "adapter": adapter, "base": base}
     chosen = load_preset(preset).override(**{name: value for name, value in given.items() if value})
     if protocol == PEOPLE:
+        other = {"--variant": variants, "--ablate": ablations, "--photos": photos, "--seeds": seeds > 1, "--clip": clip}
+        if unread := [name for name, value in (other | {"--dino": dino}).items() if value]:
+            raise InputError(f"{unread[0]}: the protocol 'people' has no such thing; leave it out")
         _evaluate_people(
-            chosen, people, prompts, pictures, manifests, device, dtype, out,
+            chosen.override(steps=steps), people, prompts, pictures, manifests, device, dtype, workers, out,
             conditioned_judge=conditioned_judge, as_json=as_json,
         )  # fmt: skip
         return
@@ -161,6 +165,7 @@ def _evaluate_people(
     manifests: tuple[str, ...],
     device: str | None,
     dtype: str | None,
+    workers: int,
     out: Path,
     *,
     conditioned_judge: bool,
@@ -179,9 +184,9 @@ def _evaluate_people(
     check_folder(out)
     studio, bars = load_pipeline(chosen, device, dtype), named_bars()
     if not groups:
-        groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], lambda done, total: bars("pictures", done, total))
+        groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], workers, partial(bars, "pictures"))
     faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
-    scored, threshold = score_groups(groups, faces, lambda done, total: bars("scores", done, total))
+    scored, threshold = score_groups(groups, faces, partial(bars, "scores"))
     name = f"{judge}, which conditioned the model: likeness is flattered" if conditions else judge
     data = report(groups, scored, threshold, name, out)
     if as_json:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -33,6 +33,8 @@ from consistentid.presets.preset import Preset
 from consistentid.provenance.marks import UNMARKED
 
 Progress = Callable[[int, int], None]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -147,11 +149,7 @@ def generate(plan: Plan, studio: ConsistentIDPipeline, workers: int = 1, progres
             todo.append((variant, person))
         else:
             finish(person, None)
-    if workers == 1 or len(todo) < 2:
-        for variant, person in todo:
-            finish(person, _work(studio, plan, variant, person))
-    else:
-        _in_processes(plan, todo, studio, workers, finish)
+    in_studios(studio, partial(_work, plan), todo, workers, lambda job, reason: finish(job[1], reason))
     return [f"{name}: {reason}" for name, reason in refused.items()]
 
 
@@ -180,8 +178,48 @@ def _missing(plan: Plan, variant: Variant, person: int) -> list[tuple[int, int]]
     ]
 
 
-def _work(studio: ConsistentIDPipeline, plan: Plan, variant: Variant, person: int) -> str | None:
+def in_studios(
+    studio: ConsistentIDPipeline,
+    work: Callable[[ConsistentIDPipeline, Job], Result],
+    jobs: Sequence[Job],
+    workers: int,
+    finish: Callable[[Job, Result], object],
+) -> None:
+    """Do every job with a pipeline, this one or, with several workers, in processes with one of the same preset each.
+
+    Args:
+        work: does a job; a function of a module, or a `functools.partial` of one.
+        workers: processes; they share all GPUs.
+        finish: called with each job and its result, as they come.
+
+    Raises:
+        ConsistentIDError: a process was killed. What `work` and `finish` raise is raised as it is.
+    """
+    if workers == 1 or len(jobs) < 2:
+        for job in jobs:
+            finish(job, work(studio, job))
+        return
+    gpus = torch.cuda.device_count() if studio.device.type == "cuda" else 0
+    devices = [f"cuda:{number}" for number in range(gpus)] or [str(studio.device)]
+    run_in_processes(
+        partial(_studio, studio.preset, studio.dtype, devices),
+        work,
+        jobs,
+        workers,
+        finish,
+        threads_each=max(1, (os.cpu_count() or 1) // workers),
+        remedy="the same command goes on where it was, with fewer --workers it needs less",
+    )
+
+
+def _studio(preset: Preset, dtype: torch.dtype, devices: Sequence[str], number: int) -> ConsistentIDPipeline:
+    quiet_libraries()
+    return ConsistentIDPipeline(preset, devices[number % len(devices)], dtype)
+
+
+def _work(plan: Plan, studio: ConsistentIDPipeline, job: tuple[Variant, int]) -> str | None:
     """Make the missing pictures of one person by one variant; the reason if the reference was refused."""
+    variant, person = job
     somebody = plan.people[person]
     try:
         who = identity_of(studio, plan, person)
@@ -235,32 +273,3 @@ def peak_memory_mb(device: torch.device) -> float:
         return float(psutil.Process().memory_info().peak_wset) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def _in_processes(
-    plan: Plan,
-    todo: Sequence[tuple[Variant, int]],
-    studio: ConsistentIDPipeline,
-    workers: int,
-    finish: Callable[[int, str | None], None],
-) -> None:
-    gpus = torch.cuda.device_count() if studio.device.type == "cuda" else 0
-    devices = [f"cuda:{number}" for number in range(gpus)] or [str(studio.device)]
-    run_in_processes(
-        partial(_studio, plan, studio.dtype, devices),
-        _job,
-        todo,
-        workers,
-        lambda job, reason: finish(job[1], reason),
-        threads_each=max(1, (os.cpu_count() or 1) // workers),
-        remedy="the same command goes on where it was, with fewer --workers it needs less",
-    )
-
-
-def _studio(plan: Plan, dtype: torch.dtype, devices: Sequence[str], number: int) -> tuple[ConsistentIDPipeline, Plan]:
-    quiet_libraries()
-    return ConsistentIDPipeline(plan.preset, devices[number % len(devices)], dtype), plan
-
-
-def _job(worker: tuple[ConsistentIDPipeline, Plan], job: tuple[Variant, int]) -> str | None:
-    return _work(*worker, *job)

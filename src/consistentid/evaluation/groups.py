@@ -18,15 +18,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Regions
-from consistentid.errors import ArgumentError, InputError, NoFaceError
+from consistentid.drawn.portraits import WORLD, draw_groups, sample_groups
+from consistentid.errors import ArgumentError, FaceError, InputError, NoFaceError
+from consistentid.evaluation.generation import in_studios
 from consistentid.evaluation.metrics import Estimate
 from consistentid.evaluation.people import Person, draw_people
 from consistentid.evaluation.protocol import Prompt
@@ -35,16 +40,20 @@ from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
 from consistentid.faces.face import Detection, largest_first
 from consistentid.faces.matching import similarities
 from consistentid.faces.verification import impostor_threshold
+from consistentid.files.claims import claimed
+from consistentid.files.config import plain
 from consistentid.files.images import load_image
 from consistentid.files.output import encode_json
 from consistentid.files.tables import read_table, write_table
-from consistentid.files.writing import check_folder, write_whole
+from consistentid.files.writing import check_folder, replacing, write_whole
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in, faces_outside
 from consistentid.pipeline.request import Request
+from consistentid.presets.keys import model_key, settings_key
 from consistentid.provenance.marks import UNMARKED
 
 LIST = "pictures.csv"
+_CLAIM = "run.json"
 PROMPTS = (
     "two friends at a beach",
     "two people in a park",
@@ -56,10 +65,14 @@ PLACES = ((0.03, 0.05, 0.5, 1.0), (0.5, 0.05, 0.97, 1.0))
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "regions": {},
+    "regions, repaired": {"repair": True, "repair_below": 1.0},  # every face is drawn anew and kept where more alike
     "tokens only": {"merge_at": 1.0, "face_text": ""},  # what peers do: the words are the same for all
 }
 ALONE = "one person"
-"""The ceiling: each person alone in the same place, so that nothing is shared."""
+"""The ceiling of the method: each person alone in the same place, so that nothing is shared."""
+
+REAL = "real drawings"
+"""The ceiling of the ruler: both people as they are drawn, where the preset takes the references of both."""
 
 OTHERS = 2
 """Pictures of each drawn person that the preset does not see, against which copying is measured."""
@@ -159,50 +172,117 @@ def _each(cell: str) -> list[str]:
 
 
 def make_pairs(
-    studio: ConsistentIDPipeline, folder: Path, pairs: int, prompts: Sequence[str], progress: Progress | None = None
+    studio: ConsistentIDPipeline,
+    folder: Path,
+    pairs: int,
+    prompts: Sequence[str],
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> list[Group]:
-    """Pictures of pairs of held-out drawn people, two in each, and of each alone in the same place.
+    """Pictures of pairs of held-out drawn people, two in each, of each alone in the same place, and real drawings.
 
-    What is there already is kept, so that an interrupted run goes on.
+    Can be stopped at any moment; the same call goes on where it was, also with more pairs or prompts. A picture that is
+    not made, since the preset refuses a person's reference, is `None` in its group.
 
     Args:
         studio: a preset for drawings.
-        folder: of the pictures.
+        folder: of the pictures; new, empty, or of the same preset.
         pairs: how many; no person is in two of them.
         prompts: of each pair.
+        workers: processes that make pictures.
         progress: called with (pictures done, pictures in all).
+
+    Raises:
+        InputError: the folder holds something else.
+        ConsistentIDError: weights are missing, the disk is full, a process was killed.
     """
-    people = draw_people(check_folder(folder) / "people", 2 * pairs, [Prompt("", "others")] * OTHERS)
-    groups: list[tuple[Path, list[Person], Sequence[tuple[float, ...]], str, str, dict[str, Any]]] = []
-    for pair in range(pairs):
-        two = people[2 * pair : 2 * pair + 2]
-        for number, prompt in enumerate(prompts):
-            for method, arguments in METHODS.items():
-                file = folder / method.replace(" ", "-") / f"{pair:05d}-{number}.png"
-                groups.append((file, two, PLACES, prompt, method, dict(arguments)))
-            groups += [
-                (folder / "one-person" / f"{pair:05d}-{number}-{i}.png", [two[i]], (PLACES[i],), prompt, ALONE, {})
-                for i in range(2)
-            ]
-    identities: dict[Path, Any] = {}
-    made = []
-    for done, (file, who, places, prompt, method, arguments) in enumerate(groups, 1):
-        references = tuple(person.reference for person in who)
-        if not file.is_file():
-            for reference in references:
-                if reference not in identities:
-                    identities[reference] = studio.identify(reference)
-            asked = Request(
-                [identities[x] for x in references], prompt, regions=places, seed=hash_of(file.stem), **arguments
-            )
-            picture = studio.sample(asked)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, picture.to_png(0, provenance=UNMARKED))
-        made.append(Group(file, references, tuple(places), prompt, method, tuple(person.others for person in who)))
-        if progress:
-            progress(done, len(groups))
-    write_list(folder / LIST, made)
+    about = {**model_key(studio.preset), "dtype": str(studio.dtype), "settings": settings_key(studio.preset)}
+    about |= {"prompts": PROMPTS, "methods": METHODS, "places": PLACES, "drawings": WORLD}
+    with claimed(check_folder(folder), "evaluation of pairs", plain(about), note=_CLAIM):
+        people = draw_people(folder / "people", 2 * pairs, [Prompt("", "others")] * OTHERS)
+        twos = [people[2 * pair : 2 * pair + 2] for pair in range(pairs)]
+        width, height = studio.sampler.native_size
+        size = width * 3 // 16 * 8, height
+        asked = [_asked(folder, pair, two, prompts) for pair, two in enumerate(twos)]
+        total, done = sum(map(len, asked)), 0
+
+        def finish(pair: Sequence[_Asked], _: None) -> None:
+            nonlocal done
+            done += len(pair)
+            if progress:
+                progress(done, total)
+
+        in_studios(studio, partial(_make, size), asked, workers, finish)
+        made = [one.group() for pair in asked for one in pair]
+        write_list(folder / LIST, made)
     return made
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A picture that is to be made."""
+
+    file: Path
+    people: Sequence[Person]
+    regions: Sequence[tuple[float, ...]]
+    prompt: str
+    method: str
+
+    def group(self) -> Group:
+        references = tuple(person.reference for person in self.people)
+        others = tuple(person.others for person in self.people)
+        file = self.file if self.file.is_file() else None
+        return Group(file, references, tuple(self.regions), self.prompt, self.method, others)
+
+
+def _asked(folder: Path, pair: int, two: Sequence[Person], prompts: Sequence[str]) -> list[_Asked]:
+    asked = []
+    for number, prompt in enumerate(prompts):
+        name = f"{pair:05d}-{number}"
+        for method in (*METHODS, REAL):
+            file = folder / method.replace(" ", "-") / f"{name}.png"
+            asked.append(_Asked(file, two, PLACES, prompt, method))
+        for i, person in enumerate(two):
+            file = folder / ALONE.replace(" ", "-") / f"{name}-{i}.png"
+            asked.append(_Asked(file, [person], PLACES[i : i + 1], prompt, ALONE))
+    return asked
+
+
+def _make(size: tuple[int, int], studio: ConsistentIDPipeline, pair: Sequence[_Asked]) -> None:
+    """Make the missing pictures of a pair; those with somebody whose reference is refused stay missing."""
+    width, height = size
+    identities: dict[Path, Identity | None] = {}
+    for asked in pair:
+        if asked.file.is_file():
+            continue
+        for person in asked.people:
+            if person.reference not in identities:
+                identities[person.reference] = _identified(studio, person.reference)
+        who = [known for person in asked.people if (known := identities[person.reference])]
+        if len(who) < len(asked.people):
+            continue
+        asked.file.parent.mkdir(parents=True, exist_ok=True)
+        if asked.method == REAL:
+            with replacing(asked.file) as temporary:
+                _real(asked.file.stem, size).save(temporary)
+            continue
+        seed, arguments = hash_of(asked.file.stem), METHODS.get(asked.method, {})
+        request = Request(who, asked.prompt, regions=asked.regions, seed=seed, width=width, height=height, **arguments)
+        write_whole(asked.file, studio.sample(request).to_png(0, provenance=UNMARKED))
+
+
+def _identified(studio: ConsistentIDPipeline, reference: Path) -> Identity | None:
+    try:
+        return studio.identify(reference)
+    except FaceError:
+        return None
+
+
+def _real(name: str, size: tuple[int, int]) -> Image.Image:
+    """A drawing of both people of a pair, in a scene of chance."""
+    pair, number = (int(part) for part in name.split("-")[:2])
+    groups = sample_groups([((2 * pair, 2 * pair + 1), number)], split="test", aspect=size[0] / size[1])
+    return Image.fromarray(draw_groups(groups, size).pixels()[0])
 
 
 def hash_of(name: str) -> int:
@@ -222,14 +302,18 @@ def score_groups(
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        NoFaceError: a picture of a person that was given to the tool shows no face.
+        InputError: there are no pictures at all.
+        NoFaceError: a picture of a person that was given to the tool, and of whom it made one, shows no face.
     """
     known: dict[Path, NDArray[np.float32]] = {}
-    for path in sorted({path for group in groups for path in group.people}):
+    for path in sorted({path for group in groups if group.picture for path in group.people}):
         found = embed_largest(load_image(path), faces.detector, faces.recogniser)
         if found is None:
             raise NoFaceError(f"{path}: shows no face, so nobody can be compared to it")
         known[path] = found
+    if not known:
+        raise InputError("none of the pictures exists; look at the paths in the list")
+    length = len(next(iter(known.values())))
     unseen = {
         path: embed_largest(load_image(path), faces.detector, faces.recogniser)
         for path in sorted({path for group in groups for each in group.others for path in each})
@@ -244,13 +328,14 @@ def score_groups(
         if picture:
             seen = largest_first(faces.detector.detect(picture))
             embeddings = [faces.recogniser.embed(picture, face.landmarks) for face in seen]
-        alike = similarities([known[path] for path in group.people], embeddings)
+        nobody = np.zeros((len(group.people), 0), np.float32)
+        alike = similarities([known[path] for path in group.people], embeddings) if picture else nobody
         places: list[int | None] | None = None
         if group.regions:
             places = faces_in(Regions.read(group.regions), seen, picture.size) if picture else [None] * len(alike)
         others = _alike_others(group, unseen, embeddings)
-        now = np.stack(embeddings) if embeddings else np.zeros((0, next(iter(known.values())).shape[0]), np.float32)
-        bystanders = (_bystanders(group, faces, now.shape[1]), now) if picture and group.before else None
+        now = np.stack(embeddings) if embeddings else np.zeros((0, length), np.float32)
+        bystanders = (_bystanders(group, faces, length), now) if picture and group.before else None
         scored.append(measure(alike, len(seen), threshold, places, others, bystanders))
         if progress:
             progress(done, len(groups))
