@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import consistentid
+import tiny
 from consistentid.errors import InputError
 from consistentid.faces import onnx
 from consistentid.faces.onnx import onnx_providers
@@ -91,12 +92,20 @@ def test_the_face_networks_of_a_pipeline_are_on_its_device(monkeypatch: pytest.M
     monkeypatch.setitem(onnx._PROVIDERS, "meta", ("CUDAExecutionProvider",))
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", record)
-    studio = ConsistentIDPipeline.from_preset("drawn", device="cpu")
-    studio.device = torch.device("meta")
-    assert {x.device.type for x in studio.analyzer.parser.network.parameters()} == {"meta"}
-    assert studio.judge
-    assert asked == [[("CUDAExecutionProvider", {}), "CPUExecutionProvider"]] * 2
-    careful = ConsistentIDPipeline.from_preset("drawn", device="cpu", low_memory=True)
-    careful.device = torch.device("meta")
-    assert {x.device.type for x in careful.analyzer.parser.network.parameters()} == {"cpu"}
-    assert asked[-1] == ["CPUExecutionProvider"]
+
+    def parsing(name: str | Path, *, low_memory: bool = False) -> set[str]:
+        studio = ConsistentIDPipeline.from_preset(name, device="cpu", low_memory=low_memory)
+        studio.device = torch.device("meta")
+        assert studio.analyzer.recogniser
+        assert studio.analyzer.detector
+        assert name != "drawn" or studio.judge
+        return {x.device.type for x in studio.analyzer.parser.network.parameters()}
+
+    assert parsing(tiny.preset()) == {"meta"}
+    assert parsing(tiny.preset(), low_memory=True) == {"cpu"}
+    assert asked.pop() == ["CPUExecutionProvider"]
+    asked.clear()
+    parsing("drawn")
+    assert asked == [[("CUDAExecutionProvider", {}), "CPUExecutionProvider"]] * 3, "recogniser, parser, judge"
+    parsing("drawn", low_memory=True)
+    assert asked[3:] == [["CPUExecutionProvider"]] * 3
