@@ -27,7 +27,7 @@ def main() -> None:
     options = parser.parse_args()
     studio = ConsistentIDPipeline.from_preset("drawn")
     sheet = Image.new("RGB", (TILE * (len(PROMPTS) + 1) + 8, HEAD + TILE * len(PEOPLE)), "white")
-    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    text, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
     for column, prompt in enumerate(("reference", *(prompt.removeprefix("a person ") for prompt in PROMPTS))):
         words = prompt.split()
         half = (len(words) + 1) // 2 if len(prompt) > 20 else len(words)

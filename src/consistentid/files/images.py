@@ -143,29 +143,31 @@ def contact_sheet(
 ) -> Image.Image:
     """One RGB picture to judge a run by: references in a column on the left, pictures in a grid on the right.
 
-    `captions` holds one short line for each picture. Every picture is fitted into `tile` x `tile` pixels, never cut.
-    `columns` of the grid are chosen by the number of pictures when not given.
+    `captions` holds one short line for each picture. Every picture is fitted into `tile` pixels of height, and of width
+    or, for wide pictures, up to twice as many; never cut. `columns` of the grid are chosen by the number of pictures
+    when not given.
     """
     line, gap = max(12, tile // 12), max(4, tile // 32)
     font = ImageFont.load_default(size=line * 0.8)
     columns = columns or max(1, min(len(pictures), max(4, round(len(pictures) ** 0.5 * 1.5))))
     rows = max(-(-len(pictures) // columns), 1)
     left = -(-len(references) // rows)
-    step_x, step_y = tile + gap, tile + line + gap
+    wide = min(max([tile, *(tile * picture.width // picture.height for picture in pictures)]), 2 * tile)
+    step_x, step_y = wide + gap, tile + line + gap
     # The two groups stand apart by a wider gap, so that nobody takes the photo for a result.
-    start = left * step_x + (2 * gap if references else 0)
+    start = left * (tile + gap) + (2 * gap if references else 0)
     sheet = Image.new("RGB", (start + columns * step_x + gap, rows * step_y + gap), "white")
     draw = ImageDraw.Draw(sheet)
 
-    def place(image: Image.Image, x: int, y: int, caption: str) -> None:
-        fitted = ImageOps.contain(image.convert("RGB"), (tile, tile), Image.Resampling.LANCZOS)
-        sheet.paste(fitted, (x + (tile - fitted.width) // 2, y + (tile - fitted.height) // 2))
-        draw.text((x + tile // 2, y + tile), caption, fill="black", font=font, anchor="ma")
+    def place(image: Image.Image, x: int, y: int, width: int, caption: str) -> None:
+        fitted = ImageOps.contain(image.convert("RGB"), (width, tile), Image.Resampling.LANCZOS)
+        sheet.paste(fitted, (x + (width - fitted.width) // 2, y + (tile - fitted.height) // 2))
+        draw.text((x + width // 2, y + tile), caption, fill="black", font=font, anchor="ma")
 
     for index, image in enumerate(references):
-        place(image, gap + index // rows * step_x, gap + index % rows * step_y, "reference")
+        place(image, gap + index // rows * (tile + gap), gap + index % rows * step_y, tile, "reference")
     for index, (image, caption) in enumerate(zip(pictures, captions, strict=True)):
-        place(image, start + gap + index % columns * step_x, gap + index // columns * step_y, caption)
+        place(image, start + gap + index % columns * step_x, gap + index // columns * step_y, wide, caption)
     return sheet
 
 
