@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import tiny
 from consistentid.adapter.identity import Identity
 from consistentid.cli import main
-from consistentid.errors import InputError, NoFaceError
+from consistentid.errors import ArgumentError, InputError, NoFaceError
 from consistentid.evaluation.groups import (
     ALONE,
     LIST,
@@ -27,6 +27,7 @@ from consistentid.evaluation.groups import (
 )
 from consistentid.files.images import load_image
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from consistentid.pipeline.request import Request
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 
@@ -156,8 +157,8 @@ def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypa
     asked: list[int] = []
     # tiny networks find no face in these drawings
     monkeypatch.setattr(studio, "identify", lambda *_: who)
-    sample = studio.sample
-    monkeypatch.setattr(studio, "sample", lambda request: asked.append(len(request.people)) or sample(request))
+    generate = studio.generate
+    monkeypatch.setattr(studio, "generate", lambda request: asked.append(len(request.people)) or generate(request))
     made = make_pairs(studio, tmp_path, 1, ["two friends"])
     assert [group.method for group in made] == [*METHODS, REAL, ALONE, ALONE]
     assert asked == [2, 2, 2, 1, 1], "nobody draws the real ones"
@@ -168,6 +169,8 @@ def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypa
     asked.clear()
     assert make_pairs(studio, tmp_path, 1, ["two friends"]) == made
     assert asked == [2]
+    with pytest.raises(ArgumentError, match="repair needs the likeness"):
+        studio.sample(Request([who], "somebody", repair=True))
     other = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", scale=0.5)
     with pytest.raises(InputError, match="settings"):
         make_pairs(other, tmp_path, 1, ["two friends"])

@@ -240,7 +240,7 @@ def _asked(folder: Path, pair: int, two: Sequence[Person], prompts: Sequence[str
     for number, prompt in enumerate(prompts):
         name = f"{pair:05d}-{number}"
         for method in (*METHODS, REAL):
-            file = folder / method.replace(" ", "-") / f"{name}.png"
+            file = folder / method.replace(",", "").replace(" ", "-") / f"{name}.png"
             asked.append(_Asked(file, two, PLACES, prompt, method))
         for i, person in enumerate(two):
             file = folder / ALONE.replace(" ", "-") / f"{name}-{i}.png"
@@ -268,7 +268,7 @@ def _make(size: tuple[int, int], studio: ConsistentIDPipeline, pair: Sequence[_A
             continue
         seed, arguments = hash_of(asked.file.stem), METHODS.get(asked.method, {})
         request = Request(who, asked.prompt, regions=asked.regions, seed=seed, width=width, height=height, **arguments)
-        write_whole(asked.file, studio.sample(request).to_png(0, provenance=UNMARKED))
+        write_whole(asked.file, studio.generate(request).to_png(0, provenance=UNMARKED))
 
 
 def _identified(studio: ConsistentIDPipeline, reference: Path) -> Identity | None:

@@ -292,8 +292,11 @@ class ConsistentIDPipeline(PresetNetworks):
         """All pictures of a request, their likeness not measured.
 
         Raises:
+            ArgumentError: `repair`, which needs it.
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError, CancelledError: see `generate`.
         """
+        if request.repair:
+            raise ArgumentError("{repair} needs the likeness, which is not measured here; call `generate`")
         with self.at_work():
             if not request.base_alone:
                 self._people(request)
