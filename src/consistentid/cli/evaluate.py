@@ -109,8 +109,11 @@ def evaluate(
     given = {"judge": judge, "adapter": adapter, "base": base}
     chosen = load_preset(preset).override(**{name: value for name, value in given.items() if value})
     if protocol == PEOPLE:
-        other = {"--variant": variants, "--ablate": ablations, "--photos": photos, "--seeds": seeds > 1, "--clip": clip}
-        if unread := [name for name, value in (other | {"--dino": dino}).items() if value]:
+        others = {
+            "--variant": variants, "--ablate": ablations, "--photos": photos, "--seeds": seeds > 1, "--clip": clip,
+            "--dino": dino,
+        }  # fmt: skip
+        if unread := [name for name, value in others.items() if value]:
             raise InputError(f"{unread[0]}: the protocol 'people' has no such thing; leave it out")
         _evaluate_people(
             chosen.override(steps=steps), people, prompts, pictures, manifests, device, dtype, workers, out,

@@ -108,11 +108,8 @@ class Drawing:
 
     def members(self, rows: range) -> list[tuple[tuple[int, ...], int]]:
         """(numbers of the people from left to right, number of the scene) of pictures."""
-        keys = self.keys(rows)
-        if self.people_per_picture == 1:
-            return [((person,), scene) for person, scene in keys]
         count = self.people_per_picture
-        return with_company(keys, range(self.people), count, split=self.split, seed=self.seed)
+        return with_company(self.keys(rows), range(self.people), count, split=self.split, seed=self.seed)
 
     def groups(self, rows: range) -> Groups:
         """Who is on pictures, in which scenes."""

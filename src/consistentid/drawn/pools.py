@@ -93,18 +93,16 @@ class PoolSpec:
         """Who is on the pictures of rows, and in which scenes."""
         if self.together == 1:
             return Groups(*self.tables(rows), 1)
-        among = range(self.first, self.first + self.people)
-        keys = with_company(self.keys(rows), among, self.together, split=self.split, seed=self.seed)
         width, height = self.sides
-        return sample_groups(keys, split=self.split, seed=self.seed, aspect=width / height)
+        return sample_groups(self._members(rows), split=self.split, seed=self.seed, aspect=width / height)
 
     def members(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the people on the pictures of rows, from left to right: (K, P)."""
-        keys = self.keys(rows)
-        if self.together == 1:
-            return np.array([[person] for person, _ in keys])
+        return np.array([members for members, _ in self._members(rows)])
+
+    def _members(self, rows: NDArray[np.int64]) -> list[tuple[tuple[int, ...], int]]:
         among = range(self.first, self.first + self.people)
-        return np.array([m for m, _ in with_company(keys, among, self.together, split=self.split, seed=self.seed)])
+        return with_company(self.keys(rows), among, self.together, split=self.split, seed=self.seed)
 
 
 @dataclass(frozen=True)

@@ -222,11 +222,18 @@ def make_pairs(
 class _Asked:
     """A picture that is to be made."""
 
+    pair: int
+    number: int  # of the prompt
     file: Path
     people: Sequence[Person]
     regions: Sequence[tuple[float, ...]]
     prompt: str
     method: str
+
+    @property
+    def seed(self) -> int:
+        """The same for all methods."""
+        return 1000 * self.pair + self.number
 
     def group(self) -> Group:
         references = tuple(person.reference for person in self.people)
@@ -236,15 +243,14 @@ class _Asked:
 
 
 def _asked(folder: Path, pair: int, two: Sequence[Person], prompts: Sequence[str]) -> list[_Asked]:
+    each: list[tuple[str, str, Sequence[Person], Sequence[tuple[float, ...]]]]
+    each = [(method, "", two, PLACES) for method in (*METHODS, REAL)]
+    each += [(ALONE, f"-{i}", [person], PLACES[i : i + 1]) for i, person in enumerate(two)]
     asked = []
     for number, prompt in enumerate(prompts):
-        name = f"{pair:05d}-{number}"
-        for method in (*METHODS, REAL):
-            file = folder / method.replace(",", "").replace(" ", "-") / f"{name}.png"
-            asked.append(_Asked(file, two, PLACES, prompt, method))
-        for i, person in enumerate(two):
-            file = folder / ALONE.replace(" ", "-") / f"{name}-{i}.png"
-            asked.append(_Asked(file, [person], PLACES[i : i + 1], prompt, ALONE))
+        for method, more, people, regions in each:
+            file = folder / method.replace(",", "").replace(" ", "-") / f"{pair:05d}-{number}{more}.png"
+            asked.append(_Asked(pair, number, file, people, regions, prompt, method))
     return asked
 
 
@@ -264,10 +270,11 @@ def _make(size: tuple[int, int], studio: ConsistentIDPipeline, pair: Sequence[_A
         asked.file.parent.mkdir(parents=True, exist_ok=True)
         if asked.method == REAL:
             with replacing(asked.file) as temporary:
-                _real(asked.file.stem, size).save(temporary)
+                _real(asked, size).save(temporary)
             continue
-        seed, arguments = hash_of(asked.file.stem), METHODS.get(asked.method, {})
-        request = Request(who, asked.prompt, regions=asked.regions, seed=seed, width=width, height=height, **arguments)
+        arguments: dict[str, Any] = {"seed": asked.seed, "width": width, "height": height}
+        arguments |= METHODS.get(asked.method, {})
+        request = Request(who, asked.prompt, regions=asked.regions, **arguments)
         write_whole(asked.file, studio.generate(request).to_png(0, provenance=UNMARKED))
 
 
@@ -278,17 +285,11 @@ def _identified(studio: ConsistentIDPipeline, reference: Path) -> Identity | Non
         return None
 
 
-def _real(name: str, size: tuple[int, int]) -> Image.Image:
+def _real(asked: _Asked, size: tuple[int, int]) -> Image.Image:
     """A drawing of both people of a pair, in a scene of chance."""
-    pair, number = (int(part) for part in name.split("-")[:2])
-    groups = sample_groups([((2 * pair, 2 * pair + 1), number)], split="test", aspect=size[0] / size[1])
+    people = 2 * asked.pair, 2 * asked.pair + 1
+    groups = sample_groups([(people, asked.number)], split="test", aspect=size[0] / size[1])
     return Image.fromarray(draw_groups(groups, size).pixels()[0])
-
-
-def hash_of(name: str) -> int:
-    """A seed of a picture's name, the same for all methods."""
-    pair, number = name.split("-")[:2]
-    return 1000 * int(pair) + int(number)
 
 
 def score_groups(

@@ -58,18 +58,8 @@ def in_turn(path: Path) -> Iterator[None]:
     Raises:
         InputError: its folder cannot be written to.
     """
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except NotImplementedError:  # a file system without locks
-        warnings.warn(f"{path.parent} cannot be locked: see that nothing else writes to it", stacklevel=3)
-    except OSError as error:
-        raise cannot_write(path, error) from None
-    try:
+    with _held(path.parent, f".{path.name}.lock", path, patience=-1):
         yield
-    finally:
-        lock.release()
 
 
 def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Collection[str]) -> None:
@@ -98,19 +88,40 @@ def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Co
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """A lock of the system's, so that it is gone when its process is, however that ends."""
-    lock = FileLock(folder / LOCK)
+    """The folder is this process's alone; another one's is refused."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=_PATIENCE)
+        with _held(folder, LOCK, folder, patience=_PATIENCE):
+            yield
     except Timeout:
         raise InputError(
             f"{folder}: another process is writing to it; wait until that has ended, or name a new folder"
         ) from None
+
+
+@contextmanager
+def _held(folder: Path, name: str, written: Path, *, patience: float) -> Iterator[None]:
+    """A lock of the system's, so that it is gone when its process is, however that ends.
+
+    Args:
+        folder: of the lock; made if it is not there.
+        name: of the lock's file.
+        written: what is written to, for messages.
+        patience: seconds to wait for another process; -1 = until it has ended.
+
+    Raises:
+        Timeout: another process has it for longer.
+        InputError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=patience)
+    except Timeout:
+        raise
     except NotImplementedError:  # a file system without locks
-        warnings.warn(f"{folder} cannot be locked: see that nothing else writes to it", stacklevel=4)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
+        warnings.warn(f"{folder} cannot be locked: see that nothing else writes to it", stacklevel=5)
+    except OSError as error:  # a Timeout is one, too
+        raise cannot_write(written, error) from None
     try:
         yield
     finally:

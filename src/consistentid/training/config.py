@@ -207,10 +207,7 @@ class TrainConfig:
         known = [x.name for x in fields(AdapterSpec)]
         if unknown := sorted(set(self.spec) - set(known)):
             raise InputError(f"spec has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
-        if self.pictures is not None:  # told of now, though they may not be needed
-            build(PoolSpec, {"size": self.size, **self.pictures}, "", "pictures.train")
-        for number, group in enumerate(self.groups):
-            build(PoolSpec, {"size": self.size, **group}, "", f"groups.train.{number}")
+        _ = self.drawn, self.drawn_groups  # what is wrong with them is told now, though they may not be needed
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):
@@ -234,6 +231,19 @@ class TrainConfig:
         if self.distilled_recogniser:
             return (self.distilled_recogniser,)
         return self.identity_recognisers if self.identity_weight else ()
+
+    @property
+    def drawn(self) -> PoolSpec | None:
+        """The pool of `pictures`, if there are any."""
+        return None if self.pictures is None else self._pool(self.pictures, "pictures.train")
+
+    @property
+    def drawn_groups(self) -> list[PoolSpec]:
+        """The pools of `groups`."""
+        return [self._pool(group, f"groups.train.{number}") for number, group in enumerate(self.groups)]
+
+    def _pool(self, values: dict[str, Any], where: str) -> PoolSpec:
+        return build(PoolSpec, {"size": self.size, **values}, "", where)
 
     @classmethod
     def from_yaml(cls, path: Path, changes: tuple[str, ...] = ()) -> TrainConfig:

@@ -22,10 +22,9 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from consistentid.drawn.pools import PoolSpec, open_pool
+from consistentid.drawn.pools import open_pool
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.claims import claimed
-from consistentid.files.config import build
 from consistentid.files.output import encode_png
 from consistentid.files.writing import write_whole
 from consistentid.presets.read import FILE_NAME
@@ -70,11 +69,10 @@ def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
     """
     if data is not None:
         return DatasetSource(data, config.people)
-    if config.pictures is None:
+    if config.drawn is None:
         raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")
-    spec = build(PoolSpec, {"size": config.size, **config.pictures}, "the recipe", "pictures.train")
-    groups = [build(PoolSpec, {"size": config.size, **x}, "the recipe", "groups.train") for x in config.groups]
-    return DrawnSource(open_pool(spec, cache), config.people, [open_pool(x, cache) for x in groups])
+    groups = [open_pool(pool, cache) for pool in config.drawn_groups]
+    return DrawnSource(open_pool(config.drawn, cache), config.people, groups)
 
 
 class Trainer:

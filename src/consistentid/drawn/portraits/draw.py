@@ -82,25 +82,17 @@ class Portraits:
 
     def pixels(self) -> NDArray[np.uint8]:
         """The images as Pillow and files want them: (B, H, W, 3) uint8."""
-        return _pixels(self.images)
+        return np.ascontiguousarray((self.images * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 @dataclass(frozen=True)
-class GroupPortraits:
+class GroupPortraits(Portraits):
     """Drawn pictures of P people each: `Portraits` with landmarks (B, P, 5, 2) and boxes (B, P, 4), left to right.
 
     owners: (B, H, W) uint8, 0 where nobody is and else 1 + the number of the person who is seen there.
     """
 
-    images: Tensor
-    labels: Tensor
-    landmarks: Tensor
-    boxes: Tensor
     owners: Tensor
-
-    def pixels(self) -> NDArray[np.uint8]:
-        """The images as Pillow and files want them: (B, H, W, 3) uint8."""
-        return _pixels(self.images)
 
 
 def draw(people: People, scenes: Scenes, size: Size = 128) -> Portraits:
@@ -144,10 +136,6 @@ def locate_groups(groups: Groups, size: Size = (192, 128)) -> tuple[Tensor, Tens
 def sides(size: Size) -> tuple[int, int]:
     """Width and height."""
     return (size, size) if isinstance(size, int) else size
-
-
-def _pixels(images: Tensor) -> NDArray[np.uint8]:
-    return np.ascontiguousarray((images * 255).round().byte().permute(0, 2, 3, 1).numpy())
 
 
 def _traits(table: Table, row: int) -> Traits:
