@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import pytest
 
 from consistentid.drawn import pools
 from consistentid.drawn.pools import PoolSpec, open_pool
-from consistentid.drawn.portraits import WORLD, draw, draw_groups, sample_people, sample_scenes
+from consistentid.drawn.portraits import PART_TRAITS, WORLD, draw, draw_groups, sample_people, sample_scenes
+from consistentid.errors import InputError
 
 SPEC = PoolSpec(people=5, scenes=4, size=32, split="test", first=3, seed=2)  # 20 pictures in 3 blocks of 8
 
@@ -126,6 +127,33 @@ def test_pools_of_several_people(tmp_path: Path) -> None:
     assert [len(each.people) for each in told] == [3, 3]
     assert told == pools.group_captions(pool, rows[[0, 7]], seed=1)
     assert told != pools.group_captions(pool, rows[[0, 7]], seed=2)
+
+
+def test_pools_of_people_with_a_part_of_somebody_else(tmp_path: Path) -> None:
+    """The very pictures of the same people, but for that part; and its traits are the other's."""
+    plain = PoolSpec(people=16, scenes=2, size=64)
+    spec = replace(plain, exchanged=True)
+    own, pool = open_pool(plain, tmp_path), open_pool(spec, tmp_path)
+    rows = np.arange(len(spec))
+    exchanges = spec.exchanges(rows)
+    assert {part for part, _ in exchanges} == set(PART_TRAITS)
+    people, scenes = pool.tables(rows)
+    before, same_scenes = own.tables(rows)
+    drawn_people, _ = spec.tables(rows)
+    for row, (part, other) in enumerate(exchanges):
+        assert other != row // 2
+        theirs = sample_people([other])
+        for field in fields(people):
+            source = theirs[[0]] if field.name in PART_TRAITS[part] else before[[row]]
+            np.testing.assert_array_equal(getattr(people[[row]], field.name), getattr(source, field.name))
+            np.testing.assert_array_equal(getattr(people, field.name)[row], getattr(drawn_people, field.name)[row])
+    for field in fields(scenes):
+        np.testing.assert_array_equal(getattr(scenes, field.name), getattr(same_scenes, field.name))
+    changed = (pool.images != own.images).any(-1).mean((1, 2))
+    assert changed.max() > 0.005
+    assert np.median(changed) < 0.2
+    with pytest.raises(InputError, match="somebody else"):
+        replace(spec, people=1)
 
 
 def test_tables_of_the_pool_are_those_it_was_drawn_from(tmp_path: Path) -> None:

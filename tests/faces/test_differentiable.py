@@ -86,6 +86,25 @@ def test_the_operators_of_arcface_networks(tmp_path: Path) -> None:
     compare(path, torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
 
 
+def test_sizes_stay_where_they_are_read(tmp_path: Path) -> None:
+    """Wherever the network computes: here on the device that holds no values at all."""
+    path = network(
+        tmp_path / "flat.onnx",
+        [
+            helper.make_node("Shape", ["x"], ["all"], start=0, end=1),
+            helper.make_node("Concat", ["all", "rest"], ["sizes"], axis=0),
+            helper.make_node("Reshape", ["x", "sizes"], ["a"]),
+            helper.make_node("Mul", ["a", "w"], ["y"]),
+        ],
+        ["N", 3, 2, 2],
+        rest=np.array([12], np.int64),
+        w=np.ones(12, np.float32),
+    )
+    compare(path, torch.rand(2, 3, 2, 2))
+    found = DifferentiableOnnx(path).to("meta")(torch.empty(5, 3, 2, 2, device="meta"))
+    assert (found.shape, found.device.type) == ((5, 12), "meta")
+
+
 def test_what_cannot_be_looked_through_is_named(tmp_path: Path) -> None:
     path = network(tmp_path / "erf.onnx", [helper.make_node("Erf", ["x"], ["y"])], ["N", 3])
     with pytest.raises(CheckpointError, match="cannot be looked through: Erf"):

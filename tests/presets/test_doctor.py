@@ -36,13 +36,17 @@ def test_states_and_problems(preset: Path) -> None:
     assert report["problems"] == [
         f"base: {preset / 'base'} is missing; correct the preset or install the package again"
     ]
-    (preset / "base").mkdir()
+    (preset / "base/unet").mkdir(parents=True)
+    report = examine(load_preset(preset))
+    assert {item["role"]: item["state"] for item in report["networks"]}["base"] == "empty"
+    assert report["problems"] == [f"base: {preset / 'base'} holds no weights; correct the preset, or put them there"]
+    (preset / "base/unet/model.safetensors").write_bytes(bytes(10))
     report = examine(load_preset(preset))
     assert report["problems"] == []
     assert report["to_fetch_mb"] == 0
     zeros = hashlib.sha256(bytes(2_000_000)).hexdigest()[:12]
     hashes = {item["role"]: item["sha256"] for item in report["networks"]}
-    assert (hashes["adapter"], hashes["base"], hashes["detector"]) == (zeros, None, None)
+    assert (hashes["adapter"], hashes["detector"]) == (zeros, None)
     assert report["devices"][0]["name"] == "cpu"
     assert 0 < report["memory"]["available_mb"] <= report["memory"]["total_mb"]
     assert report["versions"]["consistentid"]
@@ -84,6 +88,7 @@ def test_the_open_preset_s_recogniser_and_detector_may_be_sold(monkeypatch: pyte
 
 def test_a_preset_that_cannot_fit_is_said_so(preset: Path) -> None:
     (preset / "base").mkdir()
+    (preset / "base/model.bin").touch()
     content = (preset / "preset.yaml").read_text()
     huge = "adapter: {repo: me/huge, files: [a.bin], megabytes: 1000000000}"
     (preset / "preset.yaml").write_text(content.replace("adapter: {path: ./adapter, kind: ''}", huge))
@@ -121,6 +126,7 @@ def test_what_fits_is_counted_from_the_weights_that_are_here(monkeypatch: pytest
 
 
 def test_a_folder_in_the_place_of_weights(preset: Path) -> None:
+    (preset / "adapter/weights.bin").unlink()
     (preset / "adapter/model.safetensors").mkdir()
     states = {item["role"]: item["state"] for item in examine(load_preset(preset))["networks"]}
-    assert states["adapter"] == "present", "whether it is whole is said by who loads it"
+    assert states["adapter"] == "empty"

@@ -133,6 +133,59 @@ def test_where_the_base_learns_alone_it_sees_pictures_of_several_people_too(tmp_
     assert shares == pytest.approx([1 / 3] * 3, abs=0.2)
 
 
+def test_an_exchanged_part_is_told_in_words_or_shown_or_both(tmp_path: Path) -> None:
+    """And nothing of the other person but that part: identity and whole face stay the person's own."""
+    options = {"condition_dropout": 0.0, "exchange_share": 0.5, "exchanges": {"scenes": 3}, "exchange_weight": 7.0}
+    options |= {"fixed_sentence": 1.0, "text_only": 0.0, "pictures": {"people": 6, "scenes": 3}, "views": 1}
+    trainer = micro.trainer(tmp_path / "run", tmp_path / "cache", **options)
+    examples, source = trainer.examples, trainer.source
+    assert list(source.exchanges()) == list(range(18, 36))
+    ways: set[tuple[bool, bool]] = set()
+    exchanged = 0
+    for step in range(60):
+        example = examples[step, 0, step % 18]
+        batch = examples.batch([example])
+        plain = examples.batch([replace(example, exchange=None, other=None, worded=False)])
+        if (exchange := example.exchange) is None:
+            assert example.row < 18
+            assert batch.wanted.any()
+            continue
+        exchanged += 1
+        assert example.row in source.exchanges()
+        assert example.reference_row == exchange.own
+        assert exchange.own // 3 != exchange.other // 3
+        assert f"another's {exchange.part}" in example.key
+        assert torch.equal(batch.embedding, plain.embedding)
+        assert torch.equal(batch.face, plain.face)
+        assert not batch.wanted.any()  # no recogniser was asked whose face that is
+        number = PARTS.index(exchange.part)
+        text = examples._text(example, base=False)
+        assert (exchange.words in text.full) == example.worded
+        if example.other:
+            [theirs] = examples._outputs([example.other], [exchange.other], examples._kept[1], trainer.frozen.features)
+            place = int(example.other["seen"][:number].sum()) + 1
+            slot = text.words.index(exchange.part)
+            assert torch.equal(batch.parts[0, slot], theirs[place].float())
+        heavier = (batch.weight / plain.weight.clamp(min=1e-6))[0, 0]
+        mask = example.target["masks"][number].float()
+        covered = plain.weight[0, 0] > 0
+        torch.testing.assert_close(heavier[covered], (1 + 7 * mask)[covered], rtol=1e-3, atol=1e-3)
+        ways.add((example.other is not None, example.worded))
+    assert 15 < exchanged < 45
+    assert ways == {(True, False), (True, True), (False, True)}
+
+
+def test_references_are_the_pictures_with_the_largest_faces(tmp_path: Path) -> None:
+    source = DrawnSource(open_pool(PoolSpec(people=3, scenes=4, size=32), tmp_path))
+    boxes = source.pool.boxes
+    for person in range(3):
+        rows = list(source.of_person(4 * person + 1))
+        assert sorted(rows) == [4 * person + scene for scene in range(4)]
+        heights = [boxes[row][3] - boxes[row][1] for row in rows]
+        assert heights == sorted(heights, reverse=True)
+        assert rows == list(source.of_person(4 * person))
+
+
 def test_long_captions_leave_room_for_the_face(trainer: Trainer) -> None:
     example = replace(trainer.examples[0, 0, 0], dropped=False)
     told = Caption(" ".join(["a very long story of a person"] * 40), "The person has two green eyes.")

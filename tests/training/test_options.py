@@ -28,6 +28,7 @@ from consistentid.training import checkpoints
 from consistentid.training.config import Checkpoints, Log, TrainConfig, Validation
 from consistentid.training.recipe import load_recipe
 from consistentid.training.schedule import Schedule
+from consistentid.training.trainer import open_source
 
 SHIPPED = Path(__file__).parents[2] / "src/consistentid/weights/drawn"
 
@@ -43,6 +44,9 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "text_only": [{"text_only": 1.0}],
     "condition_dropout": [{"condition_dropout": 0.9}],
     "base_share": [{"base_share": 0.9, "trained": ["lora", "unet"]}],
+    "exchange_share": [{"exchange_share": 1.0, "exchanges": {"scenes": 3}}],
+    "exchanges": [{"exchange_share": 0.5, "exchanges": {"scenes": 1}}],
+    "exchange_weight": [{"exchange_share": 1.0, "exchanges": {"scenes": 3}, "exchange_weight": 9.0}],
     "id_scale": [{"id_scale": 0.5}],
     "background_masking": [{"background_masking": 0.0}, {"background_masking": 1.0}],
     "face_weight": [{"face_weight": 5.0}],
@@ -104,6 +108,27 @@ def test_it_changes_what_is_learnt(tmp_path: Path, cache: Path, plain: dict[str,
     other = learnt(tmp_path / "run", cache, **options)
     assert not same(other, plain)
     assert all(torch.isfinite(x).all() for x in other.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"exchange_share": 0.5}, "exchange_share needs exchanges"),
+        ({"exchanges": {"scenes": 1, "seed": 3}}, "exchanges are pictures of the drawn people"),
+        ({"exchanges": {"scenes": 1, "people": 4}}, "exchanges: 4 people, and 3 are learnt from"),
+        ({"exchanges": {"scenes": 1}, "people": 1}, "exchanged parts are those of somebody else"),
+        ({"exchanges": {"scenes": 1, "heads": 2}}, "heads"),
+    ],
+)
+def test_exchanges_of_nobody_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainConfig.from_yaml(micro.recipe(tmp_path, **options))
+
+
+def test_a_data_set_has_no_exchanges(tmp_path: Path) -> None:
+    config = TrainConfig.from_yaml(micro.recipe(tmp_path, exchange_share=0.5, exchanges={"scenes": 1}))
+    with pytest.raises(InputError, match="a data set has no pictures with exchanged parts"):
+        open_source(config, tmp_path, tmp_path)
 
 
 def test_the_base_learns_from_groups(tmp_path: Path, cache: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from consistentid.drawn.portraits import (
+    PART_TRAITS,
     SPLITS,
     WORLD,
     Caption,
@@ -28,7 +30,9 @@ from consistentid.drawn.portraits import (
     sample_people,
     sample_scenes,
     with_company,
+    with_parts_of,
 )
+from consistentid.errors import InputError
 from consistentid.files.claims import in_turn
 from consistentid.files.config import Between, OneOf, check
 from consistentid.files.workers import run_in_processes
@@ -50,6 +54,8 @@ class PoolSpec:
         seed: of people and scenes.
         width: pixels; 0 = as high.
         together: people in a picture, 1 to 3; the others are taken from the pool's people.
+        exchanged: each picture shows its person with one part of the face of another of the pool's people, see
+            `exchanges`.
     """
 
     people: Annotated[int, Between(1)]
@@ -60,9 +66,12 @@ class PoolSpec:
     seed: Annotated[int, Between(0)] = 0
     width: Annotated[int, Between(0, 4096)] = 0
     together: Annotated[int, Between(1, 3)] = 1
+    exchanged: bool = False
 
     def __post_init__(self) -> None:
         check(self)
+        if self.exchanged and (self.together > 1 or self.people == 1):
+            raise InputError("exchanged parts are those of somebody else, on pictures of one person: give more people")
 
     def __len__(self) -> int:
         return self.people * self.scenes
@@ -71,7 +80,7 @@ class PoolSpec:
     def name(self) -> str:
         """Names the pictures among those of other specifications and worlds."""
         shape = f"{self.width}x{self.size}px" if self.width not in (0, self.size) else f"{self.size}px"
-        company = f"-by{self.together}" if self.together > 1 else ""
+        company = f"-by{self.together}" if self.together > 1 else "-exchanged" if self.exchanged else ""
         return f"{self.split}-{self.seed}-{self.first}+{self.people}x{self.scenes}-{shape}{company}-world{WORLD}"
 
     @property
@@ -86,8 +95,26 @@ class PoolSpec:
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
         """People and scenes of rows of pictures of one person."""
         keys = self.keys(rows)
-        people = sample_people([p for p, _ in keys], split=self.split, seed=self.seed)
+        people = self.everyone([p for p, _ in keys])
+        if self.exchanged:
+            parts, others = zip(*self.exchanges(rows), strict=True)
+            people = with_parts_of(people, self.everyone(others), parts)
         return people, sample_scenes(keys, split=self.split, seed=self.seed)
+
+    def everyone(self, numbers: Sequence[int]) -> People:
+        """The people of these numbers, as they are."""
+        return sample_people(numbers, split=self.split, seed=self.seed)
+
+    def exchanges(self, rows: NDArray[np.int64]) -> list[tuple[str, int]]:
+        """Which part is another's on the pictures of rows, and the number of that person."""
+        found = []
+        for person, scene in self.keys(rows):
+            rng = np.random.Generator(
+                np.random.Philox(key=(SPLITS[self.split] + 16 * self.seed + 13, person | scene << 32))
+            )
+            other = self.first + (person - self.first + int(rng.integers(1, self.people))) % self.people
+            found.append((str(rng.choice(list(PART_TRAITS))), other))
+        return found
 
     def groups(self, rows: NDArray[np.int64]) -> Groups:
         """Who is on the pictures of rows, and in which scenes."""
@@ -141,7 +168,7 @@ class Pool:
     @cached_property
     def _people(self) -> People:
         first = self.spec.first
-        return sample_people(range(first, first + self.spec.people), split=self.spec.split, seed=self.spec.seed)
+        return self.spec.everyone(range(first, first + self.spec.people))
 
     @cached_property
     def _scenes(self) -> Scenes:
@@ -149,7 +176,11 @@ class Pool:
 
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
         """People and scenes of rows of a pool of one person a picture."""
-        return self._people[rows // self.spec.scenes], self._scenes[rows]
+        people = self._people[rows // self.spec.scenes]
+        if self.spec.exchanged:
+            parts, others = zip(*self.spec.exchanges(rows), strict=True)
+            people = with_parts_of(people, self._people[np.array(others) - self.spec.first], parts)
+        return people, self._scenes[rows]
 
 
 def _drawer(spec: PoolSpec, folder: Path, _number: int) -> tuple[PoolSpec, Path]:
@@ -228,6 +259,12 @@ def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Group
     return [describe_group(groups, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
 
 
-def pixels(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def copied(array: NDArray[Any], rows: NDArray[np.int64] | slice) -> Tensor:
+    """Rows of an array that may lie in a file, as a tensor of their own."""
+    return torch.from_numpy(np.array(array[rows]))
+
+
+def pixels(images: NDArray[np.uint8] | Tensor, device: torch.device) -> Tensor:
     """uint8 (B, H, W, 3) -> float (B, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    tensor = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    return tensor.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -55,11 +55,13 @@ from consistentid.provenance.marks import UNMARKED
 LIST = "pictures.csv"
 _CLAIM = "run.json"
 PROMPTS = (
-    "two friends at a beach",
-    "two people in a park",
-    "two people with hats",
-    "two people smiling",
+    "a painting of two people: a person on the left and a person on the right, on a beach",
+    "a painting of two people: a person on the left and a person on the right, in a forest",
+    "a painting of two people: a person wearing a red beanie on the left and a person wearing a blue cap on the right",
+    "a painting of two people: a person smiling on the left and a person smiling on the right, in the snow",
 )
+"""In words of the drawings' captions: the pairs are drawn people, and a preset that knows them may know no others."""
+
 PLACES = ((0.03, 0.05, 0.5, 1.0), (0.5, 0.05, 0.97, 1.0))
 """Left and right half; the people of a pair are asked to be there."""
 

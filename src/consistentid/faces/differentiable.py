@@ -67,16 +67,17 @@ class DifferentiableOnnx(nn.Module):
         if len(given) != 1 or len(graph.output) != 1:
             raise CheckpointError(f"{path} has {len(given)} inputs and {len(graph.output)} outputs, needed is one each")
         self._input, self._output = given[0], graph.output[0].name
-        used = {name for step in self._steps for name in step.inputs}
-        self._constants = {name: f"constant_{number}" for number, name in enumerate(sorted(used & constants.keys()))}
+        used = sorted({name for step in self._steps for name in step.inputs} & constants.keys())
+        # Shapes and axes are read by this process, wherever the network computes.
+        self._sizes = {name: constants[name] for name in used if not constants[name].is_floating_point()}
+        self._constants = {name: f"constant_{number}" for number, name in enumerate(used) if name not in self._sizes}
         for name, buffer in self._constants.items():
             self.register_buffer(buffer, constants[name], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network gives for its input."""
-        values: dict[str, Tensor] = {name: getattr(self, buffer) for name, buffer in self._constants.items()} | {
-            self._input: x
-        }
+        weights = {name: getattr(self, buffer) for name, buffer in self._constants.items()}
+        values: dict[str, Tensor] = {**self._sizes, **weights, self._input: x}
         for step in self._steps:
             values[step.output] = step.result(values)
         return values[self._output]

@@ -10,7 +10,7 @@ from typing import Any
 
 from consistentid.errors import CheckpointError
 from consistentid.files.output import versions
-from consistentid.presets.fetch import lacking
+from consistentid.presets.fetch import lacking, weightless
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 
@@ -80,6 +80,8 @@ def _network(role: str, network: Network) -> dict[str, Any]:
     found = network.find()
     if network.incomplete():
         state, megabytes = "incomplete", network.megabytes
+    elif found and network.path and weightless(found):
+        state, megabytes = "empty", 0
     elif found and lacking(found):
         state, megabytes = "in part", network.megabytes
     elif found:
@@ -120,6 +122,11 @@ def _problems(
         f"{item['role']}: {item['source']} is missing; correct the preset or install the package again"
         for item in networks
         if item["state"] == "missing"
+    ]
+    problems += [
+        f"{item['role']}: {item['source']} holds no weights; correct the preset, or put them there"
+        for item in networks
+        if item["state"] == "empty"
     ]
     problems += [f"{role}: {broken}" for role, network in preset.networks.items() if (broken := network.incomplete())]
     for role, network in preset.networks.items():  # sums of what is small; those of gigabytes are checked by fetch

@@ -17,6 +17,7 @@ from consistentid.presets.read import load_preset
 INDEX = "model_index.json"
 """File by which a repository of a whole pipeline is known."""
 
+_SUFFIXES = (".safetensors", ".bin", ".onnx", ".pt", ".pth", ".ckpt", ".tflite")
 _WEIGHTS = re.compile(
     r"(model|pytorch_model|diffusion_pytorch_model|pytorch_lora_weights)(?P<variant>\.[a-z]\w*)?(-\d+-of-\d+)?"
     r"(?P<later>\.[a-z]\w*)?\.(?P<kind>safetensors|bin)"
@@ -94,6 +95,11 @@ def lacking(folder: Path) -> list[str]:
         if not part.is_dir()
         or ((part / "config.json").exists() and not any(_WEIGHTS.fullmatch(file.name) for file in part.iterdir()))
     ]
+
+
+def weightless(path: Path) -> bool:
+    """Whether it is a folder in which, at any depth, no file has a name of weights."""
+    return path.is_dir() and not any(file.suffix in _SUFFIXES and file.is_file() for file in path.rglob("*"))
 
 
 def _parts(index: Path) -> list[str]:

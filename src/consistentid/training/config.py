@@ -158,6 +158,12 @@ class TrainConfig:
         workers: processes that read pictures ahead; 0 for none.
         checkpoints, log, validation: what is written during the run.
         pictures: the drawn pictures to learn from where no data set is named: people, scenes, split, first, seed.
+        exchanges: besides them a pool of pictures of the same people, each with one part of the face of another of
+            them: the identity is the person's, the part's picture or words the other's. So words and pictures of a
+            part are what a part follows, also against the ID tokens. All people that are learnt from, unless it says
+            how many.
+        exchange_share: share of the samples that show those.
+        exchange_weight: extra weight of the exchanged part in the noise loss: it is small.
         groups: besides them pools of drawn pictures of several people, from which the base alone learns: each of its
             steps is on portraits or on one of these, each equally often.
     """
@@ -200,6 +206,9 @@ class TrainConfig:
     log: Log = field(default_factory=Log)
     validation: Validation = field(default_factory=Validation)
     pictures: dict[str, Any] | None = None
+    exchanges: dict[str, Any] | None = None
+    exchange_share: Share = 0.0
+    exchange_weight: Amount = 0.0
     groups: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -207,7 +216,10 @@ class TrainConfig:
         known = [x.name for x in fields(AdapterSpec)]
         if unknown := sorted(set(self.spec) - set(known)):
             raise InputError(f"spec has unknown options {', '.join(unknown)}; known are {', '.join(known)}")
-        _ = self.drawn, self.drawn_groups  # what is wrong with them is told now, though they may not be needed
+        # What is wrong with them is told now, though they may not be needed.
+        _ = self.drawn, self.drawn_exchanges, self.drawn_groups
+        if self.exchange_share and self.exchanges is None:
+            raise InputError("exchange_share needs exchanges: people and scenes of the pictures with exchanged parts")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):
@@ -236,6 +248,20 @@ class TrainConfig:
     def drawn(self) -> PoolSpec | None:
         """The pool of `pictures`, if there are any."""
         return None if self.pictures is None else self._pool(self.pictures, "pictures.train")
+
+    @property
+    def drawn_exchanges(self) -> PoolSpec | None:
+        """The pool of `exchanges`, if there is one; of the people of `drawn`."""
+        if self.exchanges is None:
+            return None
+        people = self.drawn
+        everyone = {"people": self.people or people.people} if people else {}
+        found = self._pool({**everyone, **self.exchanges, "exchanged": True}, f"{ADAPTER}.exchanges")
+        if people is None or (found.split, found.seed, found.first) != (people.split, people.seed, people.first):
+            raise InputError("exchanges are pictures of the drawn people of pictures: leave split, seed and first out")
+        if found.people > (self.people or people.people):
+            raise InputError(f"exchanges: {found.people} people, and {self.people or people.people} are learnt from")
+        return found
 
     @property
     def drawn_groups(self) -> list[PoolSpec]:

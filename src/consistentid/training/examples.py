@@ -28,7 +28,7 @@ from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.frozen import FrozenNetworks, Preparation
 from consistentid.training.schedule import batch_indices
-from consistentid.training.sources import Picture, Source
+from consistentid.training.sources import Exchange, Picture, Source
 
 FACE_LABELS = tuple(range(1, 14))
 """What `face_weight` weighs: everything of the head but neck, hair and hat."""
@@ -63,6 +63,9 @@ class Example:
         target: `TARGET`, and "pixels" (1, 3, H, W) or "output", the latents.
         reference: `REFERENCE`, and of the whole and the parts seen "pixels" (n, 3, S, S) or "output", the features
             (n, L, clip_dim).
+        exchange: the part that is somebody else's, if one is.
+        other: `reference` of that other person, where their part is shown to the adapter.
+        worded: whether the text tells that part.
     """
 
     key: str
@@ -77,6 +80,25 @@ class Example:
     noise: Tensor
     target: dict[str, Tensor]
     reference: dict[str, Tensor]
+    exchange: Exchange | None = None
+    other: dict[str, Tensor] | None = None
+    worded: bool = False
+
+    @property
+    def seen(self) -> list[str]:
+        """Parts of which there are pictures."""
+        seen = self.reference["seen"] if self.other is None else self.reference["seen"] | self._others
+        return [part for part, mask in zip(PARTS, seen.tolist(), strict=True) if mask]
+
+    @property
+    def _others(self) -> Tensor:
+        """(N,) bool: which part is another's."""
+        return torch.tensor([self.exchange is not None and part == self.exchange.part for part in PARTS])
+
+    @property
+    def exchanged_mask(self) -> Tensor:
+        """(1, h, w): how much of each position is that part."""
+        return (self.target["masks"] * self._others[:, None, None]).amax(0, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +180,16 @@ class Samples(data.Dataset[Example]):
         if others and same >= config.same_picture:
             reference = others[int(other * len(others))]
         row = self._shown(step, index, row)
+        exchanged, way = np.random.default_rng((config.schedule.seed, step, 1 + index, 1)).random(2)
+        exchange, shown = None, None
+        if exchanged < config.exchange_share and not learns_base(config, step):
+            rows = self.source.exchanges()
+            row = rows[row % len(rows)]
+            exchange = self.source.exchange(row)
+            reference = exchange.own
+            shown = self._reference(exchange.other) if way < 2 / 3 else None
+            if shown and not shown["seen"][PARTS.index(exchange.part)]:
+                shown = None
         target = self._target(row)
         noise = rng.standard_normal((self.channels, *target["masks"].shape[1:]), np.float32)
         return Example(
@@ -173,6 +205,9 @@ class Samples(data.Dataset[Example]):
             noise=torch.from_numpy(noise),
             target=target,
             reference=self._reference(reference),
+            exchange=exchange,
+            other=shown,
+            worded=exchange is not None and (shown is None or way >= 1 / 3),
         )
 
     def _shown(self, step: int, index: int, row: int) -> int:
@@ -261,6 +296,7 @@ class Examples:
         face, parts = self._laid_out(
             self._outputs(references, rows, references_kept, frozen.features), [x["seen"] for x in references]
         )
+        self._exchange(parts, examples)
         dropped = torch.tensor([x.dropped for x in examples])
         texts = [self._text(x, base) for x in examples]
         said = [
@@ -272,6 +308,8 @@ class Examples:
             torch.stack([x[name] for x in targets]).float() for name in ("masks", "person", "face")
         )
         whole = torch.tensor([x.whole for x in examples])[:, None, None, None]
+        altered = torch.tensor([x.exchange is not None for x in examples])
+        exchanged = config.exchange_weight * torch.stack([x.exchanged_mask for x in examples]).float()
         embedding, wanted = (torch.stack([x[name] for x in references]) for name in ("embedding", "wanted"))
         return Batch(
             base=base,
@@ -288,9 +326,10 @@ class Examples:
             embedding=embedding.masked_fill(dropped[:, None], 0.0),
             face=torch.where(dropped[:, None, None], frozen.blank, face).float(),
             masks=masks,
-            weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area),
+            weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area + exchanged),
             landmarks=torch.stack([x["landmarks"] for x in targets]),
-            wanted=wanted.masked_fill(dropped[:, None, None], 0.0),
+            # Whose face it is with a part of somebody else no recogniser was asked.
+            wanted=wanted.masked_fill((dropped | altered)[:, None, None], 0.0),
         )
 
     def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -303,6 +342,18 @@ class Examples:
             parts[row, mask] = found[1:]
         return torch.stack(faces), parts
 
+    def _exchange(self, parts: Tensor, examples: Sequence[Example]) -> None:
+        """Put the parts of others among the features (B, N, L, D)."""
+        rows = [(row, x.exchange, x.other) for row, x in enumerate(examples) if x.exchange and x.other]
+        if not rows:
+            return
+        others = [other for _, _, other in rows]
+        found = self._outputs(others, [x.other for _, x, _ in rows], self._kept[1], self.frozen.features)
+        _, theirs = self._laid_out(found, [x["seen"] for x in others])
+        for number, (row, exchange, _) in enumerate(rows):
+            part = PARTS.index(exchange.part)
+            parts[row, part] = theirs[number, part]
+
     def _text(self, example: Example, base: bool) -> FacialText:
         """What a sample's text encoder reads, and which words of it are fused."""
         config, count, limit = self.config, self.frozen.count, self.frozen.limit
@@ -314,8 +365,12 @@ class Examples:
         elif base:  # half of the texts tell of the face, as users' prompts may
             prompt = f"{told.image}, {told.face}" if choice < 0.5 and told.face else told.image
         else:
-            seen = [part for part, mask in zip(PARTS, example.reference["seen"].tolist(), strict=True) if mask]
-            if choice >= config.text_only:
+            seen = example.seen
+            if example.exchange:
+                words = {example.exchange.part: example.exchange.words} if example.worded else {}
+                whole = example.worded and choice >= config.text_only + config.fixed_sentence and told.face
+                sentence = told.face if whole else facial_sentence(self.spec, seen, words)
+            elif choice >= config.text_only:
                 # What the caption leaves out is not to be seen in the picture that is drawn, so it is not completed
                 # with the parts of the reference, as a request's is.
                 fixed = choice < config.text_only + config.fixed_sentence

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,15 +61,19 @@ def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:
     Returns:
         (B, 3, 112, 112); -1 where a face leaves its picture.
     """
-    faces = []
-    for picture, marks in zip(pictures, landmarks.cpu().numpy(), strict=True):
-        back, shift = way_back(marks)
-        factor = max(1, int(abs(back)))
-        shrunk = F.avg_pool2d(picture[None] + 1, factor)
-        to_unit = 2 / picture.shape[-1]  # grids count from -1 at one border to 1 at the other
+    found = [way_back(marks) for marks in landmarks.cpu().numpy()]
+    factors = np.array([max(1, int(abs(back))) for back, _ in found])
+    to_unit = 2 / pictures.shape[-1]  # grids count from -1 at one border to 1 at the other
+    matrices = []
+    for back, shift in found:
         turn = back * SIZE / 2 * to_unit
         move = (back * complex(SIZE / 2, SIZE / 2) + shift) * to_unit - complex(1, 1)
-        matrix = torch.tensor([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag]])
-        grid = F.affine_grid(matrix[None].to(shrunk), [1, 3, SIZE, SIZE], align_corners=False)
-        faces.append(F.grid_sample(shrunk, grid, align_corners=False) - 1)
-    return torch.cat(faces)
+        matrices.append([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag]])
+    matrix = torch.tensor(matrices).to(pictures)
+    grids = F.affine_grid(matrix, [len(found), 3, SIZE, SIZE], align_corners=False)
+    faces = pictures.new_empty(len(found), 3, SIZE, SIZE)
+    for factor in np.unique(factors).tolist():
+        rows = torch.from_numpy(np.flatnonzero(factors == factor)).to(pictures.device)
+        shrunk = F.avg_pool2d(pictures[rows] + 1, factor)
+        faces = faces.index_copy(0, rows, F.grid_sample(shrunk, grids[rows], align_corners=False) - 1)
+    return faces

@@ -11,9 +11,9 @@ from consistentid.errors import InputError
 from consistentid.files.config import Between
 from consistentid.files.documents import read_config
 
-COMMON: Final = ("size", "precision", "pictures", "groups")
-"""What stands beside the sections: side of the pictures, arithmetic of the drawn preset's networks, drawn pictures of
-one person and of several."""
+COMMON: Final = ("size", "precision", "compile", "pictures", "groups")
+"""What stands beside the sections: side of the pictures, arithmetic of the drawn preset's networks and whether some are
+compiled, drawn pictures of one person and of several."""
 
 NETWORKS: Final = (
     "autoencoder", "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "unet",

@@ -17,6 +17,7 @@ from consistentid.data.dataset import epoch_order
 from consistentid.data.open import open_dataset
 from consistentid.drawn.pools import Pool, captions, group_captions
 from consistentid.drawn.portraits import Caption
+from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.errors import DatasetError
 from consistentid.training.schedule import Order, shuffled
 
@@ -38,6 +39,22 @@ class Picture:
     landmarks: NDArray[np.float32] | None
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A picture of a person with one part of somebody else.
+
+    Attributes:
+        part: of `PARTS`.
+        own, other: rows of a picture of the person, and of whose part it is.
+        words: what the part is called: "green eyes".
+    """
+
+    part: str
+    own: int
+    other: int
+    words: str
+
+
 class Source(Protocol):
     """Pictures of people by number."""
 
@@ -56,7 +73,7 @@ class Source(Protocol):
         """What the picture shows; another number words it otherwise where the source can."""
 
     def of_person(self, row: int) -> Sequence[int]:
-        """All pictures of the same person, this one included, always in the same order."""
+        """All pictures of the same person, this one included, always in the same order: the first are references."""
 
     def order(self, seed: int) -> Order:
         """The order of each epoch."""
@@ -64,25 +81,33 @@ class Source(Protocol):
     def groups(self) -> Sequence[range]:
         """Further rows, in ranges of one shape each: pictures of several people, from which the base alone learns."""
 
+    def exchanges(self) -> range:
+        """Further rows: pictures of people with one part of somebody else; none where pictures cannot be had so."""
+
+    def exchange(self, row: int) -> Exchange:
+        """What is exchanged on a picture of `exchanges`."""
+
     def name(self) -> str:
         """Tells these pictures of these people, in this order, from others; wherever they lie."""
 
 
 class DrawnSource:
-    """The pictures of a pool, up to a number of people, and those of pools of several people a picture."""
+    """The pictures of a pool, up to a number of people; those of pools of several people a picture, and of one with
+    exchanged parts."""
 
-    def __init__(self, pool: Pool, people: int = 0, groups: Sequence[Pool] = ()) -> None:
+    def __init__(self, pool: Pool, people: int = 0, groups: Sequence[Pool] = (), exchanged: Pool | None = None) -> None:
         self.pool = pool
         self.people = min(people or pool.spec.people, pool.spec.people)
-        ends = accumulate((len(x) for x in groups), initial=len(self))
-        self._groups = [(range(*both), x) for both, x in zip(pairwise(ends), groups, strict=True)]
+        others = [*groups, *([exchanged] if exchanged else [])]
+        ends = accumulate((len(x) for x in others), initial=len(self))
+        self._others = [(range(*both), x) for both, x in zip(pairwise(ends), others, strict=True)]
 
     def __len__(self) -> int:
         return self.people * self.pool.spec.scenes
 
     def _find(self, row: int) -> tuple[Pool, int]:
         """The pool of a picture, and its row in it."""
-        return next(((pool, row - rows.start) for rows, pool in self._groups if row in rows), (self.pool, row))
+        return next(((pool, row - rows.start) for rows, pool in self._others if row in rows), (self.pool, row))
 
     def __getitem__(self, row: int) -> Picture:
         pool, row = self._find(row)
@@ -94,6 +119,8 @@ class DrawnSource:
         pool, row = self._find(row)
         person, scene = pool.spec.keys(np.array([row]))[0]
         company = f" with {pool.spec.together - 1} more" if pool.spec.together > 1 else ""
+        if pool.spec.exchanged:
+            company = f" with another's {pool.spec.exchanges(np.array([row]))[0][0]}"
         return f"person {person}{company} in scene {scene}"
 
     def version(self, row: int) -> str:
@@ -109,9 +136,12 @@ class DrawnSource:
         return captions(pool, np.array([row]), wording)[0]
 
     def of_person(self, row: int) -> Sequence[int]:
-        """See `Source.of_person`."""
+        """See `Source.of_person`. Large faces first: who is on a picture is told by those."""
         scenes = self.pool.spec.scenes
-        return range(row // scenes * scenes, (row // scenes + 1) * scenes)
+        rows = np.arange(row // scenes * scenes, (row // scenes + 1) * scenes)
+        boxes = self.pool.boxes[rows]
+        found: list[int] = rows[np.argsort(boxes[:, 1] - boxes[:, 3], kind="stable")].tolist()
+        return found
 
     def order(self, seed: int) -> Order:
         """See `Source.order`."""
@@ -119,11 +149,25 @@ class DrawnSource:
 
     def groups(self) -> Sequence[range]:
         """See `Source.groups`."""
-        return [rows for rows, _ in self._groups]
+        return [rows for rows, pool in self._others if not pool.spec.exchanged]
+
+    def exchanges(self) -> range:
+        """See `Source.exchanges`."""
+        return next((rows for rows, pool in self._others if pool.spec.exchanged), range(0))
+
+    def exchange(self, row: int) -> Exchange:
+        """See `Source.exchange`."""
+        pool, row = self._find(row)
+        [(part, other)] = pool.spec.exchanges(np.array([row]))
+        people, _ = pool.tables(np.array([row]))
+        own = pool.spec.keys(np.array([row]))[0][0]
+        first, scenes = self.pool.spec.first, self.pool.spec.scenes
+        own, other = (self.of_person((number - first) * scenes)[0] for number in (own, other))
+        return Exchange(part, own, other, part_phrases(people, 0)[part])
 
     def name(self) -> str:
         """See `Source.name`."""
-        return ", ".join([f"{self.people} people of {self.pool.name}", *(pool.name for _, pool in self._groups)])
+        return ", ".join([f"{self.people} people of {self.pool.name}", *(pool.name for _, pool in self._others)])
 
 
 def _digest(contents: Iterable[bytes | memoryview]) -> str:
@@ -189,6 +233,14 @@ class DatasetSource:
     def groups(self) -> Sequence[range]:
         """See `Source.groups`."""
         return ()
+
+    def exchanges(self) -> range:
+        """See `Source.exchanges`."""
+        return range(0)
+
+    def exchange(self, row: int) -> Exchange:
+        """See `Source.exchange`."""
+        raise DatasetError(f"picture {row} shows no exchanged part: a data set has none")
 
     def name(self) -> str:
         """See `Source.name`."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -30,7 +32,7 @@ from consistentid.files.writing import write_whole
 from consistentid.presets.read import FILE_NAME
 from consistentid.training import checkpoints, log, validation
 from consistentid.training.config import TrainConfig
-from consistentid.training.examples import Example, Examples, Places
+from consistentid.training.examples import Batch, Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.model import AdapterOnBase, initial_name
 from consistentid.training.parallel import check_parallel
@@ -39,6 +41,7 @@ from consistentid.training.run_preset import run_preset, write_base
 from consistentid.training.sources import DatasetSource, DrawnSource, Source
 from consistentid.training.state import optimiser_state, restore_optimiser, shared_like, whole
 from consistentid.training.stopping import SKIPS, stop_asked
+from consistentid.training.transport import packed, unpacked
 
 NOTE = "run.json"
 
@@ -65,14 +68,17 @@ def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
     """The pictures to learn from: those of a data set, or else the drawn ones that the recipe names.
 
     Raises:
-        InputError: neither is given, or they cannot be read.
+        InputError: neither is given, or they cannot be read; or a data set is, and the recipe asks for exchanged parts.
     """
     if data is not None:
+        if config.exchange_share:
+            raise InputError("exchange_share: a data set has no pictures with exchanged parts; set it to 0")
         return DatasetSource(data, config.people)
     if config.drawn is None:
         raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")
     groups = [open_pool(pool, cache) for pool in config.drawn_groups]
-    return DrawnSource(open_pool(config.drawn, cache), config.people, groups)
+    exchanged = open_pool(config.drawn_exchanges, cache) if config.drawn_exchanges else None
+    return DrawnSource(open_pool(config.drawn, cache), config.people, groups, exchanged)
 
 
 class Trainer:
@@ -129,7 +135,10 @@ class Trainer:
         self.model, self.optimiser = accelerator.prepare(self.module, optimiser)
         self.parameters = [x for x in self.model.parameters() if x.requires_grad]
         decay = config.schedule.ema
-        self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75) if decay else None
+        foreach = accelerator.device.type != "cpu"  # see `consistentid.training.drawn.loop`
+        self.ema = None
+        if decay:
+            self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=foreach)
         self.step, self.skipped = 0, 0
         self.window: dict[str, list[float]] = {}
         self._people: list[Any] | None = None
@@ -156,13 +165,12 @@ class Trainer:
         self.say(f"{len(self.source)} pictures, {sum(x.numel() for x in self.parameters) / 1e6:.1f} M trained weights")
         if self.step:
             self.say(f"going on after step {self.step}")
-        loader = iter(self._loader())
         shown = config.log.tensorboard and self.accelerator.is_main_process
         self.model.train()
-        with stop_asked() as stop, log.board(self.run, self.step, shown) as board:
+        with stop_asked() as stop, log.board(self.run, self.step, shown) as board, self._batches() as batches:
             began, first, before = time.monotonic(), self.step, self.seconds
             while self.step < steps:
-                self._one_step([next(loader) for _ in range(config.accumulate)])
+                self._one_step([next(batches) for _ in range(config.accumulate)])
                 self.step += 1
                 self.seconds = before + time.monotonic() - began
                 if self.step % config.log.every == 0 or self.step == steps:
@@ -177,18 +185,45 @@ class Trainer:
                     return False
         return True
 
-    def _loader(self) -> DataLoader[Example]:
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[tuple[list[Example], Batch]]]:
+        """The samples of this process's parts of all steps to come, and the batch of each on the device.
+
+        Where workers prepare samples, a thread makes the next batch while the networks learn from one.
+        """
+        loader = iter(self._loader())
+
+        def made() -> tuple[list[Example], Batch] | None:
+            if (sent := next(loader, None)) is None:
+                return None
+            examples = unpacked(sent)
+            return examples, self.examples.batch(examples).to(self.accelerator.device)
+
+        if not self.config.workers:
+            yield iter(made, None)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            waiting = deque(thread.submit(made) for _ in range(2))
+
+            def ahead() -> Iterator[tuple[list[Example], Batch]]:
+                while (batch := waiting.popleft().result()) is not None:
+                    waiting.append(thread.submit(made))
+                    yield batch
+
+            yield ahead()
+
+    def _loader(self) -> DataLoader[Any]:
         accelerator, workers = self.accelerator, self.config.workers
         places = Places(self.config, self.source, self.step, accelerator.process_index, accelerator.num_processes)
         return DataLoader(
             self.examples.samples,
             batch_sampler=places,
             num_workers=workers,
-            collate_fn=list,
+            collate_fn=packed,
             multiprocessing_context="spawn" if workers else None,  # as every system can, whatever runs beside
         )
 
-    def _one_step(self, parts: Sequence[list[Example]]) -> None:
+    def _one_step(self, parts: Sequence[tuple[list[Example], Batch]]) -> None:
         """One optimiser step on this process's parts of the batch."""
         config, accelerator = self.config, self.accelerator
         for group in self.optimiser.param_groups:
@@ -196,8 +231,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.module.progress = self.step / config.schedule.steps
         losses: list[Mapping[str, Tensor]] = []
-        for number, examples in enumerate(parts, 1):
-            batch = self.examples.batch(examples).to(accelerator.device)
+        for number, (_, batch) in enumerate(parts, 1):
             with accelerator.no_sync(self.model) if number < len(parts) else nullcontext():
                 losses.append(self.model(batch))
                 accelerator.backward(losses[-1]["loss"].mean() / len(parts))
@@ -216,7 +250,7 @@ class Trainer:
         self.skipped += 1
         wrong = [
             example.key
-            for examples, each in zip(parts, losses, strict=True)
+            for (examples, _), each in zip(parts, losses, strict=True)
             for example, loss in zip(examples, each["loss"], strict=True)
             if not torch.isfinite(loss)
         ]

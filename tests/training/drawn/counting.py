@@ -14,6 +14,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from torch import nn
 
+from consistentid.files.devices import torch_threads
 from consistentid.training.drawn.loop import Losses, Opponent, train
 from consistentid.training.schedule import Schedule
 from consistentid.training.stopping import Stopped
@@ -66,10 +67,11 @@ def run(
         return {"loss": (1 - against(true)).relu().mean() + (1 + against(guessed)).relu().mean()}
 
     other = Opponent("critic", against, criticism, Schedule(steps=60, batch=4, lr=0.01, warmup=0))
-    train(
-        "sums", network, loss, SCHEDULE, ROWS, out, device=torch.device("cpu"), checkpoint_seconds=0,
-        precision=precision, opponents=[other],
-    )  # fmt: skip
+    with torch_threads(1):  # as the processes below: several add in another order, on some processors
+        train(
+            "sums", network, loss, SCHEDULE, ROWS, out, device=torch.device("cpu"), checkpoint_seconds=0,
+            precision=precision, opponents=[other],
+        )  # fmt: skip
     return network
 
 

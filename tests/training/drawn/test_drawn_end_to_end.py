@@ -197,6 +197,30 @@ def test_scene_reader(trained: Path, portrait) -> None:
     assert set(figures(trained, "scene_reader")) == set(FACTORS)
 
 
+def test_a_unet_goes_on_from_another(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "on"
+    out.mkdir()
+    for name in ("vae", "text_encoder", "tokenizer", "cache"):
+        (out / name).symlink_to(trained / name)
+    options = ["--set", "unet.schedule.steps=1", "--set", "unet.schedule.lr=1e-9"]
+    result = command("unet", out, *options, "--set", f"unet.options.init={trained / 'base/unet'}")
+    assert result.exit_code == 0, result.output
+    own, before = (load_file(folder / "base/unet/diffusion_pytorch_model.safetensors") for folder in (out, trained))
+    for name, x in before.items():
+        torch.testing.assert_close(own[name], x, rtol=1e-3, atol=1e-6)
+    for wrong, message in (
+        ({"init": trained / "vae"}, "holds no UNet"),
+        ({"init": trained / "base/unet", "network": "{norm_num_groups: 4, block_out_channels: [16, 16]}"}, "another "),
+    ):
+        (out / "stages/unet").rename(tmp_path / message.strip())
+        given = ["--set", f"unet.options.init={wrong['init']}"]
+        given += ["--set", "unet.network.block_out_channels=[16, 16]"] if "network" in wrong else []
+        result = command("unet", out, *options, *given)
+        assert result.exit_code == 2, result.output
+        assert f"options.init of the UNet: {wrong['init']}" in result.stderr
+        assert message in result.stderr
+
+
 def test_base(trained: Path) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(trained / "base", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

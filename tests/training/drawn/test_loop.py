@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,6 +242,36 @@ def test_each_network_learns_by_its_own_losses_alone(tmp_path: Path) -> None:
     assert them.weight.requires_grad
     [row] = [json.loads(line) for line in (stage_folder(tmp_path, "game") / LOG).read_text().splitlines()]
     assert row["them/loss"] == pytest.approx(-row["loss"], abs=0.2)
+
+
+# Batches
+
+
+def doubled(data: Tensor, rows: np.ndarray, seed: int) -> tuple[Tensor, int]:
+    """Prepared as a training's batches are: a function of a module."""
+    return 2 * data[torch.from_numpy(rows)], seed
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_batches_are_prepared_of_rows_and_seed_ahead_or_not(tmp_path: Path, workers: int) -> None:
+    data = torch.linspace(-1, 1, 24).view(12, 2)
+    network, seen = nn.Linear(2, 1), []
+
+    def loss(batch: tuple[Tensor, int], generator: torch.Generator) -> dict[str, Tensor]:
+        x, seed = batch
+        assert seed == generator.initial_seed()
+        seen.append(x)
+        return {"loss": network(x).square().mean()}
+
+    schedule = Schedule(steps=7, batch=4, lr=0.1, warmup=0, seed=3)
+    prepared = partial(doubled, data)
+    train(
+        "ahead", network, loss, schedule, 12, tmp_path, device=CPU, precision="float32", prepared=prepared,
+        workers=workers,
+    )  # fmt: skip
+    for step, x in enumerate(seen):
+        assert torch.equal(x, 2 * data[batch_indices(shuffled(12, 3), 4, step)])
+    assert len(seen) == 7
 
 
 # Several processes

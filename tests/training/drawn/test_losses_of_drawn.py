@@ -102,7 +102,7 @@ def test_pixels() -> None:
 
 
 def test_details_of_the_face_weigh_most() -> None:
-    labels = np.arange(19, dtype=np.uint8).reshape(1, 1, 19)
+    labels = torch.arange(19, dtype=torch.uint8).reshape(1, 1, 19)
     expected = [1.0] + [4.5 if i in (2, 3, 4, 5, 6, 10, 11, 12, 13) else 1.5 for i in range(1, 19)]
     assert detail_weight(labels, CPU)[0, 0, 0].tolist() == expected
 

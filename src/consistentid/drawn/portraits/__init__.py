@@ -8,11 +8,12 @@ known for every pixel, is what training and measuring identity preservation need
 from consistentid.drawn.portraits.captions import GroupCaption, describe, describe_group
 from consistentid.drawn.portraits.draw import WORLD, GroupPortraits, Portraits, draw, draw_groups, locate, locate_groups
 from consistentid.drawn.portraits.groups import Groups, sample_groups, with_company
-from consistentid.drawn.portraits.people import SPLITS, People, sample_people
+from consistentid.drawn.portraits.people import PART_TRAITS, SPLITS, People, sample_people, with_parts_of
 from consistentid.drawn.portraits.scenes import Scenes, sample_scenes
 from consistentid.faces.caption import Caption
 
 __all__ = [
+    "PART_TRAITS",
     "SPLITS",
     "WORLD",
     "Caption",
@@ -32,4 +33,5 @@ __all__ = [
     "sample_people",
     "sample_scenes",
     "with_company",
+    "with_parts_of",
 ]

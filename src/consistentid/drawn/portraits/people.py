@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from consistentid.drawn.portraits.sampling import SPLITS, Columns, Table
 
-__all__ = ["SPLITS", "People", "sample_people"]
+__all__ = ["PART_TRAITS", "SPLITS", "People", "sample_people", "with_parts_of"]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -99,6 +100,25 @@ class People(Table):
     parting: Floats
     beard: Ints
     beard_length: Floats
+
+
+PART_TRAITS = {
+    "face": ("face_width", "face_height", "jaw", "squareness"),
+    "eyes": ("eye_color", "eye_width", "eye_height", "eye_tilt", "lashes"),
+    "ears": ("ear_size", "ear_angle"),
+    "nose": ("nose_length", "nose_width", "nose_tip", "nose_bridge"),
+    "mouth": ("mouth_width", "upper_lip", "lower_lip", "lip_color"),
+}
+"""The traits that make a part what it is, wherever in the face it sits."""
+
+
+def with_parts_of(people: People, others: People, parts: Sequence[str]) -> People:
+    """The same people, each with one part of another: row i has the part ``parts[i]`` of row i of ``others``."""
+    changed: dict[str, Any] = {}
+    for part, traits in PART_TRAITS.items():
+        taken = np.array(parts) == part
+        changed |= {name: np.where(taken, getattr(others, name), getattr(people, name)) for name in traits}
+    return replace(people, **changed)
 
 
 def sample_people(indices: int | Sequence[int], *, split: str = "train", seed: int = 0) -> People:

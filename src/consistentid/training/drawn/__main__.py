@@ -27,14 +27,22 @@ _PATIENCE = timedelta(days=3)  # of processes that wait for one that draws
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder of drawn pictures.  [default: OUT/cache]")
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--workers", default=1, show_default=True, help="Processes that draw pictures.")
+@click.option("--ahead", default=0, show_default=True, help="Processes that prepare batches, for a GPU that waits.")
 def main(
-    recipe: Path, stage: str, out: Path, changes: tuple[str, ...], cache: Path | None, device: str, workers: int
+    recipe: Path,
+    stage: str,
+    out: Path,
+    changes: tuple[str, ...],
+    cache: Path | None,
+    device: str,
+    workers: int,
+    ahead: int,
 ) -> None:
     """Train one network of the drawn preset, or ALL in order; what is done is not done again.
 
     It can be stopped at any moment, also by `kill -9`: the same line goes on from the last checkpoint.
     """
-    opened = Recipe(recipe, cache or out / "cache", workers, changes)
+    opened = Recipe(recipe, cache or out / "cache", workers, changes, ahead)
     processes = PartialState(cpu=device == "cpu", timeout=_PATIENCE)
     where = torch.device(device) if device == "cpu" or ":" in device else processes.device
     try:

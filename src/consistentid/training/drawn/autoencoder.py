@@ -7,7 +7,9 @@ a critic that tells drawings from decoded ones, on latents as inexact as a diffu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,20 +21,21 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
-from consistentid.drawn.pools import Pool, pixels
+from consistentid.drawn.pools import Pool, copied, pixels
 from consistentid.files.writing import replacing_folder
-from consistentid.training.drawn.latents import open_latents
+from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, Opponent, train
-from consistentid.training.drawn.recipe import Recipe, arguments
+from consistentid.training.drawn.pictures import labelled
+from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
 from consistentid.training.schedule import batched
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
 DETAIL_LABELS = (2, 3, 4, 5, 6, 10, 11, 12, 13)
 
 
-def detail_weight(labels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(B, 1, H, W): 4.5 on the details of the face, 1.5 on the rest of the person, 1 elsewhere."""
-    tensor = torch.from_numpy(np.array(labels)).to(device)
+def detail_weight(labels: Tensor, device: torch.device) -> Tensor:
+    """(B, 1, H, W) of labels (B, H, W): 4.5 on the details of the face, 1.5 on the rest of the person, 1 elsewhere."""
+    tensor = labels.to(device, non_blocking=True)
     details = torch.isin(tensor, torch.tensor(DETAIL_LABELS, dtype=torch.uint8, device=device))
     return (1 + 0.5 * (tensor > 0).float() + 3.0 * details.float())[:, None]
 
@@ -74,7 +77,7 @@ def reconstruction_report(vae: ConvAutoencoderKL, held_out: Pool, device: torch.
     """Errors in [-1, 1] on held-out people, over everything and on the details of the face."""
     total, squared, detail, latents = [], [], [], []
     for part in batched(min(len(held_out), 512), 32):
-        x, weight = pixels(held_out.images[part], device), detail_weight(held_out.labels[part], device)
+        x, weight = pixels(held_out.images[part], device), detail_weight(copied(held_out.labels, part), device)
         z = vae.encode(x, return_dict=False)[0].mean
         error = vae.decode(z, return_dict=False)[0] - x
         total.append(error.abs().mean())
@@ -95,12 +98,15 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     torch.manual_seed(section.schedule.seed)
     network = arguments(ConvAutoencoderKL, section.network, f"{section.where}: network")
     vae = ConvAutoencoderKL(sample_size=recipe.size, **network).to(device)
+    if recipe.compile:
+        vae.encoder.compile()
+        vae.decoder.compile()
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     noise = section.options["noise"]
 
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        _, pool, rows = mixture.batch(rows, generator.initial_seed())
-        x, weight = _mirrored(pixels(pool.images[rows], device), detail_weight(pool.labels[rows], device), generator)
+    def loss(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Losses:
+        images, labels = batch
+        x, weight = _mirrored(pixels(images, device), detail_weight(labels, device), generator)
         z = vae.encode(x, return_dict=False)[0].mean
         y = vae.decode(_inexact(z, noise, generator), return_dict=False)[0].float()
         return {"loss": reconstruction_loss(y, x, weight), "l1": (y - x).abs().mean()}
@@ -110,7 +116,10 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
         return reconstruction_report(vae, held_out, device)
 
     schedule, count, precision = section.schedule, len(mixture.portraits), recipe.precision
-    if train("autoencoder", vae, loss, schedule, count, out, device=device, report=report, precision=precision):
+    if train(
+        "autoencoder", vae, loss, schedule, count, out, device=device, prepared=partial(labelled, mixture),
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         with replacing_folder(out / "vae") as folder:
             vae.half().save_pretrained(folder)
 
@@ -151,15 +160,18 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     vae = ConvAutoencoderKL.from_pretrained(out / "vae").float().to(device).requires_grad_(False)
     vae.decoder.requires_grad_(True)
     critic = Critic().to(device)
+    if recipe.compile:
+        vae.decoder.compile()
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     latents = [open_latents(pool, vae, out, device) for pool in mixture.pools]
+    prepared = partial(_with_latents, mixture, latents)
     options = section.options
     pair: dict[str, Tensor] = {}  # of the step: a drawing and what the decoder makes of it, for the critic
 
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        number, pool, rows = mixture.batch(rows, generator.initial_seed())
-        x, weight = pixels(pool.images[rows], device), detail_weight(pool.labels[rows], device)
-        z = torch.from_numpy(latents[number][rows]).float().to(device)
+    def loss(batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
+        images, labels, latent = batch
+        x, weight = pixels(images, device), detail_weight(labels, device)
+        z = latent.to(device).float()
         y = vae.decode(_inexact(z, options["noise"], generator), return_dict=False)[0].float()
         pair.update(drawn=x, decoded=y.detach())
         with torch.no_grad():
@@ -170,7 +182,7 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
         total = rebuilt + options["features"] * features - options["adversarial"] * judged.mean()
         return {"loss": total, "rebuilt": rebuilt, "features": features}
 
-    def tell_apart(_rows: NDArray[np.int64], _generator: torch.Generator) -> Losses:
+    def tell_apart(_batch: object, _generator: torch.Generator) -> Losses:
         real, fake = critic(pair["drawn"])[0], critic(pair["decoded"])[0]
         return {"loss": F.relu(1 - real).mean() + F.relu(1 + fake).mean()}
 
@@ -180,8 +192,16 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule, count = section.schedule, len(mixture.portraits)
     opponent = Opponent("critic", critic, tell_apart, replace(schedule, lr=2 * schedule.lr, ema=0.0))
     if train(
-        "decoder", vae.decoder, loss, schedule, count, out,
-        device=device, report=report, opponents=[opponent], precision=recipe.precision,
+        "decoder", vae.decoder, loss, schedule, count, out, device=device, prepared=prepared, workers=recipe.ahead,
+        report=report, opponents=[opponent], precision=recipe.precision,
     ):  # fmt: skip
         with replacing_folder(out / "vae") as folder:
             vae.half().save_pretrained(folder)
+
+
+def _with_latents(
+    mixture: Mixture, latents: Sequence[Latents], rows: NDArray[np.int64], seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch's pictures and labels, as of `labelled`, and their latents (B, C, h, w)."""
+    number, pool, rows = mixture.batch(rows, seed)
+    return copied(pool.images, rows), copied(pool.labels, rows), latents[number][rows]

@@ -8,6 +8,8 @@ among the same part of other people.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,11 +23,12 @@ from transformers import (
     CLIPImageProcessorPil,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
 )
 
-from consistentid.drawn.pools import Pool, captions, pixels
+from consistentid.drawn.pools import Pool, captions, copied, pixels
 from consistentid.drawn.portraits.captions import part_phrases
 from consistentid.faces.parts import PARTS, part_pictures
 from consistentid.files.claims import in_turn
@@ -63,6 +66,33 @@ def part_crops(pool: Pool, rows: NDArray[np.int64], size: int) -> list[dict[str,
         cut = part_pictures(Image.fromarray(pool.images[row]), np.asarray(pool.labels[row]))
         out.append({k: np.asarray(v.resize((size, size), Image.Resampling.BICUBIC)) for k, v in cut.items()})
     return out
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures (B, H, W, 3) uint8 and texts of a step, with their tokens (B, T); ``owners`` as of `_parts_batch`."""
+
+    whole: Tensor
+    texts: list[str]
+    tokens: Tensor
+    here: Tensor
+    there: Tensor
+    phrases: list[str]
+    phrase_tokens: Tensor
+    owners: Tensor
+
+
+def _batch(pool: Pool, tokenizer: CLIPTokenizer, rows: NDArray[np.int64], seed: int) -> _Batch:
+    half = len(rows) // 2
+    whole = np.sort(rows[:half])
+    here, there, phrases, owners = _parts_batch(pool, np.sort(rows[half:]), seed)
+    told = captions(pool, whole, seed)
+    texts = [f"{c.image}. {c.face}" if i % 2 else c.image for i, c in enumerate(told)]
+    ids, phrase_ids = (tokenize(tokenizer, x, padding="longest") for x in (texts, phrases))
+    return _Batch(
+        copied(pool.images, whole), texts, ids, torch.from_numpy(here), torch.from_numpy(there), phrases, phrase_ids,
+        torch.from_numpy(owners),
+    )  # fmt: skip
 
 
 def _parts_batch(
@@ -137,22 +167,15 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
     vision_config = CLIPVisionConfig(image_size=recipe.size, **sizes["vision"])
     pair = ClipPair(CLIPTextModelWithProjection(text_config), CLIPVisionModelWithProjection(vision_config)).to(device)
 
-    def tokens(texts: list[str]) -> Tensor:
-        return tokenize(tokenizer, texts, padding="longest").to(device)
-
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        seed = generator.initial_seed()
-        half = len(rows) // 2
-        whole = np.sort(rows[:half])
-        here, there, phrases, owners = _parts_batch(pool, np.sort(rows[half:]), seed)
-        told = captions(pool, whole, seed)
-        texts = [f"{c.image}. {c.face}" if i % 2 else c.image for i, c in enumerate(told)]
-        pictures = torch.cat([pixels(x, device) for x in (pool.images[whole], here, there)])
-        image, first, second = torch.split(pair.embed_images(pictures), [half, len(here), len(there)])
+    def loss(batch: _Batch, _generator: torch.Generator) -> Losses:
+        pictures = torch.cat([pixels(x, device) for x in (batch.whole, batch.here, batch.there)])
+        sizes = [len(x) for x in (batch.whole, batch.here, batch.there)]
+        image, first, second = torch.split(pair.embed_images(pictures), sizes)
         scale = pair.log_scale.exp().clamp(max=100)
-        scenes = contrast(pair.embed_text(tokens(texts)), image, scale, texts)
-        parts = contrast(pair.embed_text(tokens(phrases)), first, scale, phrases)
-        people = part_contrast(first, second, torch.from_numpy(owners).to(device), scale)
+        texts, phrases = (pair.embed_text(x.to(device)) for x in (batch.tokens, batch.phrase_tokens))
+        scenes = contrast(texts, image, scale, batch.texts)
+        parts = contrast(phrases, first, scale, batch.phrases)
+        people = part_contrast(first, second, batch.owners.to(device), scale)
         return {"loss": scenes + parts + people, "scenes": scenes, "parts": parts, "people": people}
 
     @torch.no_grad()
@@ -162,7 +185,7 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
         text, image = [], []
         for part in batched(len(rows), 64):
             texts = [f"{c.image}. {c.face}" for c in told[part]]
-            text.append(pair.embed_text(tokens(texts)))
+            text.append(pair.embed_text(tokenize(tokenizer, texts, padding="longest").to(device)))
             image.append(pair.embed_images(pixels(held_out.images[rows[part]], device)))
         similarity = torch.cat(text) @ torch.cat(image).T
         truth = torch.arange(len(rows), device=device)
@@ -174,7 +197,10 @@ def train_clip(recipe: Recipe, out: Path, device: torch.device) -> None:
         }
 
     schedule, precision = section.schedule, recipe.precision
-    if train("clip", pair, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+    if train(
+        "clip", pair, loss, schedule, len(pool), out, device=device, prepared=partial(_batch, pool, tokenizer),
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         with replacing_folder(out / "text_encoder") as folder:
             pair.text.half().save_pretrained(folder)
         size = recipe.size

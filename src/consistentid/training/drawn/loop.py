@@ -1,10 +1,13 @@
 """The training loop that all networks of the drawn preset share: schedule, precision, EMA, checkpoints, processes.
 
 ```python
-def losses(rows, generator):               # of this process's samples of a step; all randomness from the generator
+def prepared(rows, seed):                  # this process's samples of a step, made ahead by worker processes
+    return torch.from_numpy(images[rows])
+
+def losses(batch, generator):              # of what was prepared; all randomness from the generator
     return {"loss": ..., "l1": ...}        # "loss" is what the model lowers, the others are told of
 
-if train("decoder", model, losses, schedule, len(pool), out, device=device, report=report):
+if train("decoder", model, losses, schedule, len(pool), out, device=device, prepared=prepared, report=report):
     model.save_pretrained(out / "vae")     # in one process only: the others get False
 ```
 
@@ -18,6 +21,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from accelerate import PartialState
 from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils import data
 
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.writing import replacing, write_whole
@@ -46,7 +51,8 @@ from consistentid.training.state import (
 from consistentid.training.stopping import SKIPS, Stopped, stop_asked
 
 Losses = dict[str, Tensor]
-Loss = Callable[[NDArray[np.int64], torch.Generator], Losses]
+Loss = Callable[[Any, torch.Generator], Losses]
+Prepared = Callable[[NDArray[np.int64], int], Any]
 
 STATE = "state.safetensors"
 REPORT = "report.json"
@@ -61,7 +67,7 @@ class Opponent:
     Attributes:
         name: tells its losses and weights from the model's.
         model: what learns; its weights are fixed while the model's losses are computed, and the other way round.
-        losses: as the model's; called after the model's step with the same rows, and the generator goes on. What the
+        losses: as the model's; called after the model's step with the same batch, and the generator goes on. What the
             model's losses have drawn for it (detached pictures) it finds where they put it.
         schedule: its rates, clipping and averages; steps, batch and seed are the model's.
     """
@@ -81,6 +87,8 @@ def train(
     out: Path,
     *,
     device: torch.device,
+    prepared: Prepared | None = None,
+    workers: int = 0,
     report: Callable[[], dict[str, float]] | None = None,
     opponents: Sequence[Opponent] = (),
     precision: str = "auto",
@@ -88,7 +96,7 @@ def train(
 ) -> bool:
     """Train ``model`` in place until ``schedule.steps``; on return it holds the averaged weights where EMA is on.
 
-    ``loss(rows, generator)`` gives named losses, of which ``loss`` is minimised. All randomness of a step comes from
+    ``loss(batch, generator)`` gives named losses, of which ``loss`` is minimised. All randomness of a step comes from
     its generator, seeded by the step, so a run that was interrupted equals one that was not.
 
     Under `torchrun` each process has its share of every step's rows, and gradients, batch statistics and losses are
@@ -98,6 +106,9 @@ def train(
     Args:
         name: of the folder ``out/stages/NAME`` that holds checkpoint, log and report.
         count: samples of an epoch.
+        prepared: makes the batch that the losses take, of the rows of this process's samples and the seed of its
+            generator; without it they take the rows themselves.
+        workers: processes that prepare batches ahead of their step, to which ``prepared`` is sent; 0 for none.
         report: figures of the trained model, written to the report.
         opponents: networks that learn along.
         precision: of `consistentid.training.precision.PRECISIONS`; networks are called under autocast.
@@ -139,18 +150,17 @@ def train(
         with replacing(path, durable=True) as temporary:
             write_tensors(temporary, {k: x for each in learning for k, x in each.state().items()}, told)
 
-    order = shuffled(count, schedule.seed)
-    rank, world = processes.process_index, processes.num_processes
+    batches = _Batches(prepared, schedule, count, processes.process_index, processes.num_processes)
+    loader = batches.ahead(range(start, schedule.steps), workers, device)
     skipped = 0
     with stop_asked() as stop:
-        for step in range(start, schedule.steps):
-            generator = torch.Generator(device).manual_seed((schedule.seed * 1_000_003 + step) * world + rank)
-            rows = batch_indices(order, schedule.batch, step)[rank::world]
+        for step, batch in zip(range(start, schedule.steps), loader, strict=True):
+            generator = torch.Generator(device).manual_seed(batches.seed(step))
             losses: dict[str, float] = {}
             stopping, blamed = stop.is_set(), ""
             for each in learning:
                 _only(each, learning)
-                found, stopping = each.step(step, rows, generator, processes, stopping)
+                found, stopping = each.step(step, batch, generator, processes, stopping)
                 losses |= found
                 if not all(map(math.isfinite, found.values())):
                     blamed = f"the loss of {name} is not finite ({_named(found)})"
@@ -207,20 +217,63 @@ class _Gathered(torch.autograd.Function):
         return total[torch.distributed.get_rank() * ctx.count :][: ctx.count]
 
 
+class _Batches(data.Dataset[Any]):
+    """What the losses take in each step, a pure function of its number; it can be sent to worker processes."""
+
+    def __init__(self, prepared: Prepared | None, schedule: Schedule, count: int, rank: int, world: int) -> None:
+        self.prepared, self.schedule, self.count, self.rank, self.world = prepared, schedule, count, rank, world
+
+    def seed(self, step: int) -> int:
+        """Of all randomness of a step in this process."""
+        return (self.schedule.seed * 1_000_003 + step) * self.world + self.rank
+
+    def __getitem__(self, step: int) -> Any:
+        order = _shuffled(self.count, self.schedule.seed)
+        rows = batch_indices(order, self.schedule.batch, step)[self.rank :: self.world]
+        return self.prepared(rows, self.seed(step)) if self.prepared else rows
+
+    def ahead(self, steps: range, workers: int, device: torch.device) -> data.DataLoader[Any]:
+        """The batches of steps, in their order."""
+        return data.DataLoader(
+            self,
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=device.type == "cuda",
+            multiprocessing_context="spawn" if workers else None,  # as every system can, whatever runs beside
+        )
+
+
+_shuffled = lru_cache(maxsize=8)(shuffled)  # its epochs are kept from step to step
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
 class _Learning:
     """A network in training: its optimiser, its average, and what of it is kept."""
 
     def __init__(self, name: str, model: nn.Module, losses: Loss, schedule: Schedule, precision: str) -> None:
         self.name, self.losses, self.schedule, self.precision = name, losses, schedule, precision
         self.model = laid_out(model, precision).train()
-        plain_attention(self.model, next(self.model.parameters()).device)
+        device = next(self.model.parameters()).device
+        plain_attention(self.model, device)
         self.named = {key: x for key, x in model.named_parameters() if x.requires_grad}
         self.parameters = list(self.named.values())
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=schedule.lr, weight_decay=schedule.weight_decay, betas=(0.9, 0.99)
+            self.parameters,
+            lr=schedule.lr,
+            weight_decay=schedule.weight_decay,
+            betas=(0.9, 0.99),
+            fused=device.type == "cuda",
         )
         decay = schedule.ema
-        self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75) if decay else None
+        self.ema = None
+        if decay:  # of all weights in a few operations; on a processor these round by where weights lie in memory
+            foreach = device.type != "cpu"
+            self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=foreach)
 
     @property
     def averaged(self) -> int:
@@ -228,7 +281,7 @@ class _Learning:
         return self.ema.optimization_step if self.ema else 0
 
     def step(
-        self, step: int, rows: NDArray[np.int64], generator: torch.Generator, processes: PartialState, stopping: bool
+        self, step: int, batch: Any, generator: torch.Generator, processes: PartialState, stopping: bool
     ) -> tuple[dict[str, float], bool]:
         """One step of the optimiser; its losses, and whether any process was told to stop. Both are all processes'."""
         device = next(self.model.parameters()).device
@@ -236,7 +289,7 @@ class _Learning:
             group["lr"] = self.schedule.rate(step)
         self.optimiser.zero_grad(set_to_none=True)
         with computing(self.precision, device):
-            losses = self.losses(rows, generator)
+            losses = self.losses(batch, generator)
         torch.autograd.backward(losses["loss"])
         names = list(losses)
         told = torch.stack([*(losses[x].detach().float() for x in names), torch.tensor(float(stopping), device=device)])

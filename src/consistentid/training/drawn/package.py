@@ -75,5 +75,5 @@ def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
             reports[name] = json.loads(report.read_text()) | reports[name]
     (folder / "reports.json").write_text(json.dumps(reports, indent=1) + "\n")
     shutil.copy(recipe.path, folder / "recipe.yaml")
-    if recipe.changes:
+    if recipe.changes or "extends" in yaml.safe_load(recipe.path.read_text()):  # as a whole, wherever it came from
         (folder / "recipe.yaml").write_text(yaml.safe_dump(plain(recipe.content), sort_keys=False))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +16,7 @@ from consistentid.drawn.pools import pixels
 from consistentid.faces.parts import LABELS
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import export
+from consistentid.training.drawn.pictures import labelled
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
@@ -151,9 +152,9 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     counts = np.bincount(np.asarray(pool.labels[::64]).ravel(), minlength=len(LABELS))
     weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** 0.4, dtype=torch.float32, device=device)
 
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        _, shown, rows = mixture.batch(rows, generator.initial_seed())
-        x, y = pixels(shown.images[rows], device), torch.from_numpy(shown.labels[rows]).to(device).long()
+    def loss(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Losses:
+        images, labels = batch
+        x, y = pixels(images, device), labels.to(device).long()
         x, y = augment(*squared(x, y), generator)
         x, y = emptied(x, y, len(x) // 8, generator)
         return {"loss": F.cross_entropy(parser(x).float(), y, weight)}
@@ -173,5 +174,8 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
         return {"mean_iou": float(iou.mean())} | {f"iou_{n}": float(v) for n, v in zip(LABELS, iou, strict=True)}
 
     schedule, precision = section.schedule, recipe.precision
-    if train("parser", parser, loss, schedule, len(pool), out, device=device, report=report, precision=precision):
+    if train(
+        "parser", parser, loss, schedule, len(pool), out, device=device, prepared=partial(labelled, mixture),
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         export(parser.cpu(), out / "parser.onnx", "logits")

@@ -58,13 +58,15 @@ class RecogniserOptions:
 class UNetOptions:
     """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``.
 
-    ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw.
+    ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw. ``init`` names
+    a folder of a UNet to go on from, relative to the recipe.
     """
 
     text_dropout: Share
     scheduler: dict[str, Any]
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     face_weight: Annotated[float, Between(0)] = 0.0
+    init: Path | None = None
 
 
 OPTIONS: Mapping[str, type] = {
@@ -150,18 +152,26 @@ class Mixture:
 class _Common:
     size: Annotated[int, Between(16, 2048)]
     precision: Annotated[str, OneOf(PRECISIONS)] = "auto"
+    compile: bool = False
     pictures: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: Groups = field(default_factory=Groups)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe file, and the cache in which its pictures lie."""
+    """A recipe file, and the cache in which its pictures lie.
+
+    Attributes:
+        workers: processes that draw pictures; 1 for this one alone.
+        changes: "section.option=value".
+        ahead: processes beside each that trains, which prepare its batches; 0 for none.
+    """
 
     path: Path
     cache: Path
     workers: int = 1
     changes: tuple[str, ...] = ()
+    ahead: int = 0
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -181,6 +191,11 @@ class Recipe:
     def precision(self) -> str:
         """See `consistentid.training.precision.resolve_precision`."""
         return self._common.precision
+
+    @property
+    def compile(self) -> bool:
+        """Whether autoencoder and UNet learn compiled, which a GPU wins by and minutes are spent on."""
+        return self._common.compile
 
     def section(self, name: str) -> Section:
         """The section of a network.

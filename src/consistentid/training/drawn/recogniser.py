@@ -6,6 +6,7 @@ that photos and drawings share one contract. They differ in architecture and see
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,10 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(schedule.seed)
     network = Network(SIZE, DIMENSIONS, centred=True, **section.network).to(device)
-    views, scenes = section.options["views"], pool.spec.scenes
 
-    def loss(people: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        rng = np.random.default_rng(generator.initial_seed())
-        rows = np.concatenate([p * scenes + rng.permutation(scenes)[:views] for p in people])
-        faces = pixels(aligned(pool, rows, rng), device)
-        whose = torch.from_numpy(rows // scenes).to(device)
-        found, whose = gathered(network(faces)), gathered(whose)
+    def loss(batch: tuple[Tensor, Tensor], _generator: torch.Generator) -> Losses:
+        faces, whose = batch
+        found, whose = gathered(network(pixels(faces, device))), gathered(whose.to(device))
         return {"loss": margin_loss(found, whose, section.options["margin"], section.options["scale"])}
 
     @torch.no_grad()
@@ -93,8 +90,19 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
         }
 
     people, precision = pool.spec.people, recipe.precision
-    if train(name, network, loss, schedule, people, out, device=device, report=report, precision=precision):
+    prepared = partial(_views, pool, section.options["views"])
+    if train(
+        name, network, loss, schedule, people, out, device=device, prepared=prepared,
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         export(network.cpu(), out / f"{name}.onnx", "embedding")
+
+
+def _views(pool: Pool, views: int, people: NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor]:
+    """Flawed faces (B, 112, 112, 3) uint8 of people in several scenes each, and whose they are (B,)."""
+    rng, scenes = np.random.default_rng(seed), pool.spec.scenes
+    rows = np.concatenate([p * scenes + rng.permutation(scenes)[:views] for p in people])
+    return torch.from_numpy(aligned(pool, rows, rng)), torch.from_numpy(rows // scenes)
 
 
 def train_recogniser(recipe: Recipe, out: Path, device: torch.device) -> None:

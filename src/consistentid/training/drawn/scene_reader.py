@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +37,15 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     torch.manual_seed(schedule.seed)
     network = Network(pool.spec.size, VALUES, **section.network).to(device)
 
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        rng = np.random.default_rng(generator.initial_seed())
-        pictures = [flawed(Image.fromarray(pool.images[row]), rng) for row in rows]
-        found = network(pixels(np.stack([np.asarray(x) for x in pictures]), device)).float()
-        return {"loss": factor_loss(found, _truth(pool, rows, device))}
+    def loss(batch: tuple[Tensor, Tensor], _generator: torch.Generator) -> Losses:
+        pictures, truth = batch
+        return {"loss": factor_loss(network(pixels(pictures, device)).float(), truth.to(device))}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
         rows = np.arange(len(held_out))
         found = torch.cat([network(pixels(held_out.images[rows[part]], device)) for part in batched(len(rows), 64)])
-        truth = _truth(held_out, rows, device)
+        truth = _truth(held_out, rows).to(device)
         right = {}
         for factor, x, wanted in zip(FACTORS, split_factors(found), truth.T, strict=True):
             seen = wanted != UNSEEN
@@ -54,9 +53,19 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
         return right
 
     count, precision = len(pool), recipe.precision
-    if train("scene_reader", network, loss, schedule, count, out, device=device, report=report, precision=precision):
+    if train(
+        "scene_reader", network, loss, schedule, count, out, device=device, prepared=partial(_flawed, pool),
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         export(network.cpu(), out / "scene_reader.onnx", "logits")
 
 
-def _truth(pool: Pool, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(shown(*pool.tables(rows))).to(device)
+def _flawed(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[Tensor, Tensor]:
+    """Pictures (B, H, W, 3) uint8 with flaws, and what they show (B, F)."""
+    rng = np.random.default_rng(seed)
+    pictures = [np.asarray(flawed(Image.fromarray(pool.images[row]), rng)) for row in rows]
+    return torch.from_numpy(np.stack(pictures)), _truth(pool, rows)
+
+
+def _truth(pool: Pool, rows: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(shown(*pool.tables(rows)))

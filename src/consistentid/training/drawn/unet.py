@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,12 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
-from consistentid.drawn.pools import Pool, captions, group_captions
+from consistentid.drawn.pools import Pool, captions, copied, group_captions
+from consistentid.errors import InputError, first_line
 from consistentid.files.writing import replacing_folder
-from consistentid.training.drawn.latents import open_latents
+from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.recipe import Recipe, arguments
+from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
 from consistentid.training.drawn.text import tokenize
 from consistentid.training.examples import FACE_LABELS
 from consistentid.training.schedule import batched
@@ -38,15 +41,19 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         cross_attention_dim=text_encoder.config.hidden_size,
         **arguments(UNet2DConditionModel, section.network, f"{section.where}: network"),
     ).to(device)  # fmt: skip
+    if init := section.options["init"]:
+        _begin_with(unet, init)
+    if recipe.compile:
+        unet.compile()
     scheduler = arguments(DDPMScheduler, section.options["scheduler"], f"{section.where}: options.scheduler")
     noise_schedule = DDPMScheduler(**scheduler)
     options = section.options
-    dropped, power = options["text_dropout"], options["timestep_power"]
+    power = options["timestep_power"]
 
-    def noise_error(z: Tensor, texts: list[str], generator: torch.Generator) -> Tensor:
+    def noise_error(z: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
         """The squared error at each position, (B, 1, h, w)."""
         with torch.no_grad():
-            context = text_encoder(tokenize(tokenizer, texts).to(device)).last_hidden_state
+            context = text_encoder(tokens.to(device)).last_hidden_state
         noise = torch.randn(z.shape, generator=generator, device=device)
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
@@ -54,15 +61,10 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         squared: Tensor = error.square().mean(1, keepdim=True)
         return squared
 
-    def loss(rows: NDArray[np.int64], generator: torch.Generator) -> Losses:
-        seed = generator.initial_seed()
-        number, pool, rows = mixture.batch(rows, seed)
-        z = torch.from_numpy(latents[number][rows]).float().to(device)
-        rng = np.random.default_rng(seed)
-        texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
-        error = noise_error(z, texts, generator)
-        face = face_shares(torch.from_numpy(pool.labels[rows]).to(device), error)
-        return {"loss": (error * (1 + options["face_weight"] * face)).mean(), "noise": error.mean()}
+    def loss(batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
+        z, tokens, face = batch
+        error = noise_error(z.to(device).float(), tokens, generator)
+        return {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
@@ -70,15 +72,54 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         losses = []
         for part in batched(min(len(held_out), 512), 64):
             texts = [f"{c.image}, {c.face}" for c in captions(held_out, np.arange(part.start, part.stop), seed=1)]
-            z = torch.from_numpy(np.array(held_latents[part])).float().to(device)
-            losses.append(float(noise_error(z, texts, generator).mean()))
+            z = held_latents[part].to(device).float()
+            losses.append(float(noise_error(z, tokenize(tokenizer, texts), generator).mean()))
         return {"held_out_loss": float(np.mean(losses))}
 
     schedule, precision = section.schedule, recipe.precision
+    prepared = partial(_batch, mixture, latents, tokenizer, options["text_dropout"])
     if train(
-        "unet", unet, loss, schedule, len(mixture.portraits), out, device=device, report=report, precision=precision
-    ):
+        "unet", unet, loss, schedule, len(mixture.portraits), out, device=device, prepared=prepared,
+        workers=recipe.ahead, report=report, precision=precision,
+    ):  # fmt: skip
         save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+
+
+@torch.no_grad()
+def _begin_with(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take over the weights of another UNet.
+
+    Raises:
+        InputError: there are none, or they are those of another architecture.
+    """
+    try:
+        found = UNet2DConditionModel.from_pretrained(folder).state_dict()
+    except (OSError, ValueError) as error:
+        raise InputError(f"options.init of the UNet: {folder} holds no UNet ({first_line(error)})") from None
+    own = unet.state_dict()
+    if wrong := [name for name in own.keys() | found.keys() if own.get(name, _NO).shape != found.get(name, _NO).shape]:
+        raise InputError(f"options.init of the UNet: {folder} has another {min(wrong)} than the recipe's network")
+    for name, x in own.items():
+        x.copy_(found[name])
+
+
+_NO = torch.empty(0, 0)  # of the shape of no weight
+
+
+def _batch(
+    mixture: Mixture,
+    latents: Sequence[Latents],
+    tokenizer: CLIPTokenizer,
+    dropped: float,
+    rows: NDArray[np.int64],
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents (B, C, h, w), the tokens of their texts (B, 77), of which some are left out, and `face_shares`."""
+    number, pool, rows = mixture.batch(rows, seed)
+    rng = np.random.default_rng(seed)
+    texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
+    z = latents[number][rows]
+    return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z)
 
 
 def face_shares(labels: Tensor, like: Tensor) -> Tensor:
