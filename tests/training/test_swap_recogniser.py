@@ -84,7 +84,8 @@ def test_it_goes_on_where_it_stopped(other: Path, tmp_path: Path) -> None:
     whole.train()
     halves = micro.trainer(tmp_path / "halves", tmp_path / "cache", **short)
     for step in range(2):
-        halves._one_step([next(iter(halves._loader()))])
+        with halves._batches() as batches:
+            halves._one_step([next(batches)])
         halves.step = step + 1
     halves._save()
     again = micro.trainer(tmp_path / "halves", tmp_path / "cache", **short)
