@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -95,15 +95,19 @@ class PoolSpec:
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
         """People and scenes of rows of pictures of one person."""
         keys = self.keys(rows)
-        people = self.everyone([p for p, _ in keys])
-        if self.exchanged:
-            parts, others = zip(*self.exchanges(rows), strict=True)
-            people = with_parts_of(people, self.everyone(others), parts)
+        people = self.as_shown(self.everyone([p for p, _ in keys]), rows, self.everyone)
         return people, sample_scenes(keys, split=self.split, seed=self.seed)
 
     def everyone(self, numbers: Sequence[int]) -> People:
         """The people of these numbers, as they are."""
         return sample_people(numbers, split=self.split, seed=self.seed)
+
+    def as_shown(self, people: People, rows: NDArray[np.int64], everyone: Callable[[Sequence[int]], People]) -> People:
+        """The people of rows with the parts that their pictures show; ``everyone`` gives people by number."""
+        if not self.exchanged:
+            return people
+        parts, others = zip(*self.exchanges(rows), strict=True)
+        return with_parts_of(people, everyone(others), parts)
 
     def exchanges(self, rows: NDArray[np.int64]) -> list[tuple[str, int]]:
         """Which part is another's on the pictures of rows, and the number of that person."""
@@ -177,10 +181,8 @@ class Pool:
     def tables(self, rows: NDArray[np.int64]) -> tuple[People, Scenes]:
         """People and scenes of rows of a pool of one person a picture."""
         people = self._people[rows // self.spec.scenes]
-        if self.spec.exchanged:
-            parts, others = zip(*self.spec.exchanges(rows), strict=True)
-            people = with_parts_of(people, self._people[np.array(others) - self.spec.first], parts)
-        return people, self._scenes[rows]
+        shown = self.spec.as_shown(people, rows, lambda numbers: self._people[np.array(numbers) - self.spec.first])
+        return shown, self._scenes[rows]
 
 
 def _drawer(spec: PoolSpec, folder: Path, _number: int) -> tuple[PoolSpec, Path]:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -31,6 +30,7 @@ from consistentid.files.output import encode_png
 from consistentid.files.writing import write_whole
 from consistentid.presets.read import FILE_NAME
 from consistentid.training import checkpoints, log, validation
+from consistentid.training.averages import averages
 from consistentid.training.config import TrainConfig
 from consistentid.training.examples import Batch, Example, Examples, Places
 from consistentid.training.frozen import FrozenNetworks
@@ -134,11 +134,7 @@ class Trainer:
         optimiser = _optimiser(config, self.parameters)
         self.model, self.optimiser = accelerator.prepare(self.module, optimiser)
         self.parameters = [x for x in self.model.parameters() if x.requires_grad]
-        decay = config.schedule.ema
-        foreach = accelerator.device.type != "cpu"  # see `consistentid.training.drawn.loop`
-        self.ema = None
-        if decay:
-            self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=foreach)
+        self.ema = averages(self.parameters, config.schedule.ema)
         self.step, self.skipped = 0, 0
         self.window: dict[str, list[float]] = {}
         self._people: list[Any] | None = None

@@ -29,7 +29,6 @@ import numpy as np
 import torch
 import torch.distributed
 from accelerate import PartialState
-from diffusers.training_utils import EMAModel
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import data
@@ -37,6 +36,7 @@ from torch.utils import data
 from consistentid.errors import InputError, TrainingError
 from consistentid.files.writing import replacing, write_whole
 from consistentid.training.attention import fused_attention, plain_attention
+from consistentid.training.averages import averages
 from consistentid.training.log import append, cut
 from consistentid.training.precision import computing, laid_out, resolve_precision
 from consistentid.training.schedule import Schedule, batch_indices, shuffled
@@ -269,11 +269,7 @@ class _Learning:
             betas=(0.9, 0.99),
             fused=device.type == "cuda",
         )
-        decay = schedule.ema
-        self.ema = None
-        if decay:  # of all weights in a few operations; on a processor these round by where weights lie in memory
-            foreach = device.type != "cpu"
-            self.ema = EMAModel(self.parameters, decay=decay, use_ema_warmup=True, power=0.75, foreach=foreach)
+        self.ema = averages(self.parameters, schedule.ema)
 
     @property
     def averaged(self) -> int:
