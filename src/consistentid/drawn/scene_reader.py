@@ -43,7 +43,10 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     **{part: PART_KINDS[part] for part in ("face", "nose", "mouth")},
 }
 """What words can ask of a drawing: factor -> its values, as `Scenes` and `People` number them, or `part_kinds` names
-them. The last five are a person's own, for which the words for single parts ask."""
+them."""
+
+OWN = ("hair_color", "eyes", "face", "nose", "mouth")
+"""The factors that are a person's own, in every scene; for most of them words for single parts ask."""
 
 UNSEEN = -1
 """Value of a factor that a scene has but does not show, such as the colour of no hat."""

@@ -143,6 +143,8 @@ class TrainConfig:
         identity_start: share of the steps after which it is asked; before, a step costs no decoder and no recogniser.
         identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
             that conditions the adapter sees in a face is soon learnt; others see more.
+        scene_weight: factor of the `SceneLoss`, for drawn pictures: whether the picture shows what words ask for.
+        latent_reader: ONNX file of the network that it asks.
         distilled_recogniser: ONNX file of the recogniser that the initial weights know, to move them to the preset's:
             nothing is drawn, the image projection alone learns, to make of the preset's embedding of a picture the ID
             tokens that the initial weights make of that recogniser's.
@@ -163,7 +165,7 @@ class TrainConfig:
             part are what a part follows, also against the ID tokens. All people that are learnt from, unless it says
             how many.
         exchange_share: share of the samples that show those.
-        exchange_weight: extra weight of the exchanged part in the noise loss: it is small.
+        exchange_weight: extra weight of the exchanged part in the noise loss, for it is small, and in the scene loss.
         groups: besides them pools of drawn pictures of several people, from which the base alone learns: each of its
             steps is on portraits or on one of these, each equally often.
     """
@@ -192,6 +194,8 @@ class TrainConfig:
     identity_weight: Amount = 0.0
     identity_start: Share = 0.0
     identity_recognisers: tuple[Path, ...] = ()
+    scene_weight: Amount = 0.0
+    latent_reader: Path | None = None
     distilled_recogniser: Path | None = None
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     min_snr: Amount = 0.0
@@ -220,6 +224,8 @@ class TrainConfig:
         _ = self.drawn, self.drawn_exchanges, self.drawn_groups
         if self.exchange_share and self.exchanges is None:
             raise InputError("exchange_share needs exchanges: people and scenes of the pictures with exchanged parts")
+        if self.scene_weight and self.latent_reader is None:
+            raise InputError("scene_weight needs latent_reader: an ONNX file of the network that its loss asks")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):

@@ -23,10 +23,12 @@ from consistentid.adapter.prompt import FacialText, compose, facial_sentence, fi
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.drawn.pools import pixels
 from consistentid.drawn.portraits import Caption
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pictures, whole_picture
 from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.frozen import FrozenNetworks, Preparation
+from consistentid.training.scenes import told
 from consistentid.training.schedule import batch_indices
 from consistentid.training.sources import Exchange, Picture, Source
 
@@ -66,6 +68,7 @@ class Example:
         exchange: the part that is somebody else's, if one is.
         other: `reference` of that other person, where their part is shown to the adapter.
         worded: whether the text tells that part.
+        shown: (F,) long, what the picture shows of each factor of `FACTORS`; None where no loss asks.
     """
 
     key: str
@@ -83,6 +86,7 @@ class Example:
     exchange: Exchange | None = None
     other: dict[str, Tensor] | None = None
     worded: bool = False
+    shown: Tensor | None = None
 
     @property
     def seen(self) -> list[str]:
@@ -116,6 +120,8 @@ class Batch:
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
         landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
         wanted: (B, K, D), what each of the K recognisers that a loss asks sees on the reference.
+        shown, told: (B, F), for `SceneLoss`: what the picture shows and the weight of each factor; None where no loss
+            asks.
     """
 
     base: bool
@@ -135,6 +141,8 @@ class Batch:
     weight: Tensor
     landmarks: Tensor
     wanted: Tensor
+    shown: Tensor | None = None
+    told: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -208,6 +216,7 @@ class Samples(data.Dataset[Example]):
             exchange=exchange,
             other=shown,
             worded=exchange is not None and (shown is None or way >= 1 / 3),
+            shown=torch.from_numpy(self.source.shown(row)) if config.scene_weight else None,
         )
 
     def _shown(self, step: int, index: int, row: int) -> int:
@@ -330,7 +339,19 @@ class Examples:
             landmarks=torch.stack([x["landmarks"] for x in targets]),
             # Whose face it is with a part of somebody else no recogniser was asked.
             wanted=wanted.masked_fill((dropped | altered)[:, None, None], 0.0),
+            shown=torch.stack([x.shown for x in examples if x.shown is not None]) if config.scene_weight else None,
+            told=self._told(examples, base) if config.scene_weight else None,
         )
+
+    def _told(self, examples: Sequence[Example], base: bool) -> Tensor:
+        """(B, F): what each sample can know of its picture. The base alone knows its text, which seldom tells faces."""
+        weight = told(len(examples), own=not base)
+        for row, example in enumerate(examples):
+            if example.dropped:
+                weight[row] = 0.0
+            elif example.exchange is not None and example.exchange.part in FACTORS:
+                weight[row, list(FACTORS).index(example.exchange.part)] += self.config.exchange_weight
+        return weight
 
     def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the whole (B, L, D) and of every part (B, N, L, D), blank where a part is not seen."""

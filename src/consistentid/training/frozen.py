@@ -95,6 +95,7 @@ class FrozenNetworks:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
         self._asked = config.asked_recognisers
+        self._reader = config.latent_reader if config.scene_weight else None
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         with loading("base", self.preset.base):
             self.pipe = load_base(self.preset, int(config.spec.get("text_dim", 768)), dtype).to(device)
@@ -125,6 +126,14 @@ class FrozenNetworks:
             with loading("recogniser", Network(path=path)):
                 found.append(DifferentiableOnnx(path).to(self.device))
         return found
+
+    @cached_property
+    def latent_reader(self) -> DifferentiableOnnx | None:
+        """The network of the scene loss, where the recipe has one."""
+        if self._reader is None:
+            return None
+        with loading("latent_reader", Network(path=self._reader)):
+            return DifferentiableOnnx(self._reader).to(self.device)
 
     @cached_property
     def provenance(self) -> dict[str, str]:
@@ -186,7 +195,8 @@ class FrozenNetworks:
         """Which networks the training depends on, wherever they lie: role -> name and hash of the weights."""
         roles = ("base", "image_encoder", "recogniser")
         names = {role: network_name(self.preset.networks[role]) for role in roles}
-        return names | {f"identity_recognisers.{i}": fingerprint(path) for i, path in enumerate(self._asked)}
+        names |= {f"identity_recognisers.{i}": fingerprint(path) for i, path in enumerate(self._asked)}
+        return names | ({"latent_reader": fingerprint(self._reader)} if self._reader else {})
 
     def cache(self, kind: str, *made_with: object) -> Cache | None:
         """Where outputs of a kind of `CACHEABLE` are kept, or None if the recipe does not keep them."""

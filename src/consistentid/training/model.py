@@ -28,6 +28,7 @@ from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.identity import IdentityLoss
 from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss, token_loss
+from consistentid.training.scenes import SceneLoss
 
 
 class AdapterOnBase(nn.Module):
@@ -85,12 +86,14 @@ class AdapterOnBase(nn.Module):
         self._base_alone = False
         self.progress = 0.0
         self._identity = IdentityLoss(frozen.differentiable_recognisers, pipe.vae) if config.identity_weight else None
+        self._scene = SceneLoss(frozen.latent_reader) if frozen.latent_reader else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Losses (B,) of each sample: "loss" and what it is made of.
 
-        These are "noise", and where the recipe has them "localisation" and "identity"; or, where the base learns alone,
-        "base"; or, where one recogniser is exchanged for another, "tokens".
+        These are "noise", and where the recipe has them "localisation", "identity" and "scene"; or, where the base
+        learns alone, "base" in the place of the first three; or, where one recogniser is exchanged for another,
+        "tokens".
         """
         config = self.config
         if self._teacher is not None:
@@ -120,19 +123,21 @@ class AdapterOnBase(nn.Module):
         noise = noise_loss(prediction.float(), target, batch.weight)
         if config.min_snr:
             noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), config.min_snr, kind)
+        signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
+        clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
+        # Predicted noise is divided by the signal, and so would be the gradient of what is asked of the clean latents.
+        share = signal.sqrt() if kind == "epsilon" else 1.0
+        loss, losses = noise, {"base" if batch.base else "noise": noise}
+        if self._scene and batch.shown is not None and batch.told is not None:
+            losses["scene"] = self._scene(clean, batch.shown, batch.told)
+            loss = loss + config.scene_weight * share * losses["scene"]
         if batch.base:
-            return {"loss": noise, "base": noise}
-        losses = {"noise": noise}
-        loss = noise
+            return {"loss": loss, **losses}
         if localised:
             losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
             loss = loss + config.localisation_weight * losses["localisation"]
         if self._identity and self.progress >= config.identity_start:
-            signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
-            clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
             losses["identity"] = self._identity(clean, batch.landmarks, batch.wanted)
-            # Predicted noise is divided by the signal, and so would be its gradient.
-            share = signal.sqrt() if kind == "epsilon" else 1.0
             loss = loss + config.identity_weight * share * losses["identity"]
         return {"loss": loss, **losses}
 

@@ -16,7 +16,8 @@ COMMON: Final = ("size", "precision", "compile", "pictures", "groups")
 compiled, drawn pictures of one person and of several."""
 
 NETWORKS: Final = (
-    "autoencoder", "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "unet",
+    "autoencoder", "decoder", "clip", "parser", "recogniser", "teacher", "judge", "scene_reader", "latent_reader",
+    "unet",
 )  # fmt: skip
 """Sections of the drawn preset's own networks, which `consistentid.training.drawn` reads."""
 

@@ -18,6 +18,7 @@ from consistentid.data.open import open_dataset
 from consistentid.drawn.pools import Pool, captions, group_captions
 from consistentid.drawn.portraits import Caption
 from consistentid.drawn.portraits.captions import part_phrases
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, shown
 from consistentid.errors import DatasetError
 from consistentid.training.schedule import Order, shuffled
 
@@ -86,6 +87,9 @@ class Source(Protocol):
 
     def exchange(self, row: int) -> Exchange:
         """What is exchanged on a picture of `exchanges`."""
+
+    def shown(self, row: int) -> NDArray[np.int64]:
+        """(F,), what the picture shows of each factor of `FACTORS`, `UNSEEN` where that is not known."""
 
     def name(self) -> str:
         """Tells these pictures of these people, in this order, from others; wherever they lie."""
@@ -165,6 +169,14 @@ class DrawnSource:
         own, other = (self.of_person((number - first) * scenes)[0] for number in (own, other))
         return Exchange(part, own, other, part_phrases(people, 0)[part])
 
+    def shown(self, row: int) -> NDArray[np.int64]:
+        """See `Source.shown`. Of pictures of several people nothing is known."""
+        pool, row = self._find(row)
+        if pool.spec.together > 1:
+            return np.full(len(FACTORS), UNSEEN)
+        [values] = shown(*pool.tables(np.array([row])))
+        return np.asarray(values)
+
     def name(self) -> str:
         """See `Source.name`."""
         return ", ".join([f"{self.people} people of {self.pool.name}", *(pool.name for _, pool in self._others)])
@@ -241,6 +253,10 @@ class DatasetSource:
     def exchange(self, row: int) -> Exchange:
         """See `Source.exchange`."""
         raise DatasetError(f"picture {row} shows no exchanged part: a data set has none")
+
+    def shown(self, row: int) -> NDArray[np.int64]:  # noqa: ARG002 - a data set tells of none
+        """See `Source.shown`."""
+        return np.full(len(FACTORS), UNSEEN)
 
     def name(self) -> str:
         """See `Source.name`."""

@@ -200,7 +200,7 @@ def test_scene_reader(trained: Path, portrait) -> None:
 def test_a_unet_goes_on_from_another(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "on"
     out.mkdir()
-    for name in ("vae", "text_encoder", "tokenizer", "cache"):
+    for name in ("vae", "text_encoder", "tokenizer", "latent_reader.onnx", "cache"):
         (out / name).symlink_to(trained / name)
     options = ["--set", "unet.schedule.steps=1", "--set", "unet.schedule.lr=1e-9"]
     result = command("unet", out, *options, "--set", f"unet.options.init={trained / 'base/unet'}")

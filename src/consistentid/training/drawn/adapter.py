@@ -27,6 +27,7 @@ def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
     }
     changes = [f"adapter.networks.{role}={_quoted(path)}" for role, path in networks.items()]
     changes.append(f"adapter.workers={recipe.ahead}")
+    changes.append(f"adapter.latent_reader={_quoted(out / 'latent_reader.onnx')}")
     changes.append(f"adapter.identity_recognisers=[{_quoted(out / 'teacher.onnx')}]")
     adapters = tuple(x for x in recipe.changes if x.split(".")[0] in ("adapter", "size", "pictures", "groups"))
     config = TrainConfig.from_yaml(recipe.path, (*adapters, *changes))

@@ -20,30 +20,34 @@ class Network(nn.Module):
     """A backbone of transformers and a linear layer over its last feature map.
 
     Args:
-        size: side of its square pictures.
+        size: side of its square pictures, or of their latents.
         outputs: numbers it gives for each.
         kind, config: model type of transformers and its configuration.
         centred: the outputs have mean 0 and variance 1 over pictures, as ArcFace's embeddings: a loss of cosines alone
             is lowered quickest by making all alike, and then learns nothing more.
+        channels: of what it looks at: 3 of pictures.
     """
 
-    def __init__(self, size: int, outputs: int, kind: str, *, centred: bool = False, **config: Any) -> None:
+    def __init__(
+        self, size: int, outputs: int, kind: str, *, centred: bool = False, channels: int = 3, **config: Any
+    ) -> None:
         super().__init__()
-        self.size = size
+        self.takes = (channels, size, size)
         if kind not in CONFIG_MAPPING:
             raise InputError(
                 f"a network of kind {kind!r} is unknown; give a model type of transformers, such as resnet"
             )
         known = CONFIG_MAPPING[kind]
-        self.backbone = AutoModel.from_config(known(**arguments(known, config, f"the network of kind {kind}")))
+        told = arguments(known, {"num_channels": channels, **config}, f"the network of kind {kind}")
+        self.backbone = AutoModel.from_config(known(**told))
         with torch.no_grad():
-            features = self.backbone(torch.zeros(1, 3, size, size)).last_hidden_state
+            features = self.backbone(torch.zeros(1, *self.takes)).last_hidden_state
         self.norm = nn.BatchNorm1d(features.shape[1])
         self.head = nn.Linear(features[0].numel(), outputs)
         self.centre = nn.BatchNorm1d(outputs, affine=False) if centred else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] -> (B, outputs)."""
+        """(B, channels, size, size), pictures in [-1, 1] -> (B, outputs)."""
         features = self.backbone(x).last_hidden_state
         out: Tensor = self.centre(self.head(self.norm(features.flatten(2)).flatten(1)))
         return out
@@ -57,14 +61,17 @@ def flawed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def export(network: nn.Module, path: Path, output: str) -> None:
-    """ONNX with weights in half precision, computed in single; ``output`` names what it gives."""
+    """ONNX with weights in half precision, computed in single; ``output`` names what it gives.
+
+    The network says in its attribute ``takes`` what it looks at: channels, height, width.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    size = int(network.size)  # type: ignore[arg-type]
+    channels, height, width = network.takes  # type: ignore[misc]
     temporary = path.with_suffix(".single.onnx")
     torch.onnx.export(
-        network, (torch.zeros(2, 3, size, size),), temporary, input_names=["input"],
+        network, (torch.zeros(2, channels, height, width),), temporary, input_names=["input"],
         output_names=[output], dynamic_axes={"input": {0: "batch"}, output: {0: "batch"}}, dynamo=False,
     )  # fmt: skip
     model = onnx.load(temporary)

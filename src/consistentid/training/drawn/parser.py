@@ -51,7 +51,7 @@ class ParserNetwork(nn.Module):
 
     def __init__(self, size: int, channels: Sequence[int], patch_size: int = 4) -> None:
         super().__init__()
-        self.size, self.patch_size = size, patch_size
+        self.takes, self.patch_size = (3, size, size), patch_size
         self.stem = _Residual(3 * patch_size**2, channels[0])
         self.down = nn.ModuleList(_Residual(before, width, stride=2) for before, width in pairwise(channels))
         self.up = nn.ModuleList(_Residual(below + width, width) for width, below in pairwise(channels))

@@ -58,14 +58,16 @@ class RecogniserOptions:
 class UNetOptions:
     """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``.
 
-    ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw. ``init`` names
-    a folder of a UNet to go on from, relative to the recipe.
+    ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw.
+    ``scene_weight`` is the factor of the `SceneLoss`. ``init`` names a folder of a UNet to go on from, relative to the
+    recipe.
     """
 
     text_dropout: Share
     scheduler: dict[str, Any]
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     face_weight: Annotated[float, Between(0)] = 0.0
+    scene_weight: Annotated[float, Between(0)] = 0.0
     init: Path | None = None
 
 

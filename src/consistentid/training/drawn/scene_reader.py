@@ -20,6 +20,22 @@ from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.schedule import Schedule, batched
 
 
+def truth(pool: Pool, rows: NDArray[np.int64]) -> Tensor:
+    """What pictures show (B, F); all `UNSEEN` of those of several people."""
+    if pool.spec.together > 1:
+        return torch.full((len(rows), len(FACTORS)), UNSEEN)
+    return torch.from_numpy(shown(*pool.tables(rows)))
+
+
+def rightly_read(logits: Tensor, values: Tensor) -> dict[str, float]:
+    """How often each factor is read rightly where it is seen; logits (K, V) of `split_factors`, values (K, F)."""
+    right = {}
+    for factor, x, wanted in zip(FACTORS, split_factors(logits), values.T, strict=True):
+        seen = wanted != UNSEEN
+        right[factor] = float((x.argmax(1) == wanted)[seen].float().mean())
+    return right
+
+
 def factor_loss(logits: Tensor, values: Tensor) -> Tensor:
     """Mean cross-entropy over the factors; logits (B, V) of `split_factors`, values (B, F), `UNSEEN` ones ignored."""
     each = [
@@ -38,19 +54,14 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     network = Network(pool.spec.size, VALUES, **section.network).to(device)
 
     def loss(batch: tuple[Tensor, Tensor], _generator: torch.Generator) -> Losses:
-        pictures, truth = batch
-        return {"loss": factor_loss(network(pixels(pictures, device)).float(), truth.to(device))}
+        pictures, values = batch
+        return {"loss": factor_loss(network(pixels(pictures, device)).float(), values.to(device))}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
         rows = np.arange(len(held_out))
         found = torch.cat([network(pixels(held_out.images[rows[part]], device)) for part in batched(len(rows), 64)])
-        truth = _truth(held_out, rows).to(device)
-        right = {}
-        for factor, x, wanted in zip(FACTORS, split_factors(found), truth.T, strict=True):
-            seen = wanted != UNSEEN
-            right[factor] = float((x.argmax(1) == wanted)[seen].float().mean())
-        return right
+        return rightly_read(found, truth(held_out, rows).to(device))
 
     count, precision = len(pool), recipe.precision
     if train(
@@ -64,8 +75,4 @@ def _flawed(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[Tensor, Ten
     """Pictures (B, H, W, 3) uint8 with flaws, and what they show (B, F)."""
     rng = np.random.default_rng(seed)
     pictures = [np.asarray(flawed(Image.fromarray(pool.images[row]), rng)) for row in rows]
-    return torch.from_numpy(np.stack(pictures)), _truth(pool, rows)
-
-
-def _truth(pool: Pool, rows: NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(shown(*pool.tables(rows)))
+    return torch.from_numpy(np.stack(pictures)), truth(pool, rows)

@@ -17,12 +17,16 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.pools import Pool, captions, copied, group_captions
 from consistentid.errors import InputError, first_line
+from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.files.writing import replacing_folder
 from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
+from consistentid.training.drawn.scene_reader import truth
 from consistentid.training.drawn.text import tokenize
 from consistentid.training.examples import FACE_LABELS
+from consistentid.training.losses import clean_latents
+from consistentid.training.scenes import SceneLoss, told
 from consistentid.training.schedule import batched
 
 
@@ -49,22 +53,28 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     noise_schedule = DDPMScheduler(**scheduler)
     options = section.options
     power = options["timestep_power"]
+    scene = SceneLoss(DifferentiableOnnx(out / "latent_reader.onnx").to(device)) if options["scene_weight"] else None
 
-    def noise_error(z: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
-        """The squared error at each position, (B, 1, h, w)."""
+    def noise_error(z: Tensor, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The squared error at each position, (B, 1, h, w), and the latents that the prediction points to."""
         with torch.no_grad():
             context = text_encoder(tokens.to(device)).last_hidden_state
         noise = torch.randn(z.shape, generator=generator, device=device)
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
-        error = unet(noisy, t, context).sample.float() - noise_schedule.get_velocity(z, noise, t)
-        squared: Tensor = error.square().mean(1, keepdim=True)
-        return squared
+        prediction = unet(noisy, t, context).sample.float()
+        error = prediction - noise_schedule.get_velocity(z, noise, t)
+        signal = noise_schedule.alphas_cumprod.to(device)[t]
+        return error.square().mean(1, keepdim=True), clean_latents(noisy, prediction, signal, "v_prediction")
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
-        z, tokens, face = batch
-        error = noise_error(z.to(device).float(), tokens, generator)
-        return {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
+    def loss(batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
+        z, tokens, face, values, weight = batch
+        error, clean = noise_error(z.to(device).float(), tokens, generator)
+        losses = {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
+        if scene:
+            losses["scene"] = scene(clean, values.to(device), weight.to(device)).mean()
+            losses["loss"] = losses["loss"] + options["scene_weight"] * losses["scene"]
+        return losses
 
     @torch.no_grad()
     def report() -> dict[str, float]:
@@ -73,7 +83,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         for part in batched(min(len(held_out), 512), 64):
             texts = [f"{c.image}, {c.face}" for c in captions(held_out, np.arange(part.start, part.stop), seed=1)]
             z = held_latents[part].to(device).float()
-            losses.append(float(noise_error(z, tokenize(tokenizer, texts), generator).mean()))
+            losses.append(float(noise_error(z, tokenize(tokenizer, texts), generator)[0].mean()))
         return {"held_out_loss": float(np.mean(losses))}
 
     schedule, precision = section.schedule, recipe.precision
@@ -113,13 +123,15 @@ def _batch(
     dropped: float,
     rows: NDArray[np.int64],
     seed: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents (B, C, h, w), the tokens of their texts (B, 77), of which some are left out, and `face_shares`."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Latents (B, C, h, w), the tokens of their texts (B, 77), of which some are left out, `face_shares`, and for the
+    scene loss what the pictures show and the weights of that, (B, F) each."""
     number, pool, rows = mixture.batch(rows, seed)
     rng = np.random.default_rng(seed)
     texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
     z = latents[number][rows]
-    return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z)
+    weight = told(len(rows), own=False) * torch.tensor([[float(bool(text))] for text in texts])
+    return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z), truth(pool, rows), weight
 
 
 def face_shares(labels: Tensor, like: Tensor) -> Tensor:
@@ -131,9 +143,9 @@ def face_shares(labels: Tensor, like: Tensor) -> Tensor:
 def _texts(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
     """A text for each row: the caption, mostly with the facial sentence; of several people the caption alone."""
     if pool.spec.together > 1:
-        return [told.image for told in group_captions(pool, rows, seed)]
-    told = captions(pool, rows, seed)
-    return [c.image if rng.random() < 0.4 else f"{c.image}, {c.face}" for c in told]
+        return [words.image for words in group_captions(pool, rows, seed)]
+    both = captions(pool, rows, seed)
+    return [c.image if rng.random() < 0.4 else f"{c.image}, {c.face}" for c in both]
 
 
 def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> torch.Tensor:
