@@ -59,8 +59,8 @@ class UNetOptions:
     """Share of texts that are left out, power that favours early timesteps, arguments of the noise ``scheduler``.
 
     ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw.
-    ``scene_weight`` is the factor of the `SceneLoss`. ``init`` names a folder of a UNet to go on from, relative to the
-    recipe.
+    ``scene_weight`` is the factor of the `SceneLoss`. With ``train_text_encoder`` the words learn along. ``init`` names
+    a folder of a UNet to go on from, relative to the recipe.
     """
 
     text_dropout: Share
@@ -68,6 +68,7 @@ class UNetOptions:
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     face_weight: Annotated[float, Between(0)] = 0.0
     scene_weight: Annotated[float, Between(0)] = 0.0
+    train_text_encoder: bool = False
     init: Path | None = None
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.pools import Pool, captions, copied, group_captions
@@ -35,45 +37,48 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     section = recipe.section("unet")
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     vae = ConvAutoencoderKL.from_pretrained(out / "vae").float().to(device).eval()
-    text_encoder = CLIPTextModel.from_pretrained(out / "text_encoder").float().to(device).eval()
+    text_encoder = CLIPTextModelWithProjection.from_pretrained(out / "text_encoder").float().to(device)
     tokenizer = CLIPTokenizer.from_pretrained(out / "tokenizer")
     latents = [open_latents(pool, vae, out, device) for pool in mixture.pools]
     held_latents = open_latents(held_out, vae, out, device)
     torch.manual_seed(section.schedule.seed)
+    options = section.options
     unet = UNet2DConditionModel(
         in_channels=held_latents.shape[1], out_channels=held_latents.shape[1], sample_size=held_latents.shape[-1],
         cross_attention_dim=text_encoder.config.hidden_size,
         **arguments(UNet2DConditionModel, section.network, f"{section.where}: network"),
     ).to(device)  # fmt: skip
-    if init := section.options["init"]:
-        _begin_with(unet, init)
+    if options["init"]:
+        _begin_with(unet, options["init"])
     if recipe.compile:
         unet.compile()
-    scheduler = arguments(DDPMScheduler, section.options["scheduler"], f"{section.where}: options.scheduler")
+    network = TextToImage(unet, text_encoder, learns_words=options["train_text_encoder"])
+    scheduler = arguments(DDPMScheduler, options["scheduler"], f"{section.where}: options.scheduler")
     noise_schedule = DDPMScheduler(**scheduler)
-    options = section.options
     power = options["timestep_power"]
     scene = SceneLoss(DifferentiableOnnx(out / "latent_reader.onnx").to(device)) if options["scene_weight"] else None
 
-    def noise_error(z: Tensor, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The squared error at each position, (B, 1, h, w), and the latents that the prediction points to."""
-        with torch.no_grad():
-            context = text_encoder(tokens.to(device)).last_hidden_state
+    def noise_error(z: Tensor, tokens: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The squared error at each position, (B, 1, h, w), the latents that the prediction points to, and how far the
+        embeddings of the texts are from where the CLIP pair has them, (B,)."""
         noise = torch.randn(z.shape, generator=generator, device=device)
         t = skewed_timesteps(len(z), noise_schedule.config.num_train_timesteps, power, generator)
         noisy = noise_schedule.add_noise(z, noise, t)
-        prediction = unet(noisy, t, context).sample.float()
+        prediction, moved = network(noisy, t, tokens.to(device))
         error = prediction - noise_schedule.get_velocity(z, noise, t)
         signal = noise_schedule.alphas_cumprod.to(device)[t]
-        return error.square().mean(1, keepdim=True), clean_latents(noisy, prediction, signal, "v_prediction")
+        return error.square().mean(1, keepdim=True), clean_latents(noisy, prediction, signal, "v_prediction"), moved
 
     def loss(batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
         z, tokens, face, values, weight = batch
-        error, clean = noise_error(z.to(device).float(), tokens, generator)
+        error, clean, moved = noise_error(z.to(device).float(), tokens, generator)
         losses = {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
         if scene:
             losses["scene"] = scene(clean, values.to(device), weight.to(device)).mean()
             losses["loss"] = losses["loss"] + options["scene_weight"] * losses["scene"]
+        if network.learns_words:
+            losses["moved"] = moved.mean()
+            losses["loss"] = losses["loss"] + losses["moved"]
         return losses
 
     @torch.no_grad()
@@ -89,10 +94,42 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule, precision = section.schedule, recipe.precision
     prepared = partial(_batch, mixture, latents, tokenizer, options["text_dropout"])
     if train(
-        "unet", unet, loss, schedule, len(mixture.portraits), out, device=device, prepared=prepared,
+        "unet", network, loss, schedule, len(mixture.portraits), out, device=device, prepared=prepared,
         workers=recipe.ahead, report=report, precision=precision,
     ):  # fmt: skip
-        save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
+        with TemporaryDirectory() as folder:
+            text_encoder.save_pretrained(folder)
+            words = CLIPTextModel.from_pretrained(folder)  # without the projection, for which a pipeline has no use
+        save_base(vae, words, tokenizer, unet, noise_schedule, out / "base")
+
+
+class TextToImage(nn.Module):
+    """UNet and text encoder, of which the second may learn along.
+
+    Words of few pictures' notice are near one another where only a contrast of whole captions has taught them, so the
+    UNet learns to tell them sooner where they may move apart. The embeddings of whole texts stay where the image
+    encoder knows them: how far they moved is a loss.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModelWithProjection, *, learns_words: bool
+    ) -> None:
+        super().__init__()
+        self.unet, self.text_encoder, self.learns_words = unet, text_encoder, learns_words
+        text_encoder.text_projection.requires_grad_(False)
+        text_encoder.text_model.requires_grad_(learns_words)
+        self._known = [deepcopy(text_encoder).requires_grad_(False).eval()]  # in a list: no part of this network
+
+    def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity (B, C, h, w) of noisy latents, and one minus the cosine of the texts' (B, T) embeddings, (B,)."""
+        with torch.set_grad_enabled(self.learns_words and torch.is_grad_enabled()):
+            told = self.text_encoder(tokens)
+        prediction: Tensor = self.unet(noisy, t, told.last_hidden_state).sample.float()
+        if not self.learns_words:
+            return prediction, prediction.new_zeros(len(tokens))
+        with torch.no_grad():
+            known = self._known[0](tokens).text_embeds
+        return prediction, 1 - F.cosine_similarity(told.text_embeds.float(), known.float())
 
 
 @torch.no_grad()
