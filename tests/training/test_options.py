@@ -69,9 +69,9 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
     "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
-    "identity_start",
+    "identity_start", "scene_weight", "latent_reader",
 }  # fmt: skip
-"""Below in this file, and the last in `test_swap_recogniser.py`."""
+"""Below in this file, in `test_swap_recogniser.py` and in `test_scene_loss.py`."""
 
 
 @pytest.fixture(scope="module")

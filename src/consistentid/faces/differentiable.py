@@ -30,6 +30,9 @@ class DifferentiableOnnx(nn.Module):
     Args:
         path: ONNX file.
 
+    Attributes:
+        takes: shape of a sample of its input, 0 where it may have any size.
+
     Raises:
         CheckpointError: the file is missing or broken, or has operators that are not known here.
         InputError: the package onnx is missing.
@@ -67,6 +70,8 @@ class DifferentiableOnnx(nn.Module):
         if len(given) != 1 or len(graph.output) != 1:
             raise CheckpointError(f"{path} has {len(given)} inputs and {len(graph.output)} outputs, needed is one each")
         self._input, self._output = given[0], graph.output[0].name
+        shapes = {x.name: x.type.tensor_type.shape.dim for x in graph.input}
+        self.takes = tuple(int(side.dim_value) for side in shapes[self._input][1:])
         used = sorted({name for step in self._steps for name in step.inputs} & constants.keys())
         # Shapes and axes are read by this process, wherever the network computes.
         self._sizes = {name: constants[name] for name in used if not constants[name].is_floating_point()}

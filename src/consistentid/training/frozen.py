@@ -16,7 +16,7 @@ from torch import Tensor
 
 from consistentid.adapter import encoding
 from consistentid.adapter.prompt import Count, FacialText
-from consistentid.errors import DatasetError
+from consistentid.errors import DatasetError, InputError
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
@@ -95,6 +95,7 @@ class FrozenNetworks:
         self.preset: Preset = load_preset(config.preset).override(**config.networks)
         self.device, self._folder, self._kept = device, folder, config.cache
         self._asked = config.asked_recognisers
+        self._size = config.size
         self._reader = config.latent_reader if config.scene_weight else None
         dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
         with loading("base", self.preset.base):
@@ -129,11 +130,23 @@ class FrozenNetworks:
 
     @cached_property
     def latent_reader(self) -> DifferentiableOnnx | None:
-        """The network of the scene loss, where the recipe has one."""
+        """The network of the scene loss, where the recipe has one.
+
+        Raises:
+            InputError: it reads no latents of this base at this size.
+        """
         if self._reader is None:
             return None
         with loading("latent_reader", Network(path=self._reader)):
-            return DifferentiableOnnx(self._reader).to(self.device)
+            found = DifferentiableOnnx(self._reader).to(self.device)
+        side = self._size // self.pipe.vae_scale_factor
+        needed = (self.pipe.unet.config.in_channels, side, side)
+        if found.takes != needed:
+            raise InputError(
+                f"latent_reader {self._reader} takes {found.takes}, and this base has latents of {needed}; train one"
+                " for it with the stage latent_reader, or set scene_weight to 0"
+            )
+        return found
 
     @cached_property
     def provenance(self) -> dict[str, str]:

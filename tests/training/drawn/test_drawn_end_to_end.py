@@ -32,7 +32,7 @@ from transformers import (
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.portraits import draw, sample_people, sample_scenes
-from consistentid.drawn.scene_reader import FACTORS, SceneReader
+from consistentid.drawn.scene_reader import FACTORS, VALUES, SceneReader
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.parts import LABELS
@@ -195,6 +195,41 @@ def test_scene_reader(trained: Path, portrait) -> None:
     assert values.shape == (3, len(FACTORS))
     assert (values == values[0]).all()
     assert set(figures(trained, "scene_reader")) == set(FACTORS)
+
+
+def test_latent_reader(trained: Path) -> None:
+    vae = ConvAutoencoderKL.from_pretrained(trained / "vae").float()
+    z = vae.encode(torch.zeros(2, 3, 32, 32)).latent_dist.mean.detach() * vae.config.scaling_factor
+    z.requires_grad_(True)
+    logits = DifferentiableOnnx(trained / "latent_reader.onnx")(z)
+    assert logits.shape == (2, VALUES)
+    logits[:, 0].sum().backward()
+    assert z.grad.abs().sum() > 0
+    assert set(figures(trained, "latent_reader")) == set(FACTORS)
+
+
+def test_words_learn_along_with_the_base(trained: Path, tmp_path: Path) -> None:
+    """And without being asked to, they do not; whole texts stay where the image encoder knows them."""
+    names = ("text_model.encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.weight")
+
+    def words(folder: Path) -> torch.Tensor:
+        weights = load_file(folder / "model.safetensors")
+        [found] = [weights[name] for name in names if name in weights]
+        return found.float()
+
+    before, after = words(trained / "text_encoder"), words(trained / "base/text_encoder")
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, before, rtol=0, atol=0.05)
+    row = json.loads((trained / "stages/unet/log.jsonl").read_text().splitlines()[-1])
+    assert {"noise", "scene", "moved"} <= set(row)
+    assert row["moved"] < 0.1
+    out = tmp_path / "fixed"
+    out.mkdir()
+    for name in ("vae", "text_encoder", "tokenizer", "latent_reader.onnx", "cache"):
+        (out / name).symlink_to(trained / name)
+    result = command("unet", out, "--set", "unet.options.train_text_encoder=false", "--set", "unet.schedule.steps=1")
+    assert result.exit_code == 0, result.output
+    assert torch.equal(words(out / "base/text_encoder"), before)
 
 
 def test_a_unet_goes_on_from_another(trained: Path, tmp_path: Path) -> None:
