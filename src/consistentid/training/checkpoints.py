@@ -58,7 +58,9 @@ ABOUT: Final = "training.json"
 
 BASE: Final = "base"
 
-BY_CONTENT: Final = ("preset", "networks", "init", "identity_recognisers", "distilled_recogniser", "data")
+BY_CONTENT: Final = (
+    "preset", "networks", "init", "identity_recognisers", "latent_reader", "distilled_recogniser", "data",
+)  # fmt: skip
 """Options that are compared by what lies at their paths: a run, its data and its networks may move."""
 
 FREE_TO_CHANGE: Final = ("accumulate", "cache", "checkpoints", "log", "validation", "workers", "gradient_checkpointing")

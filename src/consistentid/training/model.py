@@ -29,6 +29,7 @@ from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.identity import IdentityLoss
 from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss, token_loss
 from consistentid.training.scenes import SceneLoss
+from consistentid.training.state import misfits
 
 
 class AdapterOnBase(nn.Module):
@@ -254,8 +255,7 @@ def _located(source: str) -> tuple[str, str | None]:
 
 @torch.no_grad()
 def _copy(found: Mapping[str, Tensor], into: Mapping[str, Tensor], source: str) -> None:
-    wrong = [name for name, x in found.items() if name not in into or into[name].shape != x.shape]
-    if wrong:
+    if wrong := misfits(found, {name: x for name, x in into.items() if name in found}):
         raise InputError(
             f"{len(wrong)} weights of {source} do not fit the recipe's spec and base, the first is {wrong[0]}"
             f" {tuple(found[wrong[0]].shape)}; correct spec, or choose other initial weights"

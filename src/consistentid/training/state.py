@@ -85,6 +85,12 @@ def read_about(path: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- optimisers
 
 
+def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names, in their order, of tensors that only one of two networks has, or that have other shapes in them."""
+    shapes, ours = ({name: x.shape for name, x in tensors.items()} for tensors in (found, own))
+    return [name for name in sorted(shapes | ours) if shapes.get(name) != ours.get(name)]
+
+
 def optimiser_state(optimiser: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """What an optimiser keeps of each parameter: "NAME/WHAT" -> tensor, put together from all processes."""
     return {

@@ -42,6 +42,7 @@ from consistentid.training.precision import computing, laid_out, resolve_precisi
 from consistentid.training.schedule import Schedule, batch_indices, shuffled
 from consistentid.training.state import (
     DamagedError,
+    misfits,
     optimiser_state,
     read_about,
     read_tensors,
@@ -340,9 +341,9 @@ class _Learning:
                 found[kind][name] = x
         own = self.model.state_dict()
         kept = found["weights"]
-        wrong = {key for key in own.keys() | kept.keys() if _shape(own, key) != _shape(kept, key)}
+        wrong = misfits(kept, own)
         if wrong or bool(self.ema) != bool(found["average"]):
-            what = f"another {min(wrong)}" if wrong else "averages" if found["average"] else "no averages"
+            what = f"another {wrong[0]}" if wrong else "averages" if found["average"] else "no averages"
             raise TrainingError(f"{path}: has {what} than this network; delete it to begin anew, or give another --out")
         for key, x in own.items():
             x.copy_(kept[key])
@@ -408,10 +409,6 @@ def _only(one: _Learning, learning: Sequence[_Learning]) -> None:
         for each in learning:
             for x in each.parameters:
                 x.requires_grad_(each is one)
-
-
-def _shape(state: Mapping[str, Tensor], key: str) -> tuple[int, ...] | None:
-    return tuple(state[key].shape) if key in state else None
 
 
 def _named(losses: Mapping[str, float]) -> str:

@@ -30,6 +30,7 @@ from consistentid.training.examples import FACE_LABELS
 from consistentid.training.losses import clean_latents
 from consistentid.training.scenes import SceneLoss, told
 from consistentid.training.schedule import batched
+from consistentid.training.state import misfits
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -132,7 +133,6 @@ class TextToImage(nn.Module):
         return prediction, 1 - F.cosine_similarity(told.text_embeds.float(), known.float())
 
 
-@torch.no_grad()
 def _begin_with(unet: UNet2DConditionModel, folder: Path) -> None:
     """Take over the weights of another UNet.
 
@@ -143,14 +143,9 @@ def _begin_with(unet: UNet2DConditionModel, folder: Path) -> None:
         found = UNet2DConditionModel.from_pretrained(folder).state_dict()
     except (OSError, ValueError) as error:
         raise InputError(f"options.init of the UNet: {folder} holds no UNet ({first_line(error)})") from None
-    own = unet.state_dict()
-    if wrong := [name for name in own.keys() | found.keys() if own.get(name, _NO).shape != found.get(name, _NO).shape]:
-        raise InputError(f"options.init of the UNet: {folder} has another {min(wrong)} than the recipe's network")
-    for name, x in own.items():
-        x.copy_(found[name])
-
-
-_NO = torch.empty(0, 0)  # of the shape of no weight
+    if wrong := misfits(found, unet.state_dict()):
+        raise InputError(f"options.init of the UNet: {folder} has another {wrong[0]} than the recipe's network")
+    unet.load_state_dict(found)
 
 
 def _batch(
