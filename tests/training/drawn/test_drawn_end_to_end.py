@@ -208,15 +208,15 @@ def test_latent_reader(trained: Path) -> None:
     assert set(figures(trained, "latent_reader")) == set(FACTORS)
 
 
+def words(folder: Path) -> torch.Tensor:
+    """A weight of a text encoder, with or without projection."""
+    weights = load_file(folder / "model.safetensors")
+    [name] = [x for x in weights if x.removeprefix("text_model.") == "encoder.layers.0.mlp.fc1.weight"]
+    return weights[name].float()
+
+
 def test_words_learn_along_with_the_base(trained: Path, tmp_path: Path) -> None:
     """And without being asked to, they do not; whole texts stay where the image encoder knows them."""
-    names = ("text_model.encoder.layers.0.mlp.fc1.weight", "encoder.layers.0.mlp.fc1.weight")
-
-    def words(folder: Path) -> torch.Tensor:
-        weights = load_file(folder / "model.safetensors")
-        [found] = [weights[name] for name in names if name in weights]
-        return found.float()
-
     before, after = words(trained / "text_encoder"), words(trained / "base/text_encoder")
     assert not torch.equal(before, after)
     torch.testing.assert_close(after, before, rtol=0, atol=0.05)
@@ -238,14 +238,15 @@ def test_a_unet_goes_on_from_another(trained: Path, tmp_path: Path) -> None:
     for name in ("vae", "text_encoder", "tokenizer", "latent_reader.onnx", "cache"):
         (out / name).symlink_to(trained / name)
     options = ["--set", "unet.schedule.steps=1", "--set", "unet.schedule.lr=1e-9"]
-    result = command("unet", out, *options, "--set", f"unet.options.init={trained / 'base/unet'}")
+    result = command("unet", out, *options, "--set", f"unet.options.init={trained / 'base'}")
     assert result.exit_code == 0, result.output
     own, before = (load_file(folder / "base/unet/diffusion_pytorch_model.safetensors") for folder in (out, trained))
     for name, x in before.items():
         torch.testing.assert_close(own[name], x, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(words(out / "base/text_encoder"), words(trained / "base/text_encoder"))
     for wrong, message in (
-        ({"init": trained / "vae"}, "holds no UNet"),
-        ({"init": trained / "base/unet", "network": "{norm_num_groups: 4, block_out_channels: [16, 16]}"}, "another "),
+        ({"init": trained / "vae"}, "holds no base"),
+        ({"init": trained / "base", "network": "{norm_num_groups: 4, block_out_channels: [16, 16]}"}, "another "),
     ):
         (out / "stages/unet").rename(tmp_path / message.strip())
         given = ["--set", f"unet.options.init={wrong['init']}"]

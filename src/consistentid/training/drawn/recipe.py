@@ -60,7 +60,7 @@ class UNetOptions:
 
     ``face_weight`` is how much more the face weighs than all else: it is small, and the hardest to draw.
     ``scene_weight`` is the factor of the `SceneLoss`. With ``train_text_encoder`` the words learn along. ``init`` names
-    a folder of a UNet to go on from, relative to the recipe.
+    the folder of a base to go on from, relative to the recipe.
     """
 
     text_dropout: Share

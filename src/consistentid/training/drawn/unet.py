@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -49,11 +51,11 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         cross_attention_dim=text_encoder.config.hidden_size,
         **arguments(UNet2DConditionModel, section.network, f"{section.where}: network"),
     ).to(device)  # fmt: skip
+    network = TextToImage(unet, text_encoder, learns_words=options["train_text_encoder"])
     if options["init"]:
-        _begin_with(unet, options["init"])
+        network.begin_with(options["init"])
     if recipe.compile:
         unet.compile()
-    network = TextToImage(unet, text_encoder, learns_words=options["train_text_encoder"])
     scheduler = arguments(DDPMScheduler, options["scheduler"], f"{section.where}: options.scheduler")
     noise_schedule = DDPMScheduler(**scheduler)
     power = options["timestep_power"]
@@ -107,9 +109,14 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
 class TextToImage(nn.Module):
     """UNet and text encoder, of which the second may learn along.
 
-    Words of few pictures' notice are near one another where only a contrast of whole captions has taught them, so the
-    UNet learns to tell them sooner where they may move apart. The embeddings of whole texts stay where the image
+    Words that seldom decide which caption is a picture's are near one another where only that contrast has taught them;
+    the UNet learns to tell them sooner where they may move apart. The embeddings of whole texts stay where the image
     encoder knows them: how far they moved is a loss.
+
+    Args:
+        unet: learns.
+        text_encoder: the CLIP pair's.
+        learns_words: whether it learns, too.
     """
 
     def __init__(
@@ -132,20 +139,23 @@ class TextToImage(nn.Module):
             known = self._known[0](tokens).text_embeds
         return prediction, 1 - F.cosine_similarity(told.text_embeds.float(), known.float())
 
+    def begin_with(self, base: Path) -> None:
+        """Take over the weights of both from the folder of another base.
 
-def _begin_with(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Take over the weights of another UNet.
-
-    Raises:
-        InputError: there are none, or they are those of another architecture.
-    """
-    try:
-        found = UNet2DConditionModel.from_pretrained(folder).state_dict()
-    except (OSError, ValueError) as error:
-        raise InputError(f"options.init of the UNet: {folder} holds no UNet ({first_line(error)})") from None
-    if wrong := misfits(found, unet.state_dict()):
-        raise InputError(f"options.init of the UNet: {folder} has another {wrong[0]} than the recipe's network")
-    unet.load_state_dict(found)
+        Raises:
+            InputError: there are none, or they are those of another architecture.
+        """
+        where = f"options.init of the UNet: {base}"
+        try:
+            unet = UNet2DConditionModel.from_pretrained(base / "unet").state_dict()
+            words = load_file(base / "text_encoder" / "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise InputError(f"{where} holds no base ({first_line(error)})") from None
+        words = {name.removeprefix("text_model."): x for name, x in words.items()}  # of transformers before 5
+        for network, found in ((self.unet, unet), (self.text_encoder.text_model, words)):
+            if wrong := misfits(found, network.state_dict()):
+                raise InputError(f"{where} has another {wrong[0]} than this recipe's base")
+            network.load_state_dict(found)
 
 
 def _batch(
