@@ -175,6 +175,23 @@ def test_an_exchanged_part_is_told_in_words_or_shown_or_both(tmp_path: Path) -> 
     assert ways == {(True, False), (True, True), (False, True)}
 
 
+def test_without_id_tokens_the_parts_are_seen(tmp_path: Path) -> None:
+    options = {"id_dropout": 0.5, "condition_dropout": 0.2, "fixed_sentence": 1.0, "text_only": 0.0}
+    trainer = micro.trainer(tmp_path / "run", tmp_path / "cache", **options)
+    examples, seen = trainer.examples, set()
+    for step in range(30):
+        example = examples[step, 0, step % 9]
+        batch = examples.batch([example])
+        known = examples.batch([replace(example, nameless=False)])
+        assert torch.equal(batch.text, known.text)
+        assert torch.equal(batch.parts, known.parts)
+        assert torch.equal(batch.part_mask, known.part_mask)
+        assert bool(batch.embedding.any()) == bool(batch.wanted.any()) == (not (example.dropped or example.nameless))
+        assert torch.equal(batch.face[0], trainer.frozen.blank.float()) == (example.dropped or example.nameless)
+        seen.add((example.dropped, example.nameless))
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
+
+
 def test_references_are_the_pictures_with_the_largest_faces(tmp_path: Path) -> None:
     source = DrawnSource(open_pool(PoolSpec(people=3, scenes=4, size=32), tmp_path))
     boxes = source.pool.boxes

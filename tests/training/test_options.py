@@ -43,6 +43,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "fixed_sentence": [{"fixed_sentence": 1.0, "text_only": 0.0}],
     "text_only": [{"text_only": 1.0}],
     "condition_dropout": [{"condition_dropout": 0.9}],
+    "id_dropout": [{"id_dropout": 0.9}],
     "base_share": [{"base_share": 0.9, "trained": ["lora", "unet"]}],
     "exchange_share": [{"exchange_share": 1.0, "exchanges": {"scenes": 3}}],
     "exchanges": [{"exchange_share": 0.5, "exchanges": {"scenes": 1}}],

@@ -131,6 +131,7 @@ class TrainConfig:
         fixed_sentence: probability of the adapter's fixed facial sentence instead of the data's.
         text_only: probability of the plain prompt without facial sentence.
         condition_dropout: probability that a sample sees no text and no identity, as under guidance at inference.
+        id_dropout: probability that a sample sees no ID tokens, but what words and pictures tell of the parts.
         base_share: share of steps in which the base alone learns from text, so that it stays a text-to-image model;
             only with ``unet`` among the trained.
         id_scale: strength of the ID tokens; 0 trains without them, then neither image_projection nor ip_layers learn.
@@ -184,6 +185,7 @@ class TrainConfig:
     fixed_sentence: Share = 0.5
     text_only: Share = 0.1
     condition_dropout: Share = 0.1
+    id_dropout: Share = 0.0
     base_share: Share = 0.0
     id_scale: Annotated[float, Between(0, 10)] = 1.0
 

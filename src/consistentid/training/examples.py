@@ -58,6 +58,7 @@ class Example:
         row, reference_row: numbers of the two pictures; where the base learns alone the second is of no account.
         caption: of the picture to be drawn.
         dropped: whether it sees no text and no identity.
+        nameless: whether it sees no ID tokens.
         whole: whether the noise loss counts the background, too.
         sentence: uniform number that chooses the facial sentence.
         time: uniform number that chooses the timestep.
@@ -77,6 +78,7 @@ class Example:
     reference_row: int
     caption: Caption
     dropped: bool
+    nameless: bool
     whole: bool
     sentence: float
     time: float
@@ -189,6 +191,7 @@ class Samples(data.Dataset[Example]):
             reference = others[int(other * len(others))]
         row = self._shown(step, index, row)
         exchanged, way = np.random.default_rng((config.schedule.seed, step, 1 + index, 1)).random(2)
+        nameless = np.random.default_rng((config.schedule.seed, step, 1 + index, 2)).random()
         exchange, shown = None, None
         if exchanged < config.exchange_share and not learns_base(config, step):
             rows = self.source.exchanges()
@@ -207,6 +210,7 @@ class Samples(data.Dataset[Example]):
             reference_row=reference,
             caption=self.source.caption(row, int(wording * WORDINGS)),
             dropped=bool(dropped < config.condition_dropout),
+            nameless=bool(nameless < config.id_dropout),
             whole=bool(whole >= config.background_masking),
             sentence=sentence,
             time=time,
@@ -306,7 +310,7 @@ class Examples:
             self._outputs(references, rows, references_kept, frozen.features), [x["seen"] for x in references]
         )
         self._exchange(parts, examples)
-        dropped = torch.tensor([x.dropped for x in examples])
+        nobody = torch.tensor([x.dropped or x.nameless for x in examples])
         texts = [self._text(x, base) for x in examples]
         said = [
             frozen.nothing_said if x.dropped else text for x, text in zip(examples, frozen.texts(texts), strict=True)
@@ -332,13 +336,13 @@ class Examples:
             part_mask=part_mask,
             positions=positions,
             used=used & (masks.amax((-2, -1)) > 0),
-            embedding=embedding.masked_fill(dropped[:, None], 0.0),
-            face=torch.where(dropped[:, None, None], frozen.blank, face).float(),
+            embedding=embedding.masked_fill(nobody[:, None], 0.0),
+            face=torch.where(nobody[:, None, None], frozen.blank, face).float(),
             masks=masks,
             weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area + exchanged),
             landmarks=torch.stack([x["landmarks"] for x in targets]),
             # Whose face it is with a part of somebody else no recogniser was asked.
-            wanted=wanted.masked_fill((dropped | altered)[:, None, None], 0.0),
+            wanted=wanted.masked_fill((nobody | altered)[:, None, None], 0.0),
             shown=torch.stack([x.shown for x in examples if x.shown is not None]) if config.scene_weight else None,
             told=self._told(examples, base) if config.scene_weight else None,
         )
