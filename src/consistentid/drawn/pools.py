@@ -32,6 +32,8 @@ from consistentid.drawn.portraits import (
     with_company,
     with_parts_of,
 )
+from consistentid.drawn.portraits.sampling import generator
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, shown
 from consistentid.errors import InputError
 from consistentid.files.claims import in_turn
 from consistentid.files.config import Between, OneOf, check
@@ -113,9 +115,7 @@ class PoolSpec:
         """Which part is another's on the pictures of rows, and the number of that person."""
         found = []
         for person, scene in self.keys(rows):
-            rng = np.random.Generator(
-                np.random.Philox(key=(SPLITS[self.split] + 16 * self.seed + 13, person | scene << 32))
-            )
+            rng = generator(self.split, self.seed, 13, person, scene)
             other = self.first + (person - self.first + int(rng.integers(1, self.people))) % self.people
             found.append((str(rng.choice(list(PART_TRAITS))), other))
         return found
@@ -259,6 +259,13 @@ def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Group
     """Captions of rows of a pool of several people a picture; another seed words them otherwise."""
     groups = pool.spec.groups(rows)
     return [describe_group(groups, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
+
+
+def shown_on(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """What the pictures of rows show of each factor of `FACTORS`, (B, F); of several people nothing is known."""
+    if pool.spec.together > 1:
+        return np.full((len(rows), len(FACTORS)), UNSEEN)
+    return shown(*pool.tables(rows))
 
 
 def copied(array: NDArray[Any], rows: NDArray[np.int64] | slice) -> Tensor:

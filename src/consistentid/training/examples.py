@@ -192,15 +192,15 @@ class Samples(data.Dataset[Example]):
         row = self._shown(step, index, row)
         exchanged, way = np.random.default_rng((config.schedule.seed, step, 1 + index, 1)).random(2)
         nameless = np.random.default_rng((config.schedule.seed, step, 1 + index, 2)).random()
-        exchange, shown = None, None
+        exchange, theirs = None, None
         if exchanged < config.exchange_share and not learns_base(config, step):
             rows = self.source.exchanges()
             row = rows[row % len(rows)]
             exchange = self.source.exchange(row)
             reference = exchange.own
-            shown = self._reference(exchange.other) if way < 2 / 3 else None
-            if shown and not shown["seen"][PARTS.index(exchange.part)]:
-                shown = None
+            theirs = self._reference(exchange.other) if way < 2 / 3 else None
+            if theirs and not theirs["seen"][PARTS.index(exchange.part)]:
+                theirs = None
         target = self._target(row)
         noise = rng.standard_normal((self.channels, *target["masks"].shape[1:]), np.float32)
         return Example(
@@ -218,8 +218,8 @@ class Samples(data.Dataset[Example]):
             target=target,
             reference=self._reference(reference),
             exchange=exchange,
-            other=shown,
-            worded=exchange is not None and (shown is None or way >= 1 / 3),
+            other=theirs,
+            worded=exchange is not None and (theirs is None or way >= 1 / 3),
             shown=torch.from_numpy(self.source.shown(row)) if config.scene_weight else None,
         )
 

@@ -124,11 +124,13 @@ class AdapterOnBase(nn.Module):
         noise = noise_loss(prediction.float(), target, batch.weight)
         if config.min_snr:
             noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), config.min_snr, kind)
-        signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
-        clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
-        # Predicted noise is divided by the signal, and so would be the gradient of what is asked of the clean latents.
-        share = signal.sqrt() if kind == "epsilon" else 1.0
         loss, losses = noise, {"base" if batch.base else "noise": noise}
+        identity = self._identity if not batch.base and self.progress >= config.identity_start else None
+        if self._scene or identity:
+            signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
+            clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
+            # Predicted noise is divided by the signal, and so would be the gradient of what is asked of these latents.
+            share = signal.sqrt() if kind == "epsilon" else 1.0
         if self._scene and batch.shown is not None and batch.told is not None:
             losses["scene"] = self._scene(clean, batch.shown, batch.told)
             loss = loss + config.scene_weight * share * losses["scene"]
@@ -137,8 +139,8 @@ class AdapterOnBase(nn.Module):
         if localised:
             losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
             loss = loss + config.localisation_weight * losses["localisation"]
-        if self._identity and self.progress >= config.identity_start:
-            losses["identity"] = self._identity(clean, batch.landmarks, batch.wanted)
+        if identity:
+            losses["identity"] = identity(clean, batch.landmarks, batch.wanted)
             loss = loss + config.identity_weight * share * losses["identity"]
         return {"loss": loss, **losses}
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from consistentid.data.dataset import epoch_order
 from consistentid.data.open import open_dataset
-from consistentid.drawn.pools import Pool, captions, group_captions
+from consistentid.drawn.pools import Pool, captions, group_captions, shown_on
 from consistentid.drawn.portraits import Caption
 from consistentid.drawn.portraits.captions import part_phrases
-from consistentid.drawn.scene_reader import FACTORS, UNSEEN, shown
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN
 from consistentid.errors import DatasetError
 from consistentid.training.schedule import Order, shuffled
 
@@ -170,11 +170,9 @@ class DrawnSource:
         return Exchange(part, own, other, part_phrases(people, 0)[part])
 
     def shown(self, row: int) -> NDArray[np.int64]:
-        """See `Source.shown`. Of pictures of several people nothing is known."""
+        """See `Source.shown`."""
         pool, row = self._find(row)
-        if pool.spec.together > 1:
-            return np.full(len(FACTORS), UNSEEN)
-        [values] = shown(*pool.tables(np.array([row])))
+        [values] = shown_on(pool, np.array([row]))
         return np.asarray(values)
 
     def name(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consistentid.drawn.portraits.people import People, sample_people
-from consistentid.drawn.portraits.sampling import SPLITS, Columns
+from consistentid.drawn.portraits.sampling import SPLITS, Columns, generator
 from consistentid.drawn.portraits.scenes import Scenes, sample_scenes
 from consistentid.errors import InputError
 
@@ -102,7 +102,7 @@ def with_company(
         raise InputError(f"{count} people in a picture: there are only {len(among)}; draw more people")
     groups = []
     for person, scene in keys:
-        rng = np.random.Generator(np.random.Philox(key=(SPLITS[split] + 16 * seed + 12, person | scene << 32)))
+        rng = generator(split, seed, 12, person, scene)
         others = [among[i] for i in rng.permutation(len(among))[:count] if among[i] != person][: count - 1]
         members = [person, *others]
         groups.append((tuple(members[i] for i in rng.permutation(count)), scene))

@@ -14,6 +14,11 @@ Numbers = NDArray[np.floating[Any]]
 SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
+def generator(split: str, seed: int, kind: int, person: int, scene: int) -> np.random.Generator:
+    """Of a person's scene; another ``kind`` for each thing that is left to it."""
+    return np.random.Generator(np.random.Philox(key=(SPLITS[split] + 16 * seed + kind, person | scene << 32)))
+
+
 @dataclass(frozen=True)
 class Table:
     """A table: every field is an array whose first axis is the row."""

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
-from consistentid.drawn.pools import Pool
+from consistentid.drawn.pools import Pool, shown_on
 from consistentid.drawn.scene_reader import VALUES
 from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export
 from consistentid.training.drawn.recipe import Recipe
-from consistentid.training.drawn.scene_reader import factor_loss, rightly_read, truth
+from consistentid.training.drawn.scene_reader import factor_loss, rightly_read
 from consistentid.training.schedule import batched
 
 _NOISE = 0.7  # largest deviation on latents, which have one of 1
@@ -47,7 +47,7 @@ def train_latent_reader(recipe: Recipe, out: Path, device: torch.device) -> None
     def report() -> dict[str, float]:
         rows = np.arange(len(held_out))
         found = torch.cat([network(held_latents[rows[part]].to(device).float()) for part in batched(len(rows), 64)])
-        return rightly_read(found, truth(held_out, rows).to(device))
+        return rightly_read(found, torch.from_numpy(shown_on(held_out, rows)).to(device))
 
     if train(
         "latent_reader", network, loss, section.schedule, len(pool), out, device=device,
@@ -68,4 +68,5 @@ def guessed(z: Tensor, generator: torch.Generator) -> Tensor:
 
 def _batch(pool: Pool, latents: Latents, rows: NDArray[np.int64], _seed: int) -> tuple[Tensor, Tensor]:
     """Latents (B, C, h, w), and what their pictures show (B, F)."""
-    return latents[np.sort(rows)], truth(pool, np.sort(rows))
+    rows = np.sort(rows)
+    return latents[rows], torch.from_numpy(shown_on(pool, rows))

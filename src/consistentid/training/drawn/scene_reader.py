@@ -12,19 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from consistentid.drawn.pools import Pool, pixels
-from consistentid.drawn.scene_reader import FACTORS, UNSEEN, VALUES, shown, split_factors
+from consistentid.drawn.pools import Pool, pixels, shown_on
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, VALUES, split_factors
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.schedule import Schedule, batched
-
-
-def truth(pool: Pool, rows: NDArray[np.int64]) -> Tensor:
-    """What pictures show (B, F); all `UNSEEN` of those of several people."""
-    if pool.spec.together > 1:
-        return torch.full((len(rows), len(FACTORS)), UNSEEN)
-    return torch.from_numpy(shown(*pool.tables(rows)))
 
 
 def rightly_read(logits: Tensor, values: Tensor) -> dict[str, float]:
@@ -61,7 +54,7 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     def report() -> dict[str, float]:
         rows = np.arange(len(held_out))
         found = torch.cat([network(pixels(held_out.images[rows[part]], device)) for part in batched(len(rows), 64)])
-        return rightly_read(found, truth(held_out, rows).to(device))
+        return rightly_read(found, torch.from_numpy(shown_on(held_out, rows)).to(device))
 
     count, precision = len(pool), recipe.precision
     if train(
@@ -75,4 +68,4 @@ def _flawed(pool: Pool, rows: NDArray[np.int64], seed: int) -> tuple[Tensor, Ten
     """Pictures (B, H, W, 3) uint8 with flaws, and what they show (B, F)."""
     rng = np.random.default_rng(seed)
     pictures = [np.asarray(flawed(Image.fromarray(pool.images[row]), rng)) for row in rows]
-    return torch.from_numpy(np.stack(pictures)), truth(pool, rows)
+    return torch.from_numpy(np.stack(pictures)), torch.from_numpy(shown_on(pool, rows))

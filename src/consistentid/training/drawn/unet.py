@@ -19,20 +19,22 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
-from consistentid.drawn.pools import Pool, captions, copied, group_captions
+from consistentid.drawn.pools import Pool, captions, copied, group_captions, shown_on
 from consistentid.errors import InputError, first_line
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.files.writing import replacing_folder
 from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
-from consistentid.training.drawn.scene_reader import truth
 from consistentid.training.drawn.text import tokenize
 from consistentid.training.examples import FACE_LABELS
 from consistentid.training.losses import clean_latents
 from consistentid.training.scenes import SceneLoss, told
 from consistentid.training.schedule import batched
 from consistentid.training.state import misfits
+
+Asked = tuple[Tensor, Tensor]
+"""What pictures show and the weight of that, (B, F) each."""
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -72,12 +74,12 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         signal = noise_schedule.alphas_cumprod.to(device)[t]
         return error.square().mean(1, keepdim=True), clean_latents(noisy, prediction, signal, "v_prediction"), moved
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
-        z, tokens, face, values, weight = batch
+    def loss(batch: tuple[Tensor, Tensor, Tensor, Asked | None], generator: torch.Generator) -> Losses:
+        z, tokens, face, asked = batch
         error, clean, moved = noise_error(z.to(device).float(), tokens, generator)
         losses = {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
-        if scene:
-            losses["scene"] = scene(clean, values.to(device), weight.to(device)).mean()
+        if scene and asked:
+            losses["scene"] = scene(clean, *(x.to(device) for x in asked)).mean()
             losses["loss"] = losses["loss"] + options["scene_weight"] * losses["scene"]
         if network.learns_words:
             losses["moved"] = moved.mean()
@@ -95,7 +97,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         return {"held_out_loss": float(np.mean(losses))}
 
     schedule, precision = section.schedule, recipe.precision
-    prepared = partial(_batch, mixture, latents, tokenizer, options["text_dropout"])
+    prepared = partial(_batch, mixture, latents, tokenizer, options["text_dropout"], bool(scene))
     if train(
         "unet", network, loss, schedule, len(mixture.portraits), out, device=device, prepared=prepared,
         workers=recipe.ahead, report=report, precision=precision,
@@ -126,7 +128,8 @@ class TextToImage(nn.Module):
         self.unet, self.text_encoder, self.learns_words = unet, text_encoder, learns_words
         text_encoder.text_projection.requires_grad_(False)
         text_encoder.text_model.requires_grad_(learns_words)
-        self._known = [deepcopy(text_encoder).requires_grad_(False).eval()]  # in a list: no part of this network
+        if learns_words:  # in a list: no part of this network
+            self._known = [deepcopy(text_encoder).requires_grad_(False).eval()]
 
     def forward(self, noisy: Tensor, t: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Velocity (B, C, h, w) of noisy latents, and one minus the cosine of the texts' (B, T) embeddings, (B,)."""
@@ -163,17 +166,21 @@ def _batch(
     latents: Sequence[Latents],
     tokenizer: CLIPTokenizer,
     dropped: float,
+    scenes: bool,
     rows: NDArray[np.int64],
     seed: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Latents (B, C, h, w), the tokens of their texts (B, 77), of which some are left out, `face_shares`, and for the
-    scene loss what the pictures show and the weights of that, (B, F) each."""
+) -> tuple[Tensor, Tensor, Tensor, Asked | None]:
+    """Latents (B, C, h, w), the tokens of their texts (B, 77), of which some are left out, `face_shares`, and with
+    ``scenes`` what the scene loss is given beside latents."""
     number, pool, rows = mixture.batch(rows, seed)
     rng = np.random.default_rng(seed)
     texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
     z = latents[number][rows]
-    weight = told(len(rows), own=False) * torch.tensor([[float(bool(text))] for text in texts])
-    return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z), truth(pool, rows), weight
+    asked = None
+    if scenes:
+        weight = told(len(rows), own=False) * torch.tensor([[float(bool(text))] for text in texts])
+        asked = (torch.from_numpy(shown_on(pool, rows)), weight)
+    return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z), asked
 
 
 def face_shares(labels: Tensor, like: Tensor) -> Tensor:
