@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from consistentid.drawn.portraits import People, Scenes, draw, sample_people, sample_scenes
 from consistentid.drawn.portraits.captions import part_kinds
 from consistentid.drawn.portraits.scenes import BACKGROUNDS, EXPRESSIONS, GLASSES, HATS, STYLES, clothes_seen
-from consistentid.drawn.scene_reader import FACTORS, UNSEEN, SceneReader, shown, split_factors
+from consistentid.drawn.scene_reader import FACTORS, UNSEEN, SceneReader, shown
 from consistentid.errors import CheckpointError
 from consistentid.presets.read import load_preset
-from consistentid.training.drawn.scene_reader import factor_loss
 
 KEYS = [(number, 2) for number in range(200)]
 
@@ -79,18 +77,3 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
         SceneReader(judge.fetch())
     with pytest.raises(CheckpointError, match="no weights at"):
         SceneReader(tmp_path / "nothing.onnx")
-
-
-def test_the_loss_ignores_what_is_not_seen() -> None:
-    widths = [len(values) for values in FACTORS.values()]
-    logits = torch.zeros(2, sum(widths), requires_grad=True)
-    truth = torch.zeros(2, len(widths), dtype=torch.long)
-    assert factor_loss(logits, truth).item() == pytest.approx(np.mean(np.log(widths)))
-    truth[:, 1] = UNSEEN
-    loss = factor_loss(logits, truth)
-    assert loss.item() == pytest.approx(np.log([w for i, w in enumerate(widths) if i != 1]).sum() / len(widths))
-    loss.backward()
-    assert logits.grad is not None
-    parts = split_factors(logits.grad)
-    assert parts[1].abs().max() == 0
-    assert all(part.abs().max() > 0 for i, part in enumerate(parts) if i != 1)

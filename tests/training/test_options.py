@@ -70,9 +70,9 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
     "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
-    "identity_start", "scene_weight", "latent_reader",
+    "identity_start", "scene_weight", "latent_reader", "sampled_share", "sampled_steps", "sampled_from",
 }  # fmt: skip
-"""Below in this file, in `test_swap_recogniser.py` and in `test_scene_loss.py`."""
+"""Below in this file, in `test_swap_recogniser.py`, `test_scene_loss.py` and `test_sampled.py`."""
 
 
 @pytest.fixture(scope="module")

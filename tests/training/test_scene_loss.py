@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consistentid.drawn.portraits import sample_people, sample_scenes
-from consistentid.drawn.scene_reader import FACTORS, OWN, UNSEEN, VALUES, shown
+from consistentid.drawn.scene_reader import FACTORS, OWN, UNSEEN, VALUES, shown, split_factors
 from consistentid.errors import InputError
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.training import checkpoints
 from consistentid.training.drawn.onnx_network import Network, export
-from consistentid.training.scenes import SceneLoss, told
+from consistentid.training.scenes import Asked, SceneLoss, factor_loss, told
 from consistentid.training.trainer import open_source
 
 pytestmark = [
@@ -62,7 +62,7 @@ def test_it_is_the_cross_entropy_of_what_is_asked() -> None:
     weight[1, :2] = torch.tensor([3.0, 1.0])
     weight[2, 1] = 2.0
     values[2, 1] = UNSEEN
-    loss = SceneLoss(Flat())(latents, values, weight)
+    loss = SceneLoss(Flat())(latents, Asked(values, weight))
     hats, colors = math.log(WIDTHS[0]), math.log(WIDTHS[1])
     torch.testing.assert_close(loss, torch.tensor([hats, (3 * hats + colors) / 4, 0.0, 0.0]))
     loss.sum().backward()
@@ -77,8 +77,21 @@ def test_latents_of_another_shape_are_not_read_where_nothing_is_asked() -> None:
         def forward(self, _x: Tensor) -> Tensor:
             raise AssertionError("it was asked")
 
-    loss = SceneLoss(Never())(torch.zeros(2, 4, 4, 6), torch.full((2, len(FACTORS)), UNSEEN), told(2, own=True))
+    nothing = Asked.all_of(torch.full((2, len(FACTORS)), UNSEEN))
+    loss = SceneLoss(Never())(torch.zeros(2, 4, 4, 6), nothing)
     assert loss.tolist() == [0.0, 0.0]
+
+
+def test_what_is_not_seen_is_ignored() -> None:
+    logits = torch.zeros(2, VALUES, requires_grad=True)
+    values = torch.zeros(2, len(FACTORS), dtype=torch.long)
+    values[0, 1] = UNSEEN
+    loss = factor_loss(logits, Asked.all_of(values))
+    each = [math.log(width) for width in WIDTHS]
+    torch.testing.assert_close(loss, torch.tensor([(sum(each) - each[1]) / (len(each) - 1), sum(each) / len(each)]))
+    loss[0].backward()
+    parts = split_factors(logits.grad[:1])
+    assert [bool(part.abs().max() > 0) for part in parts] == [number != 1 for number in range(len(FACTORS))]
 
 
 def test_words_tell_of_scenes_and_references_of_people() -> None:
@@ -96,20 +109,20 @@ def test_what_a_batch_is_asked(tmp_path: Path, reader: Path) -> None:
     for step in range(60):
         example = examples[step, 0, step % 9]
         batch = examples.batch([example])
-        assert batch.shown is not None
-        assert batch.told is not None
-        assert batch.shown[0].tolist() == source.shown(example.row).tolist()
-        asked = {factor for factor, x in zip(FACTORS, batch.told[0].tolist(), strict=True) if x}
+        assert batch.asked is not None
+        shown_to, weight = batch.asked.shown[0].tolist(), batch.asked.weight[0].tolist()
+        assert shown_to == source.shown(example.row).tolist()
+        asked = {factor for factor, x in zip(FACTORS, weight, strict=True) if x}
         if example.dropped:
             assert not asked
         else:
             assert asked == set(FACTORS) - (set(OWN) if batch.base else set())
         exchange = example.exchange
-        heavy = [factor for factor, x in zip(FACTORS, batch.told[0].tolist(), strict=True) if x == 8]
+        heavy = [factor for factor, x in zip(FACTORS, weight, strict=True) if x == 8]
         assert heavy == ([exchange.part] if exchange and exchange.part in FACTORS and not example.dropped else [])
         group = example.row in source.groups()[0]
         if group:
-            assert set(batch.shown[0].tolist()) == {UNSEEN}
+            assert set(shown_to) == {UNSEEN}
         seen |= {"group"} if group else {"dropped"} if example.dropped else {"exchange"} if exchange else {"plain"}
     assert seen == {"group", "dropped", "exchange", "plain"}
 
@@ -150,7 +163,7 @@ def test_gradients_lead_to_what_is_asked(reader: Path) -> None:
     losses = []
     for _ in range(100):
         optimiser.zero_grad()
-        losses.append(loss(latents, values, told(3, own=True)).mean())
+        losses.append(loss(latents, Asked.all_of(values)).mean())
         losses[-1].backward()
         optimiser.step()
     assert losses[-1] < 0.9 * losses[0]

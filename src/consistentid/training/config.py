@@ -134,6 +134,9 @@ class TrainConfig:
         id_dropout: probability that a sample sees no ID tokens, but what words and pictures tell of the parts.
         base_share: share of steps in which the base alone learns from text, so that it stays a text-to-image model;
             only with ``unet`` among the trained.
+        sampled_share: share of steps in which identity and scene loss judge pictures that the model samples itself,
+            with `sampled_steps` predictions from a training picture with the noise of ``sampled_from`` of all
+            timesteps, near enough to it that faces stay at their landmarks. There is no noise loss then.
         id_scale: strength of the ID tokens; 0 trains without them, then neither image_projection nor ip_layers learn.
 
         background_masking: probability that the noise loss of a sample is taken on the person only.
@@ -187,6 +190,9 @@ class TrainConfig:
     condition_dropout: Share = 0.1
     id_dropout: Share = 0.0
     base_share: Share = 0.0
+    sampled_share: Share = 0.0
+    sampled_steps: Count = 4
+    sampled_from: Annotated[float, Between(0, 1, open=True)] = 0.7
     id_scale: Annotated[float, Between(0, 10)] = 1.0
 
     background_masking: Share = 0.5
@@ -234,6 +240,10 @@ class TrainConfig:
             raise InputError("with id_scale 0 there are no ID tokens; leave image_projection and ip_layers untrained")
         if self.base_share and "unet" not in self.trained:
             raise InputError("base_share needs unet among the trained")
+        if self.sampled_share and not (self.identity_weight or self.scene_weight):
+            raise InputError("sampled_share needs identity_weight or scene_weight: no other loss judges such pictures")
+        if self.base_share + self.sampled_share > 1:
+            raise InputError("base_share and sampled_share are shares of the same steps: together at most 1")
         if self.distilled_recogniser:
             if self.trained != ("image_projection",):
                 raise InputError(

@@ -28,7 +28,7 @@ from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pic
 from consistentid.training.cache import Cache
 from consistentid.training.config import TrainConfig
 from consistentid.training.frozen import FrozenNetworks, Preparation
-from consistentid.training.scenes import told
+from consistentid.training.scenes import Asked, told
 from consistentid.training.schedule import batch_indices
 from consistentid.training.sources import Exchange, Picture, Source
 
@@ -113,6 +113,7 @@ class Batch:
 
     Attributes:
         base: whether the base alone learns from text, without the adapter.
+        sampled: whether the model samples pictures itself, from these latents with much noise.
         latents, noise: (B, C, h, w).
         time: (B,) in [0, 1).
         text: (B, T, D); pooled: (B, E), SDXL only.
@@ -122,11 +123,11 @@ class Batch:
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
         landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
         wanted: (B, K, D), what each of the K recognisers that a loss asks sees on the reference.
-        shown, told: (B, F), for `SceneLoss`: what the picture shows and the weight of each factor; None where no loss
-            asks.
+        asked: what the `SceneLoss` asks of the pictures; None where there is none.
     """
 
     base: bool
+    sampled: bool
     latents: Tensor
     noise: Tensor
     time: Tensor
@@ -143,13 +144,14 @@ class Batch:
     weight: Tensor
     landmarks: Tensor
     wanted: Tensor
-    shown: Tensor | None = None
-    told: Tensor | None = None
+    asked: Asked | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         moved: dict[str, Any] = {
-            field.name: x.to(device) for field in fields(self) if isinstance(x := getattr(self, field.name), Tensor)
+            field.name: x.to(device)
+            for field in fields(self)
+            if isinstance(x := getattr(self, field.name), Tensor | Asked)
         }
         return replace(self, **moved)
 
@@ -326,6 +328,7 @@ class Examples:
         embedding, wanted = (torch.stack([x[name] for x in references]) for name in ("embedding", "wanted"))
         return Batch(
             base=base,
+            sampled=learns_sampled(config, examples[0].step),
             latents=torch.cat(latents).float(),
             noise=torch.stack([x.noise for x in examples]),
             time=torch.tensor([x.time for x in examples], dtype=torch.float64),
@@ -343,19 +346,18 @@ class Examples:
             landmarks=torch.stack([x["landmarks"] for x in targets]),
             # Whose face it is with a part of somebody else no recogniser was asked.
             wanted=wanted.masked_fill((nobody | altered)[:, None, None], 0.0),
-            shown=torch.stack([x.shown for x in examples if x.shown is not None]) if config.scene_weight else None,
-            told=self._told(examples, base) if config.scene_weight else None,
+            asked=self._asked(examples, base) if config.scene_weight else None,
         )
 
-    def _told(self, examples: Sequence[Example], base: bool) -> Tensor:
-        """(B, F): what each sample can know of its picture. The base alone knows its text, which seldom tells faces."""
+    def _asked(self, examples: Sequence[Example], base: bool) -> Asked:
+        """What each sample can know of its picture. The base alone knows its text, which seldom tells faces."""
         weight = told(len(examples), own=not base)
         for row, example in enumerate(examples):
             if example.dropped:
                 weight[row] = 0.0
             elif example.exchange is not None and example.exchange.part in FACTORS:
                 weight[row, list(FACTORS).index(example.exchange.part)] += self.config.exchange_weight
-        return weight
+        return Asked(torch.stack([x.shown for x in examples if x.shown is not None]), weight)
 
     def _laid_out(self, features: Sequence[Tensor], seen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the whole (B, L, D) and of every part (B, N, L, D), blank where a part is not seen."""
@@ -431,7 +433,17 @@ class Places(data.Sampler[list[Place]]):
 
 def learns_base(config: TrainConfig, step: int) -> bool:
     """Whether in this step the base alone learns from text."""
-    return bool(np.random.default_rng((config.schedule.seed, step)).random() < config.base_share)
+    return _drawn(config, step) < config.base_share
+
+
+def learns_sampled(config: TrainConfig, step: int) -> bool:
+    """Whether in this step the losses judge pictures that the model samples itself."""
+    return config.base_share <= _drawn(config, step) < config.base_share + config.sampled_share
+
+
+def _drawn(config: TrainConfig, step: int) -> float:
+    """The uniform number that says what is learnt in a step."""
+    return float(np.random.default_rng((config.schedule.seed, step)).random())
 
 
 def framed(picture: Picture, size: int) -> Picture:

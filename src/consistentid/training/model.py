@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
@@ -28,6 +29,7 @@ from consistentid.training.examples import Batch
 from consistentid.training.frozen import FrozenNetworks
 from consistentid.training.identity import IdentityLoss
 from consistentid.training.losses import clean_latents, localisation_over_layers, min_snr_weight, noise_loss, token_loss
+from consistentid.training.sampled import Denoise, sampled
 from consistentid.training.scenes import SceneLoss
 from consistentid.training.state import misfits
 
@@ -93,8 +95,8 @@ class AdapterOnBase(nn.Module):
         """Losses (B,) of each sample: "loss" and what it is made of.
 
         These are "noise", and where the recipe has them "localisation", "identity" and "scene"; or, where the base
-        learns alone, "base" in the place of the first three; or, where one recogniser is exchanged for another,
-        "tokens".
+        learns alone, "base" in the place of the first three; or, where pictures are the model's own, "sampled_identity"
+        and "sampled_scene" with "localisation"; or, where one recogniser is exchanged for another, "tokens".
         """
         config = self.config
         if self._teacher is not None:
@@ -110,39 +112,69 @@ class AdapterOnBase(nn.Module):
         else:
             text = self.cid.fuse(text, batch.parts, batch.token_mask, batch.part_mask)
             tokens = self.cid.id_tokens(batch.embedding, batch.face)[:, None]
+        conditions = self._conditions(batch, tokens)
+
+        def denoise(noisy: Tensor, t: Tensor) -> Tensor:
+            prediction: Tensor = self.unet(noisy, t, encoder_hidden_states=text, added_cond_kwargs=conditions).sample
+            return prediction
+
+        t = self._timesteps(batch)
+        noisy = self._noisy(batch, t, denoise)
         localised = bool(config.localisation_weight) and not batch.base
         maps = self.recorder.watch(batch.positions, size) if localised else {}
-        t = (self.noise_schedule.config.num_train_timesteps * batch.time**config.timestep_power).long()
-        noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, t)
-        prediction = self.unet(
-            noisy, t, encoder_hidden_states=text, added_cond_kwargs=self._conditions(batch, tokens)
-        ).sample
+        prediction = denoise(noisy, t).float()
         kind = self.noise_schedule.config.prediction_type
-        target = (
-            self.noise_schedule.get_velocity(batch.latents, batch.noise, t) if kind == "v_prediction" else batch.noise
-        )
-        noise = noise_loss(prediction.float(), target, batch.weight)
-        if config.min_snr:
-            noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), config.min_snr, kind)
-        loss, losses = noise, {"base" if batch.base else "noise": noise}
+        loss = prediction.new_zeros(len(prediction))
+        losses: dict[str, Tensor] = {}
+        if not batch.sampled:  # the picture that was to be drawn is no longer in what the model sampled
+            loss = self._noise(prediction, t, batch)
+            losses["base" if batch.base else "noise"] = loss
+        of = "sampled_" if batch.sampled else ""
         identity = self._identity if not batch.base and self.progress >= config.identity_start else None
         if self._scene or identity:
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
-            clean = clean_latents(noisy.float(), prediction.float(), signal, kind)
+            clean = clean_latents(noisy.float(), prediction, signal, kind)
             # Predicted noise is divided by the signal, and so would be the gradient of what is asked of these latents.
             share = signal.sqrt() if kind == "epsilon" else 1.0
-        if self._scene and batch.shown is not None and batch.told is not None:
-            losses["scene"] = self._scene(clean, batch.shown, batch.told)
-            loss = loss + config.scene_weight * share * losses["scene"]
+        if self._scene and batch.asked is not None:
+            losses[f"{of}scene"] = self._scene(clean, batch.asked)
+            loss = loss + config.scene_weight * share * losses[f"{of}scene"]
         if batch.base:
             return {"loss": loss, **losses}
         if localised:
             losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
             loss = loss + config.localisation_weight * losses["localisation"]
         if identity:
-            losses["identity"] = identity(clean, batch.landmarks, batch.wanted)
-            loss = loss + config.identity_weight * share * losses["identity"]
+            losses[f"{of}identity"] = identity(clean, batch.landmarks, batch.wanted)
+            loss = loss + config.identity_weight * share * losses[f"{of}identity"]
         return {"loss": loss, **losses}
+
+    def _timesteps(self, batch: Batch) -> Tensor:
+        share = batch.time**self.config.timestep_power
+        if batch.sampled:
+            share = share * self.config.sampled_from
+        return (float(self.noise_schedule.config.num_train_timesteps) * share).long()
+
+    def _noisy(self, batch: Batch, t: Tensor, denoise: Denoise) -> Tensor:
+        """The latents at these timesteps: those of the pictures with noise, or sampled from them with more noise."""
+        if not batch.sampled:
+            noisy: Tensor = self.noise_schedule.add_noise(batch.latents, batch.noise, t)
+            return noisy
+        first = math.ceil(self.noise_schedule.config.num_train_timesteps * self.config.sampled_from) - 1
+        begin = torch.full_like(t, first)
+        noisy = self.noise_schedule.add_noise(batch.latents, batch.noise, begin)
+        return sampled(denoise, self.noise_schedule, noisy, begin, t, self.config.sampled_steps)
+
+    def _noise(self, prediction: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """The noise loss (B,)."""
+        kind = self.noise_schedule.config.prediction_type
+        target = (
+            self.noise_schedule.get_velocity(batch.latents, batch.noise, t) if kind == "v_prediction" else batch.noise
+        )
+        noise = noise_loss(prediction, target, batch.weight)
+        if self.config.min_snr:
+            noise = noise * min_snr_weight(compute_snr(self.noise_schedule, t), self.config.min_snr, kind)
+        return noise
 
     def switch(self, *, base_alone: bool) -> None:
         """Switch the adapter off or on; it stays so until the next call, for backward passes may run layers again."""

@@ -22,7 +22,8 @@ from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export
 from consistentid.training.drawn.recipe import Recipe
-from consistentid.training.drawn.scene_reader import factor_loss, rightly_read
+from consistentid.training.drawn.scene_reader import rightly_read
+from consistentid.training.scenes import Asked, factor_loss
 from consistentid.training.schedule import batched
 
 _NOISE = 0.7  # largest deviation on latents, which have one of 1
@@ -41,7 +42,8 @@ def train_latent_reader(recipe: Recipe, out: Path, device: torch.device) -> None
 
     def loss(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Losses:
         z, values = batch
-        return {"loss": factor_loss(network(guessed(z.to(device).float(), generator)).float(), values.to(device))}
+        logits = network(guessed(z.to(device).float(), generator)).float()
+        return {"loss": factor_loss(logits, Asked.all_of(values.to(device))).mean()}
 
     @torch.no_grad()
     def report() -> dict[str, float]:

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from consistentid.drawn.pools import Pool, pixels, shown_on
 from consistentid.drawn.scene_reader import FACTORS, UNSEEN, VALUES, split_factors
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.onnx_network import Network, export, flawed
 from consistentid.training.drawn.recipe import Recipe
+from consistentid.training.scenes import Asked, factor_loss
 from consistentid.training.schedule import Schedule, batched
 
 
@@ -29,15 +29,6 @@ def rightly_read(logits: Tensor, values: Tensor) -> dict[str, float]:
     return right
 
 
-def factor_loss(logits: Tensor, values: Tensor) -> Tensor:
-    """Mean cross-entropy over the factors; logits (B, V) of `split_factors`, values (B, F), `UNSEEN` ones ignored."""
-    each = [
-        F.cross_entropy(x, wanted, ignore_index=UNSEEN, reduction="sum") / (wanted != UNSEEN).sum().clamp(min=1)
-        for x, wanted in zip(split_factors(logits), values.T, strict=True)
-    ]
-    return torch.stack(each).mean()
-
-
 def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train ``out/scene_reader.onnx``; reports how often it is right on drawings of held-out people, by factor."""
     section = recipe.section("scene_reader")
@@ -48,7 +39,8 @@ def train_scene_reader(recipe: Recipe, out: Path, device: torch.device) -> None:
 
     def loss(batch: tuple[Tensor, Tensor], _generator: torch.Generator) -> Losses:
         pictures, values = batch
-        return {"loss": factor_loss(network(pixels(pictures, device)).float(), values.to(device))}
+        logits = network(pixels(pictures, device)).float()
+        return {"loss": factor_loss(logits, Asked.all_of(values.to(device))).mean()}
 
     @torch.no_grad()
     def report() -> dict[str, float]:

@@ -29,12 +29,9 @@ from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
 from consistentid.training.drawn.text import tokenize
 from consistentid.training.examples import FACE_LABELS
 from consistentid.training.losses import clean_latents
-from consistentid.training.scenes import SceneLoss, told
+from consistentid.training.scenes import Asked, SceneLoss, told
 from consistentid.training.schedule import batched
 from consistentid.training.state import misfits
-
-Asked = tuple[Tensor, Tensor]
-"""What pictures show and the weight of that, (B, F) each."""
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -79,7 +76,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         error, clean, moved = noise_error(z.to(device).float(), tokens, generator)
         losses = {"loss": (error * (1 + options["face_weight"] * face.to(device))).mean(), "noise": error.mean()}
         if scene and asked:
-            losses["scene"] = scene(clean, *(x.to(device) for x in asked)).mean()
+            losses["scene"] = scene(clean, asked.to(device)).mean()
             losses["loss"] = losses["loss"] + options["scene_weight"] * losses["scene"]
         if network.learns_words:
             losses["moved"] = moved.mean()
@@ -179,7 +176,7 @@ def _batch(
     asked = None
     if scenes:
         weight = told(len(rows), own=False) * torch.tensor([[float(bool(text))] for text in texts])
-        asked = (torch.from_numpy(shown_on(pool, rows)), weight)
+        asked = Asked(torch.from_numpy(shown_on(pool, rows)), weight)
     return z, tokenize(tokenizer, texts), face_shares(copied(pool.labels, rows), z), asked
 
 
