@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, AutoPipelineForImage2Image, StableDiffusionPipeline
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessorPil
 
@@ -65,6 +65,13 @@ def test_names_that_transformers_has_dropped_are_understood(tmp_path: Path) -> N
     CLIPImageProcessorPil().save_pretrained(base / "feature_extractor")
     pipe = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", base=base).pipe
     assert type(pipe.feature_extractor).__name__.startswith("CLIPImageProcessor")
+
+
+def test_a_base_without_a_safety_checker_is_not_complained_of(tmp_path: Path) -> None:
+    base = base_with(tmp_path / "base", requires_safety_checker=True, safety_checker=[None, None])
+    pipe = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", base=base).pipe
+    assert pipe.config.requires_safety_checker is False
+    assert AutoPipelineForImage2Image.from_pipe(pipe).config.requires_safety_checker is False
 
 
 def test_the_module_that_our_own_bases_name() -> None:

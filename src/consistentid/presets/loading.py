@@ -147,8 +147,10 @@ def _load_folder(base: Network, dtype: torch.dtype) -> Any:
 
     source, options = base.pretrained
     folder = Path(source) if base.path else Path(DiffusionPipeline.download(source, **options))
-    networks = {}
-    for name, kind in component_classes(DiffusionPipeline.load_config(folder), f"base: {base}").items():
+    networks: dict[str, Any] = {}
+    config = DiffusionPipeline.load_config(folder)
+    components = component_classes(config, f"base: {base}")
+    for name, kind in components.items():
         if issubclass(kind, nn.Module):
             variant = base.variant if base.variant and any((folder / name).glob(f"*.{base.variant}.*")) else None
             safe = any((folder / name).glob("*.safetensors"))  # else libraries log an error before they read pickles
@@ -156,6 +158,9 @@ def _load_folder(base: Network, dtype: torch.dtype) -> Any:
                 folder / name, dtype=dtype, variant=variant, output_loading_info=True, use_safetensors=safe
             )
             check_network(networks[name], report["missing_keys"], f"base: {base}/{name}")
+    # One that came without a safety checker would be complained of in every pipeline that is made of it.
+    if "requires_safety_checker" in config and "safety_checker" not in components:
+        networks["requires_safety_checker"] = False
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, **networks)
     takes_pictures = "image" in signature(type(pipe).__call__).parameters  # one saved for inpainting does
     return AutoPipelineForText2Image.from_pipe(pipe) if takes_pictures else pipe

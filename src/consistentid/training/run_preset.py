@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def write_base(pipe: Any, unet_config: str, unet: Mapping[str, Tensor], folder: 
     trained.load_state_dict(unet)
     kept = {name: part for name, part in pipe.components.items() if name != "unet"}
     copies = {name: deepcopy(part) if isinstance(part, nn.Module) else part for name, part in kept.items()}
-    type(pipe)(**copies, unet=trained).to(dtype=torch.float16).save_pretrained(folder)
+    asked = signature(type(pipe).__init__).parameters
+    options = {name: value for name, value in pipe.config.items() if name in asked and name not in pipe.components}
+    type(pipe)(**copies, unet=trained, **options).to(dtype=torch.float16).save_pretrained(folder)
 
 
 def _plain(value: Any, folder: Path, tree: Path) -> Any:
