@@ -192,6 +192,17 @@ def test_without_id_tokens_the_parts_are_seen(tmp_path: Path) -> None:
     assert seen == {(False, False), (False, True), (True, False), (True, True)}
 
 
+def test_what_a_reference_tells_is_left_out_of_anonymous_captions_but_not_of_the_bases(tmp_path: Path) -> None:
+    options = {"anonymous_caption": 0.7, "base_share": 0.5, "trained": ["unet"]}
+    trainer = micro.trainer(tmp_path / "run", tmp_path / "cache", **options)
+    unnamed = {True: 0, False: 0}
+    for step in range(200):
+        example = trainer.examples[step, 0, step % 9]
+        unnamed[learns_base(trainer.config, step)] += "a person" in example.caption.image
+    assert unnamed[False] > 60
+    assert unnamed[True] < 25, "one caption in ten calls anybody a person"
+
+
 def test_references_are_the_pictures_with_the_largest_faces(tmp_path: Path) -> None:
     source = DrawnSource(open_pool(PoolSpec(people=3, scenes=4, size=32), tmp_path))
     boxes = source.pool.boxes

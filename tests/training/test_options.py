@@ -40,6 +40,7 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
     "people": [{"people": 2}],
     "views": [{"views": 1}],
     "same_picture": [{"same_picture": 1.0}],
+    "anonymous_caption": [{"anonymous_caption": 1.0}],
     "fixed_sentence": [{"fixed_sentence": 1.0, "text_only": 0.0}],
     "text_only": [{"text_only": 1.0}],
     "condition_dropout": [{"condition_dropout": 0.9}],
@@ -129,6 +130,12 @@ def test_exchanges_of_nobody_are_refused(tmp_path: Path, options: dict[str, Any]
 def test_a_data_set_has_no_exchanges(tmp_path: Path) -> None:
     config = TrainConfig.from_yaml(micro.recipe(tmp_path, exchange_share=0.5, exchanges={"scenes": 1}))
     with pytest.raises(InputError, match="a data set has no pictures with exchanged parts"):
+        open_source(config, tmp_path, tmp_path)
+
+
+def test_a_data_set_has_one_caption(tmp_path: Path) -> None:
+    config = TrainConfig.from_yaml(micro.recipe(tmp_path, anonymous_caption=0.5))
+    with pytest.raises(InputError, match="a data set has one caption a picture"):
         open_source(config, tmp_path, tmp_path)
 
 

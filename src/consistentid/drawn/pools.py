@@ -249,10 +249,11 @@ def _opened(spec: PoolSpec, folder: Path) -> Pool:
     return Pool(spec, **arrays, folder=folder)
 
 
-def captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[Caption]:
-    """Captions of rows of a pool of one person a picture; another seed words them otherwise."""
+def captions(pool: Pool, rows: NDArray[np.int64], seed: int, *, anonymous: bool = False) -> list[Caption]:
+    """Captions of rows of a pool of one person a picture, see `describe`; another seed words them otherwise."""
     people, scenes = pool.tables(rows)
-    return [describe(people, scenes, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
+    generators = [np.random.default_rng((seed, int(row))) for row in rows]
+    return [describe(people, scenes, i, rng, anonymous=anonymous) for i, rng in enumerate(generators)]
 
 
 def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[GroupCaption]:

@@ -128,6 +128,8 @@ class TrainConfig:
         views: pictures of each person that serve as references.
         same_picture: probability that the reference is the picture to be drawn itself; it always is for a person who
             has no other.
+        anonymous_caption: probability that a drawing's caption calls the person a person, as users' prompts do, and
+            leaves sex, age and hair to the reference.
         fixed_sentence: probability of the adapter's fixed facial sentence instead of the data's.
         text_only: probability of the plain prompt without facial sentence.
         condition_dropout: probability that a sample sees no text and no identity, as under guidance at inference.
@@ -185,6 +187,7 @@ class TrainConfig:
     people: Annotated[int, Between(0)] = 0
     views: Count = 2
     same_picture: Share = 0.1
+    anonymous_caption: Share = 0.0
     fixed_sentence: Share = 0.5
     text_only: Share = 0.1
     condition_dropout: Share = 0.1

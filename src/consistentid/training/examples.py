@@ -194,6 +194,7 @@ class Samples(data.Dataset[Example]):
         row = self._shown(step, index, row)
         exchanged, way = np.random.default_rng((config.schedule.seed, step, 1 + index, 1)).random(2)
         nameless = np.random.default_rng((config.schedule.seed, step, 1 + index, 2)).random()
+        unnamed = np.random.default_rng((config.schedule.seed, step, 1 + index, 3)).random() < config.anonymous_caption
         exchange, theirs = None, None
         if exchanged < config.exchange_share and not learns_base(config, step):
             rows = self.source.exchanges()
@@ -210,7 +211,9 @@ class Samples(data.Dataset[Example]):
             step=step,
             row=row,
             reference_row=reference,
-            caption=self.source.caption(row, int(wording * WORDINGS)),
+            caption=self.source.caption(
+                row, int(wording * WORDINGS), anonymous=bool(unnamed) and not learns_base(config, step)
+            ),
             dropped=bool(dropped < config.condition_dropout),
             nameless=bool(nameless < config.id_dropout),
             whole=bool(whole >= config.background_masking),

@@ -70,8 +70,9 @@ class Source(Protocol):
     def version(self, row: int) -> str:
         """Names a picture for caches: another text whenever its content is another."""
 
-    def caption(self, row: int, wording: int) -> Caption:
-        """What the picture shows; another number words it otherwise where the source can."""
+    def caption(self, row: int, wording: int, *, anonymous: bool = False) -> Caption:
+        """What the picture shows; where the source can, another number words it otherwise, and an anonymous one tells
+        nothing of the person beside the parts of the face."""
 
     def of_person(self, row: int) -> Sequence[int]:
         """All pictures of the same person, this one included, always in the same order: the first are references."""
@@ -132,12 +133,12 @@ class DrawnSource:
         pool, row = self._find(row)
         return _digest(np.ascontiguousarray(x[row]).data for x in (pool.images, pool.labels, pool.landmarks))
 
-    def caption(self, row: int, wording: int) -> Caption:
+    def caption(self, row: int, wording: int, *, anonymous: bool = False) -> Caption:
         """See `Source.caption`."""
         pool, row = self._find(row)
         if pool.spec.together > 1:
             return Caption(group_captions(pool, np.array([row]), wording)[0].image, "")
-        return captions(pool, np.array([row]), wording)[0]
+        return captions(pool, np.array([row]), wording, anonymous=anonymous)[0]
 
     def of_person(self, row: int) -> Sequence[int]:
         """See `Source.of_person`. Large faces first: who is on a picture is told by those."""
@@ -222,7 +223,7 @@ class DatasetSource:
             self._versions[row] = _digest([*contents, repr(record.extra.get("landmarks")).encode()])
         return self._versions[row]
 
-    def caption(self, row: int, wording: int) -> Caption:  # noqa: ARG002 - a data set has one wording
+    def caption(self, row: int, wording: int, *, anonymous: bool = False) -> Caption:  # noqa: ARG002 - it has one
         """See `Source.caption`."""
         record = self.dataset.record(row)
         return Caption(record.caption, record.face_caption)

@@ -213,6 +213,17 @@ def test_wording_varies_and_repeats_by_seed(tables) -> None:
         assert len({c.face for c in captions}) > 8
 
 
+def test_an_anonymous_caption_tells_the_scene_alone(tables) -> None:
+    unnamed = [describe(*tables, row, np.random.default_rng(row), anonymous=True) for row in range(ROWS)]
+    assert all("a person" in c.image for c in unnamed)
+    assert not any(
+        words(f"wom[ae]n|man|old|young|hair|bun|mohawk|head|{'|'.join(BEARDS[1:])}", c.image) for c in unnamed
+    )
+    for caption, hat in zip(unnamed, tables[1].hat, strict=True):  # what is worn is told as ever
+        assert hat == 0 or words(HATS[hat], caption.image)
+    assert len({c.image for c in unnamed}) > ROWS / 2
+
+
 def test_sentences_are_well_formed(told) -> None:
     for image, face in told:
         for text in (image, face):

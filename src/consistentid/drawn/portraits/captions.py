@@ -93,9 +93,12 @@ class GroupCaption:
     scene: str
 
 
-def describe(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -> Caption:
-    """Caption of a row. Parts of the face that glasses or hair hide are not told of."""
-    return Caption(_image(people, scenes, row, rng), facial_sentence(people, scenes, row, rng))
+def describe(people: People, scenes: Scenes, row: int, rng: np.random.Generator, *, anonymous: bool = False) -> Caption:
+    """Caption of a row. Parts of the face that glasses or hair hide are not told of.
+
+    Where it is ``anonymous``, its words for the scene call the person a person, whatever their sex, age and hair.
+    """
+    return Caption(_image(people, scenes, row, rng, anonymous=anonymous), facial_sentence(people, scenes, row, rng))
 
 
 def noun(people: People, row: int) -> str:
@@ -124,8 +127,8 @@ def article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator) -> str:
-    who = _who(people, row, rng, hair=0.4, beard=0.35)
+def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator, *, anonymous: bool) -> str:
+    who = "a person" if anonymous else _who(people, row, rng, hair=0.4, beard=0.35)
     opening = _opening(scenes, row, rng)
     if opening:
         who = f"{opening} {who}"
