@@ -182,7 +182,7 @@ def test_what_may_share_a_batch(studio: ConsistentIDPipeline, people: tuple[Iden
 def test_of_every_argument_it_is_known_what_it_means_in_a_batch() -> None:
     of_a_row = {
         "identity", "prompt", "negative_prompt", "seed", "num_images_per_prompt", "best_of", *OF_EACH, "repair",
-        "repair_below", "progress", "on_step", "cancelled",
+        "repair_below", "repair_tries", "progress", "on_step", "cancelled",
     }  # fmt: skip
     of_the_call = {"num_inference_steps", "guidance_scale", "scale", "width", "height", "batch_size"}
     only_alone = {"regions", "base_ratio", "regions_end", "image", "mask", "strength", "control", "control_scale"}

@@ -242,6 +242,38 @@ def test_a_redrawn_face_is_kept_where_it_is_not_less_like(
         assert made.scores == [pytest.approx(0.7 if kept else 0.5)]
 
 
+@pytest.mark.parametrize(
+    ("below", "tries", "tried", "after"), [(None, 3, 2, 0.6), (0.8, 3, 3, 0.9), (0.8, 2, 2, 0.6), (None, 1, 1, 0.4)]
+)
+def test_a_face_is_drawn_until_it_is_like_enough(
+    studio: ConsistentIDPipeline, people: list[Identity], all_small: None, monkeypatch: pytest.MonkeyPatch,
+    below: float | None, tries: int, tried: int, after: float,
+) -> None:  # fmt: skip
+    picture, asked = ONE, []
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed(studio.analyzer.detector.detect(picture)))
+    target, draw = people[0].embedding.numpy(), studio.draw
+
+    class Recogniser:
+        """The likeness of the picture that is given, and of each try."""
+
+        def embed(self, image: Image.Image, landmarks: Any) -> np.ndarray:
+            return target * np.float32([0.5, 0.4, 0.6, 0.9][len(asked)])
+
+    def drawn(request: Request) -> Any:
+        asked.append(request)
+        return draw(request)
+
+    monkeypatch.setattr(studio.analyzer, "recogniser", Recogniser())
+    monkeypatch.setattr(studio, "draw", drawn)
+    made = studio.repair(picture, people[0], seed=5, below=below, tries=tries)
+    (repaired,) = made.repairs[0]
+    assert (repaired["tries"], repaired["likeness_after"]) == (tried, pytest.approx(after))
+    assert made.scores == [pytest.approx(max(after, 0.5))]
+    assert [request.seed for request in asked] == [(5 + number,) for number in range(tried)]
+    assert not any(difference(request.image, picture) for request in asked[:2]), "the first try was worse"
+    assert all(difference(request.image, picture) for request in asked[2:])
+
+
 def test_a_bystander_s_face_stays_beside_one_person_s_that_is_drawn_anew(
     studio: ConsistentIDPipeline, people: list[Identity], all_small: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +371,8 @@ def test_other_faces_are_left_out_of_the_mask() -> None:
         ({"repair": "yes"}, "repair='yes' is not allowed"),
         ({"repair_below": 0.5}, "repair_below says which faces repair draws anew"),
         ({"repair": True, "repair_below": 7}, "repair_below=7 is not allowed"),
+        ({"repair_tries": 2}, "repair_tries says how often repair draws a face"),
+        ({"repair": True, "repair_tries": 0}, "repair_tries=0 is not allowed; give an integer from 1 to 10"),
         ({"identity": []}, "identity is an empty list"),
         ({"identity": ["ada.png"]}, "a str is no identity"),
         ({"base_alone": True, "regions": [LEFT, RIGHT]}, "base_alone draws nobody in particular; leave out regions"),

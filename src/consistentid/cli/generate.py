@@ -124,6 +124,7 @@ _OPTIONS = {
     "regions_end": "--regions-end",
     "repair": "--repair",
     "repair_below": "--repair-below",
+    "repair_tries": "--repair-tries",
 }
 """Argument of a `Request` -> the option that gives it."""
 
@@ -182,6 +183,13 @@ Examples:
     "--repair", is_flag=True, help="Draw faces that are too small for the base anew, large, and put them back."
 )
 @click.option("--repair-below", type=float, help="With --repair: also faces whose likeness is below this.")
+@click.option(
+    "--repair-tries",
+    type=int,
+    default=1,
+    show_default=True,
+    help="With --repair: draw a face so often until it is like.",
+)
 @click.option("--face-text", help="A sentence about the face, which takes the place of the standard one.")
 @click.option(
     "--part",
@@ -256,6 +264,7 @@ def generate(
     regions_end: float,
     repair: bool,
     repair_below: float | None,
+    repair_tries: int,
     face_text: str | None,
     parts: dict[str, str],
     part_scales: dict[str, float],
@@ -345,6 +354,7 @@ def generate(
             regions_end=regions_end,
             repair=repair,
             repair_below=repair_below,
+            repair_tries=repair_tries,
             progress=progress_bar("step"),
         )
         request.settings(chosen.settings)

@@ -41,6 +41,7 @@ _OPTIONS = {
     "seed": "--seed",
     "num_inference_steps": "--steps",
     "repair_below": "--below",
+    "repair_tries": "--tries",
     "image": "PICTURE",
 }
 """Argument of a `Request` -> the option that gives it."""
@@ -52,13 +53,14 @@ _OPTIONS = {
 Examples:
   consistentid repair party.png --person ada.png --prompt "a woman at a party"
   consistentid repair party.png --person ada.png@0.05,0.1,0.5,0.9 --person tom.safetensors@0.5,0.1,0.95,0.9
-  consistentid repair party.png --person ada.png --below 0.5""",
+  consistentid repair party.png --person ada.png --below 0.5 --tries 3""",
 )
 @click.argument("picture", type=EXISTING)
 @person_option
 @person_prompt_option
 @click.option("--prompt", default="a person", show_default=True, help="What is said of the faces.")
 @click.option("--below", type=float, help="Also draw faces anew whose likeness is below this, whatever their size.")
+@click.option("--tries", type=int, default=1, show_default=True, help="Draw a face up to so often until it is like.")
 @click.option("--seed", type=int, help="Of the drawing.")
 @click.option("--steps", type=int, help="Sampling steps.  [default: the preset's]")
 @click.option("--out", default="out", show_default=True, type=EXISTING, help="Folder for the results.")
@@ -75,6 +77,7 @@ def repair(
     person_prompts: tuple[str, ...],
     prompt: str,
     below: float | None,
+    tries: int,
     seed: int | None,
     steps: int | None,
     out: Path,
@@ -109,8 +112,9 @@ def repair(
     }
     with named_as(_OPTIONS):
         request = Request(
-            prompt=prompt, image=image, regions=regions_of(persons), repair=True, repair_below=below, **arguments
-        )
+            prompt=prompt, image=image, regions=regions_of(persons), repair=True, repair_below=below,
+            repair_tries=tries, **arguments,
+        )  # fmt: skip
         request.settings(chosen.settings)
     found = read_people(persons)
     check_folder(out)
@@ -125,6 +129,7 @@ def repair(
             prompt,
             regions=request.regions,
             below=below,
+            tries=tries,
             **arguments,
         )
     about = {"picture": str(picture), "persons": [str(person.file) for person in persons]}

@@ -67,7 +67,11 @@ PLACES = ((0.03, 0.05, 0.5, 1.0), (0.5, 0.05, 0.97, 1.0))
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "regions": {},
-    "regions, repaired": {"repair": True, "repair_below": 1.0},  # every face is drawn anew and kept where more alike
+    "regions, repaired": {
+        "repair": True,
+        "repair_below": 1.0,
+        "repair_tries": 3,
+    },  # of every face the most alike is kept
     "tokens only": {"merge_at": 1.0, "face_text": ""},  # what peers do: the words are the same for all
 }
 ALONE = "one person"

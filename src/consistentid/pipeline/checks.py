@@ -23,6 +23,9 @@ PICTURES: Final = ("image", "mask", "control")
 OF_EACH: Final = ("person_prompts", "person_scales", "merge_at", "face_text", "parts", "part_scales")
 """What may be given of each person."""
 
+MOST_TRIES: Final = 10
+"""Of one face to be repaired."""
+
 
 def check_identity(identity: Any) -> Identity | tuple[Identity, ...] | None:
     """One person, several, or none yet."""
@@ -72,19 +75,22 @@ def check_of_each(given: Mapping[str, Any], people: int, *, base_alone: bool) ->
     return found
 
 
-def check_repair(repair: Any, below: Any, *, base_alone: bool) -> dict[str, Any]:
-    """Which faces are drawn anew."""
+def check_repair(repair: Any, below: Any, tries: Any, *, base_alone: bool) -> dict[str, Any]:
+    """Which faces are drawn anew, and how often."""
     if not isinstance(repair, bool):
         raise ArgumentError("{repair}={value!r} is not allowed; give True or False", value=repair)
     if repair and base_alone:
         raise ArgumentError("{base_alone} draws nobody in particular, and {repair} somebody; leave out one of them")
+    found: dict[str, Any] = {"repair_tries": _integer("repair_tries", tries, 1, MOST_TRIES)}
+    if not repair and found["repair_tries"] > 1:
+        raise ArgumentError("{repair_tries} says how often {repair} draws a face; give {repair}, too, or leave it out")
     if below is None:
-        return {}
+        return found
     if not repair:
         raise ArgumentError("{repair_below} says which faces {repair} draws anew; give {repair}, too, or leave it out")
     if not is_number(below) or not -1 <= below <= 1:
         raise ArgumentError("{repair_below}={value!r} is not allowed; give a likeness from -1 to 1", value=below)
-    return {"repair_below": float(below)}
+    return {**found, "repair_below": float(below)}
 
 
 def check_setting(setting: str, value: Any, argument: str) -> Any:

@@ -337,6 +337,7 @@ class ConsistentIDPipeline(PresetNetworks):
         *,
         regions: Regions | Sequence[Region | None] | None = None,
         below: float | None = None,
+        tries: int = 1,
         **arguments: Any,
     ) -> Portraits:
         """A picture from anywhere with its small faces drawn anew as these people; all else stays to the last bit.
@@ -347,6 +348,7 @@ class ConsistentIDPipeline(PresetNetworks):
             prompt: what is said of the faces; `person_prompts` says it of each.
             regions: where each person is; without them faces and people are matched by likeness.
             below: also faces whose likeness is below this, whatever their size.
+            tries: how often each is drawn at most, see `Request.repair_tries`.
             arguments: others of `Request`, such as ``seed`` and ``person_prompts``.
 
         Returns:
@@ -357,9 +359,11 @@ class ConsistentIDPipeline(PresetNetworks):
             InputError, IncompatibleIdentityError, CheckpointError, PromptTooLongError, CancelledError: see `generate`.
         """
         image = read_photo(picture, "picture")
-        return self.repair_request(
-            Request(identity, prompt, image=image, regions=regions, repair=True, repair_below=below, **arguments)
-        )
+        request = Request(
+            identity, prompt, image=image, regions=regions, repair=True, repair_below=below, repair_tries=tries,
+            **arguments,
+        )  # fmt: skip
+        return self.repair_request(request)
 
     @ordinary_tensors()
     def repair_request(self, request: Request) -> Portraits:

@@ -9,11 +9,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFilter
 
+from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Regions
+from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.face import Detection, largest_first
 from consistentid.pipeline.likeness import find_people
 from consistentid.pipeline.networks import PresetNetworks
-from consistentid.pipeline.request import Request, Row
+from consistentid.pipeline.request import SEEDS, Request, Row
 
 SMALL = 0.3
 """Side of a face, as a share of the base's shorter side, from which the base draws it well."""
@@ -33,8 +35,9 @@ class Repaired:
         picture: its number.
         person: the number of whose face it is.
         box: (left, top, right, bottom) of the face, pixels.
-        before, after: likeness; NaN where no face was found any more.
-        kept: whether the new face is in the picture: it is where it is not less like.
+        before, after: likeness, after the best try; NaN where no face was found any more.
+        tries: how often it was drawn.
+        kept: whether a new face is in the picture: it is where it is not less like.
     """
 
     picture: int
@@ -42,6 +45,7 @@ class Repaired:
     box: tuple[int, int, int, int]
     before: float
     after: float
+    tries: int
     kept: bool
 
     def record(self) -> dict[str, Any]:
@@ -51,6 +55,7 @@ class Repaired:
             "box": list(self.box),
             "likeness_before": self.before,
             "likeness_after": self.after,
+            "tries": self.tries,
             "kept": self.kept,
         }
 
@@ -98,6 +103,7 @@ def redraw_faces(
         picture: its number.
     """
     people, native = list(request.people), networks.sampler.native_size
+    enough = -1.0 if request.repair_below is None else request.repair_below
     with networks.faces_at_work():
         seen = find_people(networks.analyzer, image, people, places)
     done = []
@@ -109,18 +115,30 @@ def redraw_faces(
         if not is_small(face, native) and not unlike:
             continue
         mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
-        new = networks.draw(request.close_up(person, row.prompt, row.seed, image, mask, STRENGTH)).images[0]
-        with networks.faces_at_work():
-            found = _face_within(largest_first(networks.analyzer.detector.detect(new)), face)
-            after = math.nan
-            if found is not None:
-                embedding = networks.analyzer.recogniser.embed(new, found.landmarks)
-                after = float(embedding @ people[person].embedding.numpy())
-        kept = after >= before
+        likeness, tried = before, []
+        for number in range(request.repair_tries):
+            seed = (row.seed + number) % SEEDS
+            new = networks.draw(request.close_up(person, row.prompt, seed, image, mask, STRENGTH)).images[0]
+            with networks.faces_at_work():
+                tried.append(_likeness(networks.analyzer, new, face, people[person]))
+            if tried[-1] >= likeness:
+                image, likeness = new, tried[-1]
+                if likeness >= enough:
+                    break
+        after = max((x for x in tried if not math.isnan(x)), default=math.nan)
         left, top, right, bottom = (round(float(value)) for value in face.box)
-        done.append(Repaired(picture, person, (left, top, right, bottom), before, after, kept))
-        image = new if kept else image
+        done.append(
+            Repaired(picture, person, (left, top, right, bottom), before, after, len(tried), kept=after >= before)
+        )
     return image, done
+
+
+def _likeness(analyzer: FaceAnalyzer, picture: Image.Image, face: Detection, person: Identity) -> float:
+    """Likeness of the face that lies where another one was; NaN if there is none."""
+    found = _face_within(largest_first(analyzer.detector.detect(picture)), face)
+    if found is None:
+        return math.nan
+    return float(analyzer.recogniser.embed(picture, found.landmarks) @ person.embedding.numpy())
 
 
 def _face_within(faces: Sequence[Detection], face: Detection) -> Detection | None:

@@ -70,7 +70,7 @@ _SETTINGS: Mapping[str, str] = {
 _NOBODY: Mapping[str, Any] = {
     "num_images_per_prompt": 1, "best_of": None, "regions": None, "person_prompts": None, "person_scales": None,
     "face_text": None, "parts": None, "part_scales": None, "merge_at": None, "repair": False, "repair_below": None,
-    "progress": None, "on_step": None,
+    "repair_tries": 1, "progress": None, "on_step": None,
 }  # fmt: skip
 """What a request within a request does not take over: a single picture, and nothing that is said of people."""
 
@@ -149,6 +149,8 @@ class Request:
         regions_end: fraction of the steps after which every position follows the prompt alone; 1 by default.
         repair: draw faces that are too small for the base anew, at its full size, and put them back.
         repair_below: with `repair`, also faces whose likeness is below this, -1 to 1.
+        repair_tries: with `repair`, draw each of them up to so often, from other seeds and from the best so far, until
+            it is as alike as `repair_below`, or without that no less than it was.
         height, width: pixels; with `image` or `control` the shape is that picture's, and these say how many pixels.
         image: picture to start from.
         mask: of its size, white where it is drawn anew: everything else stays as it is, to the last bit.
@@ -190,6 +192,7 @@ class Request:
     regions_end: float = 1.0
     repair: bool = False
     repair_below: float | None = None
+    repair_tries: int = 1
     height: int | None = None
     width: int | None = None
     image: Photo | None = None
@@ -218,7 +221,7 @@ class Request:
             },
             **check_words(self.face_text, self.parts, self.part_scales, base_alone=self.base_alone),
             **check_shares(self.base_ratio, self.regions_end),
-            **check_repair(self.repair, self.repair_below, base_alone=self.base_alone),
+            **check_repair(self.repair, self.repair_below, self.repair_tries, base_alone=self.base_alone),
         }.items():
             object.__setattr__(self, name, value)
         given = {name: getattr(self, name) for name in ("regions", *OF_EACH)}
