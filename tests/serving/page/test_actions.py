@@ -104,6 +104,7 @@ def test_a_saved_identity_is_read_and_a_broken_one_is_one_line(actions: Actions,
         ("ada", {**FEW, "seed": "seven"}, None, "Seed='seven' is no number"),
         ("ada", {**FEW, "best_of": "1e5"}, None, "Best of='1e5' is no number"),
         ("ada", {**FEW, "repair": True, "repair_below": "nan"}, None, "Repair below likeness=nan"),
+        ("ada", {**FEW, "repair": True, "repair_tries": "11"}, None, "Repair tries=11"),
         ("ada", {**FEW, "scale": 99}, None, "ID strength=99"),
         ("ada", {**FEW, "num_images_per_prompt": 99}, None, "pictures"),
         ("ada", FEW, {"image": "AAAA"}, "image"),
@@ -245,14 +246,15 @@ def test_a_repair_alone_is_that_of_python_and_says_what_became_of_each_face(
     assert large["state"] == "done", large["message"]
     assert large["pictures"][0]["repairs"] == []
     assert large["warnings"][-1].startswith("no face is small enough")
-    done = generated(actions, person, {**settings, "prompt": " ", "repair_below": "1"}, tom)[-1]
+    done = generated(actions, person, {**settings, "prompt": " ", "repair_below": "1", "repair_tries": "2"}, tom)[-1]
     assert done["state"] == "done", done["message"]
     [picture] = done["pictures"]
     saved = Identity.from_bytes(base64.b64decode(ada["identity"]))
-    python = studio.repair(TOM, saved, seed=3, num_inference_steps=2, below=1.0)
+    python = studio.repair(TOM, saved, seed=3, num_inference_steps=2, below=1.0, tries=2)
     assert base64.b64decode(picture["b64_json"]) == python.to_png(0)
     assert (done["request"]["only_repair"], done["changed"]) == (True, True)
     [repaired] = picture["repairs"]
+    assert repaired["tries"] == 2
     said = f"Ada: likeness {repaired['likeness_before']:.2f} before, {repaired['likeness_after']:.2f} after"
     assert done["warnings"][-1].startswith(said)
     nothing = generated(actions, person, settings)[-1]

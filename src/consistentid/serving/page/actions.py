@@ -27,13 +27,15 @@ from consistentid.serving.uploads import from_base64
 
 Told = dict[str, Any]
 
-TYPED: Mapping[str, Callable[[str], Any]] = {"seed": int, "best_of": int, "repair_below": float}
+TYPED: Mapping[str, Callable[[str], Any]] = {
+    "seed": int, "best_of": int, "repair_below": float, "repair_tries": int,
+}  # fmt: skip
 """Arguments whose numbers are typed, as they may also be left out."""
 
 _SIDE = 256
 
 _REPAIRED_WITH = (
-    "prompt", "seed", "num_inference_steps", "repair_below", "image", "regions", "person_prompts",
+    "prompt", "seed", "num_inference_steps", "repair_below", "repair_tries", "image", "regions", "person_prompts",
 )  # fmt: skip
 """Arguments of a repair alone, as `consistentid repair` has them; the page's others are about a whole picture."""
 
@@ -234,7 +236,7 @@ class Actions:
         if not given.get("image"):
             values.pop("strength", None)
         if not values.get("repair"):
-            values.pop("repair_below", None)
+            values = {name: value for name, value in values.items() if name not in ("repair_below", "repair_tries")}
         values |= _of_people(them, names, given.get("boxes"))
         return values, _with_borrowed(them, names), names
 

@@ -26,7 +26,7 @@ _CONSENT = (
 
 _REUSED = ("prompt", "negative_prompt", "num_images_per_prompt", "best_of", "seed", "num_inference_steps",
            "guidance_scale", "scale", "merge_at", "strength", "face_text", "repair", "repair_below",
-           ONLY_REPAIR)  # fmt: skip
+           "repair_tries", ONLY_REPAIR)  # fmt: skip
 """Arguments of a request in the order of their widgets."""
 
 _UNSAID: dict[str, Any] = {**dict.fromkeys(TYPED, ""), "face_text": "", "repair": False, ONLY_REPAIR: False}
@@ -150,10 +150,14 @@ def _blocks(actions: Actions) -> gr.Blocks:
                     only = gr.Checkbox(
                         False, label=LABELS[ONLY_REPAIR], info="with these words, seed and steps; all else stays"
                     )
-                    below = gr.Textbox(
-                        label="Repair below likeness", placeholder="off", max_lines=1,
-                        info="also larger faces, if they are less alike",
-                    )  # fmt: skip
+                    with gr.Row():
+                        below = gr.Textbox(
+                            label="Repair below likeness", placeholder="off", max_lines=1,
+                            info="also larger faces, if they are less alike",
+                        )  # fmt: skip
+                        tries = gr.Textbox(
+                            label="Repair tries", placeholder="1", max_lines=1, info="the most alike face is kept"
+                        )
             with gr.Column(scale=6, min_width=320):
                 with gr.Row(elem_id="cid-act"):
                     go = gr.Button("Generate", variant="primary", elem_id="cid-generate", scale=3)
@@ -161,7 +165,7 @@ def _blocks(actions: Actions) -> gr.Blocks:
                 results = _custom("results", "reuse")
                 presets = gr.HTML("", elem_id="cid-presets")
         widgets = [prompt, negative, number, best_of, seed, steps, guidance, scale, merge_at, strength, face_text,
-                   repair, below, only]  # fmt: skip
+                   repair, below, tries, only]  # fmt: skip
         work = gr.on([go.click, prompt.submit], generate, [people, picture, *widgets], results,
                      trigger_mode="once", **_QUIET)  # fmt: skip
         stop.click(None, None, None, cancels=[work], **_QUIET)  # of which the results hear for themselves

@@ -28,6 +28,7 @@ LABELS: Mapping[str, str] = {
     "repair": "Repair small faces",
     ONLY_REPAIR: "Only repair its faces",
     "repair_below": "Repair below likeness",
+    "repair_tries": "Repair tries",
     "image": "Picture",
     "mask": "Painted area",
 }

@@ -61,7 +61,7 @@ function repairOf(run, picture) {
   });
   line.push(`--prompt ${quoted(picture.prompt)}`, `--seed ${picture.seed}`);
   if (run.preset) line.push(`--preset ${run.preset}`);
-  for (const [name, option] of [['num_inference_steps', '--steps'], ['repair_below', '--below']]) {
+  for (const [name, option] of [['num_inference_steps', '--steps'], ['repair_below', '--below'], ['repair_tries', '--tries']]) {
     if (said[name] !== undefined) line.push(`${option} ${quoted(said[name])}`);
   }
   for (const words of said.person_prompts || []) line.push(`--person-prompt ${quoted(words)}`);
@@ -73,6 +73,7 @@ function commandOf(run, picture) {
   const options = {
     negative_prompt: '--negative-prompt', num_inference_steps: '--steps', guidance_scale: '--guidance', scale: '--id-scale',
     merge_at: '--merge-at', strength: '--strength', face_text: '--face-text', repair_below: '--repair-below',
+    repair_tries: '--repair-tries',
   };
   const said = run.request;
   if (said.only_repair) return repairOf(run, picture);
