@@ -28,7 +28,8 @@ def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
     changes = [f"adapter.networks.{role}={_quoted(path)}" for role, path in networks.items()]
     changes.append(f"adapter.workers={recipe.ahead}")
     changes.append(f"adapter.latent_reader={_quoted(out / 'latent_reader.onnx')}")
-    changes.append(f"adapter.identity_recognisers=[{_quoted(out / 'teacher.onnx')}]")
+    seen_by = ", ".join(_quoted(out / name) for name in ("teacher.onnx", "recogniser.onnx"))
+    changes.append(f"adapter.identity_recognisers=[{seen_by}]")
     adapters = tuple(x for x in recipe.changes if x.split(".")[0] in ("adapter", "size", "pictures", "groups"))
     config = TrainConfig.from_yaml(recipe.path, (*adapters, *changes))
     chosen = "cpu" if device.type == "cpu" else None

@@ -21,6 +21,11 @@ from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
 
 _BACKGROUND = LABELS.index("background")
+_RARITY = 0.4  # power of how rare a class is, which weighs it: else large ones would drown the small parts of a face
+_TAKEN_BACK = 0.6
+"""Of the logarithms of these weights, by which small parts would be found too large. On held-out drawings the mean IoU
+of one and the same network is 0.658 with 0, 0.689 with 0.5, 0.692 with 0.6, 0.690 with 0.75 and 0.679 with 1."""
+
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror
 
 
@@ -148,16 +153,16 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     pool = mixture.portraits
     torch.manual_seed(section.schedule.seed)
     parser = ParserNetwork(size, **arguments(ParserNetwork, section.network, f"{section.where}: network")).to(device)
-    # Rare classes are small parts of the face; the square root keeps large ones from drowning them.
     counts = np.bincount(np.asarray(pool.labels[::64]).ravel(), minlength=len(LABELS))
-    weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** 0.4, dtype=torch.float32, device=device)
+    weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** _RARITY, dtype=torch.float32, device=device)
+    taken_back = _TAKEN_BACK * weight.log()[:, None, None]
 
     def loss(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Losses:
         images, labels = batch
         x, y = pixels(images, device), labels.to(device).long()
         x, y = augment(*squared(x, y), generator)
         x, y = emptied(x, y, len(x) // 8, generator)
-        return {"loss": F.cross_entropy(parser(x).float(), y, weight)}
+        return {"loss": F.cross_entropy(parser(x).float() + taken_back, y, weight)}
 
     @torch.no_grad()
     def report() -> dict[str, float]:
