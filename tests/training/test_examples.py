@@ -34,7 +34,12 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 def test_a_sample_depends_on_its_place_alone(trainer: Trainer) -> None:
     first, again = trainer.examples[7, 2, 5], trainer.examples[7, 2, 5]
-    assert (first.caption, first.dropped, first.time) == (again.caption, again.dropped, again.time)
+    assert (first.prompt, first.faces, first.dropped, first.time) == (
+        again.prompt,
+        again.faces,
+        again.dropped,
+        again.time,
+    )
     assert torch.equal(first.noise, again.noise)
     for other in (trainer.examples[7, 3, 5], trainer.examples[8, 2, 5]):
         assert not torch.equal(first.noise, other.noise)
@@ -51,14 +56,14 @@ def test_the_steps_of_all_processes_and_parts_are_the_same_samples(trainer: Trai
 
 def test_what_a_sample_sees_is_what_inference_feeds(trainer: Trainer) -> None:
     told = Caption("a woman on a beach", "She has green eyes, a small nose and a wide mouth.")  # short enough for both
-    examples = [replace(trainer.examples[0, index, index], caption=told) for index in range(6)]
+    examples = [replace(trainer.examples[0, index, index], prompt=told.image, faces=(told.face,)) for index in range(6)]
     batch = trainer.examples.batch(examples)
     cid, frozen = trainer.module.cid, trainer.frozen
     assert {x.dropped for x in examples} == {True, False}
-    text = cid.fuse(batch.text, batch.parts, batch.token_mask, batch.part_mask)
-    tokens = cid.id_tokens(batch.embedding, batch.face)
+    text = cid.fuse(batch.text[:, 0], batch.parts, batch.token_mask, batch.part_mask)
+    tokens = cid.id_tokens(batch.embedding[:, 0], batch.face[:, 0])
     for row, example in enumerate(examples):
-        reference = example.reference
+        [reference] = example.references
         whole, *seen = reference["output"].float()
         parts = frozen.blank.float().expand(len(PARTS), -1, -1).clone()
         parts[reference["seen"]] = torch.stack(seen)
@@ -152,14 +157,14 @@ def test_an_exchanged_part_is_told_in_words_or_shown_or_both(tmp_path: Path) -> 
             continue
         exchanged += 1
         assert example.row in source.exchanges()
-        assert example.reference_row == exchange.own
+        assert example.reference_rows == (exchange.own,)
         assert exchange.own // 3 != exchange.other // 3
         assert f"another's {exchange.part}" in example.key
         assert torch.equal(batch.embedding, plain.embedding)
         assert torch.equal(batch.face, plain.face)
         assert not batch.wanted.any()  # no recogniser was asked whose face that is
         number = PARTS.index(exchange.part)
-        text = examples._text(example, base=False)
+        [text] = examples._texts(example, base=False)
         assert (exchange.words in text.full) == example.worded
         if example.other:
             [theirs] = examples._outputs([example.other], [exchange.other], examples._kept[1], trainer.frozen.features)
@@ -187,7 +192,7 @@ def test_without_id_tokens_the_parts_are_seen(tmp_path: Path) -> None:
         assert torch.equal(batch.parts, known.parts)
         assert torch.equal(batch.part_mask, known.part_mask)
         assert bool(batch.embedding.any()) == bool(batch.wanted.any()) == (not (example.dropped or example.nameless))
-        assert torch.equal(batch.face[0], trainer.frozen.blank.float()) == (example.dropped or example.nameless)
+        assert torch.equal(batch.face[0, 0], trainer.frozen.blank.float()) == (example.dropped or example.nameless)
         seen.add((example.dropped, example.nameless))
     assert seen == {(False, False), (False, True), (True, False), (True, True)}
 
@@ -198,7 +203,7 @@ def test_what_a_reference_tells_is_left_out_of_anonymous_captions_but_not_of_the
     unnamed = {True: 0, False: 0}
     for step in range(200):
         example = trainer.examples[step, 0, step % 9]
-        unnamed[learns_base(trainer.config, step)] += "a person" in example.caption.image
+        unnamed[learns_base(trainer.config, step)] += "a person" in example.prompt
     assert unnamed[False] > 60
     assert unnamed[True] < 25, "one caption in ten calls anybody a person"
 
@@ -215,12 +220,13 @@ def test_references_are_the_pictures_with_the_largest_faces(tmp_path: Path) -> N
 
 
 def test_long_captions_leave_room_for_the_face(trainer: Trainer) -> None:
-    example = replace(trainer.examples[0, 0, 0], dropped=False)
-    told = Caption(" ".join(["a very long story of a person"] * 40), "The person has two green eyes.")
-    text = trainer.examples._text(replace(example, caption=told), base=False)
+    told = {"prompt": " ".join(["a very long story of a person"] * 40), "faces": ("The person has two green eyes.",)}
+    example = replace(trainer.examples[0, 0, 0], dropped=False, **told)
+    [text] = trainer.examples._texts(example, base=False)
     assert trainer.frozen.count(text.full) <= trainer.frozen.limit
     assert text.full.endswith("two green eyes.")
-    assert trainer.frozen.count(trainer.examples._text(replace(example, caption=told), base=True).full) <= 77
+    [alone] = trainer.examples._texts(example, base=True)
+    assert trainer.frozen.count(alone.full) <= 77
 
 
 def test_data_sets(tmp_path: Path) -> None:

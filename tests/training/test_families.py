@@ -109,7 +109,7 @@ def test_the_unet_gets_in_training_what_the_pipeline_gives_it(
     cid, pipe, blank = trainer.module.cid, trainer.frozen.pipe, trainer.frozen.blank.float()
     assert isinstance(pipe, StableDiffusionXLPipeline) == (family == "sdxl")
     told = Caption("a woman on a beach", "She has green eyes, a small nose and a wide mouth.")
-    examples = [replace(trainer.examples[3, index, index], caption=told) for index in range(4)]
+    examples = [replace(trainer.examples[3, index, index], prompt=told.image, faces=(told.face,)) for index in range(4)]
     assert {x.dropped for x in examples} == {True, False}
     calls: list[dict[str, Any]] = []
     pipe.unet.register_forward_pre_hook(lambda _, args, given: calls.append(given), with_kwargs=True)
@@ -118,7 +118,7 @@ def test_the_unet_gets_in_training_what_the_pipeline_gives_it(
     trainer.module.switch(base_alone=False)  # which ends the recording of attention
     [learnt] = calls
     for row, example in enumerate(examples):
-        reference = example.reference
+        [reference] = example.references
         whole, *seen = trainer.frozen.features(reference["pixels"]).float()
         parts = blank.expand(len(PARTS), *blank.shape).clone()
         parts[reference["seen"]] = torch.stack(seen)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
 from consistentid.drawn.pools import pixels
-from consistentid.drawn.portraits import draw, sample_people, sample_scenes
+from consistentid.drawn.portraits import draw, draw_groups, sample_groups, sample_people, sample_scenes
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import align
 from consistentid.faces.differentiable import DifferentiableOnnx
@@ -52,35 +52,60 @@ def test_faces_are_aligned_as_everywhere(size: int) -> None:
         assert (face - expected).abs().mean() < 0.025  # two ways to interpolate sharp edges
 
 
+def test_faces_of_wide_pictures_of_several_people_are_aligned_as_everywhere() -> None:
+    groups = sample_groups([((0, 1), 0), ((2, 3), 1)], split="test")
+    drawn = draw_groups(groups, (192, 128))
+    pictures = pixels(drawn.pixels(), torch.device("cpu")).repeat_interleave(2, 0)
+    marks = drawn.landmarks.reshape(4, 5, 2)
+    for picture, mark, face in zip(pictures, marks, aligned(pictures, marks), strict=True):
+        image = Image.fromarray(((picture.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
+        expected = torch.from_numpy(np.array(align(image, mark.numpy()))).permute(2, 0, 1) / 127.5 - 1
+        assert (face - expected).abs().mean() < 0.025
+
+
+def test_each_of_several_people_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
+    drawn = draw_groups(sample_groups([((0, 1), 0), ((2, 3), 1)], split="test"), (192, 128))
+    pictures, marks = pixels(drawn.pixels(), torch.device("cpu")), drawn.landmarks.reshape(2, 2, 5, 2)
+    latents = loss._vae.encode(pictures).latent_dist.mean * loss._vae.config.scaling_factor
+    own = recogniser(aligned(pictures.repeat_interleave(2, 0), marks.flatten(0, 1))).reshape(2, 2, 1, -1)
+    both, swapped, left = own, own.flip(1), torch.cat([own[:, :1], own.flip(1)[:, 1:]], 1)
+    right, half, wrong = (loss(latents, marks, wanted) for wanted in (both, left, swapped))
+    assert (right < half).all()
+    assert (half < wrong).all()
+    torch.testing.assert_close(
+        half, (loss(latents, marks[:, :1], own[:, :1]) + loss(latents, marks[:, 1:], own[:, :1])) / 2
+    )
+
+
 def test_who_it_is_counts(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
     keys = [(person, scene) for person in range(6) for scene in range(2)]
     pictures, landmarks = portraits(128, keys)
     embeddings = recogniser(aligned(pictures, landmarks))
     vae = loss._vae
     latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
-    right = loss(latents[::2], landmarks[::2], embeddings[1::2, None])
-    wrong = loss(latents[::2], landmarks[::2], embeddings[1::2, None].roll(1, 0))
+    right = loss(latents[::2], landmarks[::2, None], embeddings[1::2, None, None])
+    wrong = loss(latents[::2], landmarks[::2, None], embeddings[1::2, None, None].roll(1, 0))
     assert right.mean() < 0.25 < 0.5 < wrong.mean()
 
 
 def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
     pictures, landmarks = portraits(128, [(0, 0), (1, 0)])
-    wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)[:, None]  # each is to become the other
+    wanted = recogniser(aligned(pictures, landmarks)).detach().flip(0)[:, None, None]  # each is to become the other
     vae = loss._vae
     latents = (vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor).detach().requires_grad_()
     optimiser = torch.optim.Adam([latents], lr=0.03)
-    before = loss(latents, landmarks, wanted).detach()
+    before = loss(latents, landmarks[:, None], wanted).detach()
     for _ in range(15):
         optimiser.zero_grad()
-        loss(latents, landmarks, wanted).sum().backward()
+        loss(latents, landmarks[:, None], wanted).sum().backward()
         optimiser.step()
-    assert (loss(latents, landmarks, wanted) < before - 0.3).all()
+    assert (loss(latents, landmarks[:, None], wanted) < before - 0.3).all()
 
 
 def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
     latents = torch.randn(1, 12, 16, 16, requires_grad=True)
     _, landmarks = portraits(128, [(0, 0)])
-    value = loss(latents, landmarks, torch.zeros(1, 1, 512))
+    value = loss(latents, landmarks[:, None], torch.zeros(1, 1, 1, 512))
     value.sum().backward()
     assert value.item() == 1.0
     assert latents.grad is not None
@@ -89,7 +114,7 @@ def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:
 
 def test_pictures_without_landmarks_are_refused(loss: IdentityLoss) -> None:
     with pytest.raises(DatasetError, match="landmarks"):
-        loss(torch.zeros(1, 12, 16, 16), torch.full((1, 5, 2), torch.nan), torch.zeros(1, 1, 512))
+        loss(torch.zeros(1, 12, 16, 16), torch.full((1, 1, 5, 2), torch.nan), torch.zeros(1, 1, 1, 512))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -106,9 +131,10 @@ def test_several_recognisers_have_equal_say(loss: IdentityLoss, recogniser: Diff
     pictures, landmarks = portraits(128, [(0, 0)])
     judge = DifferentiableOnnx(WEIGHTS / "judge.onnx")
     latents = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0))
-    wanted = torch.stack([network(aligned(pictures, landmarks)) for network in (recogniser, judge)], dim=1)
-    both = IdentityLoss([recogniser, judge], loss._vae)(latents, landmarks, wanted)
+    wanted = torch.stack([network(aligned(pictures, landmarks)) for network in (recogniser, judge)], dim=1)[:, None]
+    both = IdentityLoss([recogniser, judge], loss._vae)(latents, landmarks[:, None], wanted)
     alone = [
-        IdentityLoss([x], loss._vae)(latents, landmarks, wanted[:, [k]]) for k, x in enumerate((recogniser, judge))
+        IdentityLoss([x], loss._vae)(latents, landmarks[:, None], wanted[:, :, [k]])
+        for k, x in enumerate((recogniser, judge))
     ]
     torch.testing.assert_close(both, (alone[0] + alone[1]) / 2)

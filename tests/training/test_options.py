@@ -72,8 +72,10 @@ TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
     "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
     "identity_start", "scene_weight", "latent_reader", "sampled_share", "sampled_steps", "sampled_from",
+    "company_share",
 }  # fmt: skip
-"""Below in this file, in `test_swap_recogniser.py`, `test_scene_loss.py` and `test_sampled.py`."""
+"""Below in this file, in `test_swap_recogniser.py`, `test_scene_loss.py`, `test_sampled.py` and
+`test_company.py`."""
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +179,8 @@ def test_workers_are_spawned_and_sent_little(tmp_path: Path, cache: Path) -> Non
     sent = pickle.dumps(trainer.examples.samples)
     assert len(sent) < 100_000
     again = pickle.loads(sent)[0, 0, 0]
-    assert torch.equal(again.reference["pixels"], example.reference["pixels"])
-    assert torch.equal(again.reference["wanted"], example.reference["wanted"])
+    assert torch.equal(again.references[0]["pixels"], example.references[0]["pixels"])
+    assert torch.equal(again.references[0]["wanted"], example.references[0]["wanted"])
     assert trainer._loader().multiprocessing_context.get_start_method() == "spawn"
 
 

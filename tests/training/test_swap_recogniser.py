@@ -69,7 +69,7 @@ def test_the_tokens_of_the_new_recogniser_become_those_of_the_old(other: Path, t
     assert marks is not None
     sights = [OnnxRecogniser(path).embed(image, marks) for path in (tiny.preset() / OLD, other)]
     old, new = (torch.from_numpy(x)[None] for x in sights)
-    face = training.examples.batch([training.examples[(0, 0, 0)]]).face[:1]
+    face = training.examples.batch([training.examples[(0, 0, 0)]]).face[0]
     original = ConsistentID.from_pretrained(tiny.preset() / "adapter")
     with torch.no_grad():
         taught = original.id_tokens(old, face)

@@ -88,13 +88,13 @@ def write(
             negative = weights.fuse(negative, *weights.arrange(texts, blank, negative.shape[1]))
         tokens = weights.people_tokens(identities, guided).to(full.text)
     written = SpanTexts(
-        before=_in_rows(plain.text, size),
-        after=_in_rows(fused, size),
-        negative=None if negative is None else _in_rows(negative, size),
+        before=in_rows(plain.text, size),
+        after=in_rows(fused, size),
+        negative=None if negative is None else in_rows(negative, size),
         pooled=None
         if plain.pooled is None or full.pooled is None
-        else (_in_rows(plain.pooled, size), _in_rows(full.pooled, size)),
-        negative_pooled=None if plain.negative_pooled is None else _in_rows(plain.negative_pooled, size)[:, 0],
+        else (in_rows(plain.pooled, size), in_rows(full.pooled, size)),
+        negative_pooled=None if plain.negative_pooled is None else in_rows(plain.negative_pooled, size)[:, 0],
         merge_at=[[span.person.merge_at if span.person else 1.0 for span in row] for row in spans],
         regions_end=regions_end,
     )
@@ -108,7 +108,8 @@ def _strengths(spans: Sequence[Span], text: Tensor) -> Tensor:
     return torch.stack(rows).unsqueeze(-1).to(text)
 
 
-def _in_rows(flat: Tensor, size: tuple[int, int]) -> Tensor:
+def in_rows(flat: Tensor, size: tuple[int, int]) -> Tensor:
+    """(A * B, ...) as (A, B, ...)."""
     return flat.reshape(*size, *flat.shape[1:])
 
 

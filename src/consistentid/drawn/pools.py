@@ -256,10 +256,12 @@ def captions(pool: Pool, rows: NDArray[np.int64], seed: int, *, anonymous: bool 
     return [describe(people, scenes, i, rng, anonymous=anonymous) for i, rng in enumerate(generators)]
 
 
-def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int) -> list[GroupCaption]:
-    """Captions of rows of a pool of several people a picture; another seed words them otherwise."""
+def group_captions(pool: Pool, rows: NDArray[np.int64], seed: int, *, anonymous: bool = False) -> list[GroupCaption]:
+    """Captions of rows of a pool of several people a picture, see `describe_group`; another seed words them
+    otherwise."""
     groups = pool.spec.groups(rows)
-    return [describe_group(groups, i, np.random.default_rng((seed, int(row)))) for i, row in enumerate(rows)]
+    generators = [np.random.default_rng((seed, int(row))) for row in rows]
+    return [describe_group(groups, i, rng, anonymous=anonymous) for i, rng in enumerate(generators)]
 
 
 def shown_on(pool: Pool, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -139,6 +139,8 @@ class TrainConfig:
         sampled_share: share of steps in which identity and scene loss judge pictures that the model samples itself,
             with `sampled_steps` predictions from a training picture with the noise of ``sampled_from`` of all
             timesteps, near enough to it that faces stay at their landmarks. There is no noise loss then.
+        company_share: share of steps in which the adapter learns pictures of several people, of `groups`: each in a
+            strip of the picture, by what `ConsistentID.inputs` feeds with regions.
         id_scale: strength of the ID tokens; 0 trains without them, then neither image_projection nor ip_layers learn.
 
         background_masking: probability that the noise loss of a sample is taken on the person only.
@@ -172,8 +174,8 @@ class TrainConfig:
             how many.
         exchange_share: share of the samples that show those.
         exchange_weight: extra weight of the exchanged part in the noise loss, for it is small, and in the scene loss.
-        groups: besides them pools of drawn pictures of several people, from which the base alone learns: each of its
-            steps is on portraits or on one of these, each equally often.
+        groups: besides them pools of drawn pictures of several people: each step of the base alone is on portraits or
+            on one of these, each equally often, and each of `company_share` on one of these.
     """
 
     schedule: Schedule
@@ -193,6 +195,7 @@ class TrainConfig:
     condition_dropout: Share = 0.1
     id_dropout: Share = 0.0
     base_share: Share = 0.0
+    company_share: Share = 0.0
     sampled_share: Share = 0.0
     sampled_steps: Count = 4
     sampled_from: Annotated[float, Between(0, 1, open=True)] = 0.7
@@ -245,8 +248,12 @@ class TrainConfig:
             raise InputError("base_share needs unet among the trained")
         if self.sampled_share and not (self.identity_weight or self.scene_weight):
             raise InputError("sampled_share needs identity_weight or scene_weight: no other loss judges such pictures")
-        if self.base_share + self.sampled_share > 1:
-            raise InputError("base_share and sampled_share are shares of the same steps: together at most 1")
+        if self.company_share and not self.groups:
+            raise InputError("company_share needs groups: pools of drawn pictures of several people")
+        if self.base_share + self.company_share + self.sampled_share > 1:
+            raise InputError(
+                "base_share, company_share and sampled_share are shares of the same steps: together at most 1"
+            )
         if self.distilled_recogniser:
             if self.trained != ("image_projection",):
                 raise InputError(
@@ -286,8 +293,20 @@ class TrainConfig:
 
     @property
     def drawn_groups(self) -> list[PoolSpec]:
-        """The pools of `groups`."""
-        return [self._pool(group, f"groups.train.{number}") for number, group in enumerate(self.groups)]
+        """The pools of `groups`; those of `company_share` of the people of `drawn`."""
+        found = [self._pool(group, f"groups.train.{number}") for number, group in enumerate(self.groups)]
+        if (people := self.drawn) is None or not self.company_share:
+            return found
+        learnt = self.people or people.people
+        for pool in found:
+            if (pool.split, pool.seed, pool.first) != (people.split, people.seed, people.first) or pool.people > learnt:
+                raise InputError(
+                    f"company_share: groups are pictures of the drawn people of pictures, of whom {learnt} are learnt"
+                    " from; leave split, seed and first out, and take no more of them"
+                )
+            if pool.together == 1:
+                raise InputError("company_share: a pool of groups has one person a picture; set its together to 2 or 3")
+        return found
 
     def _pool(self, values: dict[str, Any], where: str) -> PoolSpec:
         return build(PoolSpec, {"size": self.size, **values}, "", where)

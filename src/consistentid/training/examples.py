@@ -21,8 +21,8 @@ from torch.utils import data
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.prompt import FacialText, compose, facial_sentence, fitting
 from consistentid.adapter.spec import AdapterSpec
+from consistentid.adapter.text import in_rows
 from consistentid.drawn.pools import pixels
-from consistentid.drawn.portraits import Caption
 from consistentid.drawn.scene_reader import FACTORS
 from consistentid.faces.parts import PARTS, largest_square, part_masks, part_pictures, whole_picture
 from consistentid.training.cache import Cache
@@ -55,8 +55,11 @@ class Example:
     Attributes:
         key: names it.
         step: of the training.
-        row, reference_row: numbers of the two pictures; where the base learns alone the second is of no account.
-        caption: of the picture to be drawn.
+        row: number of the picture to be drawn.
+        reference_rows: number of a picture of each person on it, from left to right; of no account where the base
+            learns alone.
+        prompt: what the picture shows.
+        faces: what is said of each person's face; empty where nothing is known.
         dropped: whether it sees no text and no identity.
         nameless: whether it sees no ID tokens.
         whole: whether the noise loss counts the background, too.
@@ -64,8 +67,9 @@ class Example:
         time: uniform number that chooses the timestep.
         noise: (C, h, w).
         target: `TARGET`, and "pixels" (1, 3, H, W) or "output", the latents.
-        reference: `REFERENCE`, and of the whole and the parts seen "pixels" (n, 3, S, S) or "output", the features
-            (n, L, clip_dim).
+        landmarks: (P, 5, 2) of the people, see `TARGET`.
+        references: of each person `REFERENCE`, and of the whole and the parts seen "pixels" (n, 3, S, S) or "output",
+            the features (n, L, clip_dim).
         exchange: the part that is somebody else's, if one is.
         other: `reference` of that other person, where their part is shown to the adapter.
         worded: whether the text tells that part.
@@ -75,8 +79,9 @@ class Example:
     key: str
     step: int
     row: int
-    reference_row: int
-    caption: Caption
+    reference_rows: tuple[int, ...]
+    prompt: str
+    faces: tuple[str, ...]
     dropped: bool
     nameless: bool
     whole: bool
@@ -84,16 +89,17 @@ class Example:
     time: float
     noise: Tensor
     target: dict[str, Tensor]
-    reference: dict[str, Tensor]
+    landmarks: Tensor
+    references: tuple[dict[str, Tensor], ...]
     exchange: Exchange | None = None
     other: dict[str, Tensor] | None = None
     worded: bool = False
     shown: Tensor | None = None
 
-    @property
-    def seen(self) -> list[str]:
-        """Parts of which there are pictures."""
-        seen = self.reference["seen"] if self.other is None else self.reference["seen"] | self._others
+    def seen(self, person: int) -> list[str]:
+        """Parts of a person of which there are pictures."""
+        seen = self.references[person]["seen"]
+        seen = seen if self.other is None else seen | self._others
         return [part for part, mask in zip(PARTS, seen.tolist(), strict=True) if mask]
 
     @property
@@ -109,20 +115,24 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the losses take, B samples.
+    """What the losses take, B samples of P people each.
+
+    With several people, each is in a strip of the picture, and there is a text of the scene before those of the people:
+    S = P + 1 texts a sample, else one.
 
     Attributes:
         base: whether the base alone learns from text, without the adapter.
         sampled: whether the model samples pictures itself, from these latents with much noise.
         latents, noise: (B, C, h, w).
         time: (B,) in [0, 1).
-        text: (B, T, D); pooled: (B, E), SDXL only.
-        parts, token_mask, part_mask: for `ConsistentID.fuse`.
-        positions: (B, N) long, the token that names each part; used: (B, N) bool, whether there is one.
-        embedding: (B, id_dim); face: (B, L, clip_dim).
+        text: (B, S, T, D); pooled: (B, E) of the first, SDXL only.
+        parts, token_mask, part_mask: of all B * S texts, for `ConsistentID.fuse`.
+        positions: (B, N) long, the token that names each part in the first text; used: (B, N) bool, whether there is
+            one.
+        embedding: (B, P, id_dim); face: (B, P, L, clip_dim).
         masks: (B, N, h, w), where each part is in the picture; weight: (B, 1, h, w), of the noise loss.
-        landmarks: (B, 5, 2), pixels of the picture, not numbers where they are not known.
-        wanted: (B, K, D), what each of the K recognisers that a loss asks sees on the reference.
+        landmarks: (B, P, 5, 2), pixels of the picture, not numbers where they are not known.
+        wanted: (B, P, K, D), what each of the K recognisers that a loss asks sees on the references.
         asked: what the `SceneLoss` asks of the pictures; None where there is none.
     """
 
@@ -145,6 +155,11 @@ class Batch:
     landmarks: Tensor
     wanted: Tensor
     asked: Asked | None = None
+
+    @property
+    def people(self) -> int:
+        """How many are on each picture."""
+        return self.embedding.shape[1]
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
@@ -187,6 +202,7 @@ class Samples(data.Dataset[Example]):
         config = self.config
         rng = np.random.default_rng((config.schedule.seed, step, 1 + index))
         dropped, whole, same, other, wording, sentence, time = rng.random(7)
+        base, company, worded = learns_base(config, step), learns_company(config, step), int(wording * WORDINGS)
         reference = row
         others = [x for x in self.source.of_person(row)[: config.views] if x != row]
         if others and same >= config.same_picture:
@@ -196,7 +212,7 @@ class Samples(data.Dataset[Example]):
         nameless = np.random.default_rng((config.schedule.seed, step, 1 + index, 2)).random()
         unnamed = np.random.default_rng((config.schedule.seed, step, 1 + index, 3)).random() < config.anonymous_caption
         exchange, theirs = None, None
-        if exchanged < config.exchange_share and not learns_base(config, step):
+        if exchanged < config.exchange_share and not base and not company:
             rows = self.source.exchanges()
             row = rows[row % len(rows)]
             exchange = self.source.exchange(row)
@@ -205,15 +221,25 @@ class Samples(data.Dataset[Example]):
             if theirs and not theirs["seen"][PARTS.index(exchange.part)]:
                 theirs = None
         target = self._target(row)
+        told = self.source.caption(row, worded, anonymous=bool(unnamed) and not base)
+        references: tuple[int, ...] = (reference,)
+        faces: tuple[str, ...] = (told.face,)
+        landmarks = target["landmarks"][None]
+        if company:
+            members = self.source.members(row, worded)
+            chosen = np.random.default_rng((config.schedule.seed, step, 1 + index, 4)).random(len(members))
+            views = [member.portraits[: config.views] for member in members]
+            references = tuple(rows[int(u * len(rows))] for rows, u in zip(views, chosen, strict=True))
+            faces = tuple(member.face for member in members)
+            landmarks = torch.from_numpy(np.stack([member.landmarks for member in members]))
         noise = rng.standard_normal((self.channels, *target["masks"].shape[1:]), np.float32)
         return Example(
             key=self.source.key(row),
             step=step,
             row=row,
-            reference_row=reference,
-            caption=self.source.caption(
-                row, int(wording * WORDINGS), anonymous=bool(unnamed) and not learns_base(config, step)
-            ),
+            reference_rows=references,
+            prompt=told.image,
+            faces=faces,
             dropped=bool(dropped < config.condition_dropout),
             nameless=bool(nameless < config.id_dropout),
             whole=bool(whole >= config.background_masking),
@@ -221,7 +247,8 @@ class Samples(data.Dataset[Example]):
             time=time,
             noise=torch.from_numpy(noise),
             target=target,
-            reference=self._reference(reference),
+            landmarks=landmarks,
+            references=tuple(self._reference(x) for x in references),
             exchange=exchange,
             other=theirs,
             worded=exchange is not None and (theirs is None or way >= 1 / 3),
@@ -229,11 +256,13 @@ class Samples(data.Dataset[Example]):
         )
 
     def _shown(self, step: int, index: int, row: int) -> int:
-        """The picture to be drawn: another one where the base learns alone from pictures of several people."""
+        """The picture to be drawn: another one where several people are learnt from, or the base alone may be."""
         groups, seed = self.source.groups(), self.config.schedule.seed
-        if not groups or not learns_base(self.config, step):
+        company = learns_company(self.config, step)
+        if not groups or not (company or learns_base(self.config, step)):
             return row
-        number = np.random.default_rng((seed, step, 0, 0)).integers(len(groups) + 1)  # the same for all of the step
+        # the same for all of the step
+        number = np.random.default_rng((seed, step, 0, 0)).integers(int(company), len(groups) + 1)
         if number == 0:
             return row
         rows = groups[int(number) - 1]
@@ -308,47 +337,56 @@ class Examples:
         config, frozen = self.config, self.frozen
         latents_kept, references_kept = self._kept
         base = learns_base(config, examples[0].step)
-        targets, references = [x.target for x in examples], [x.reference for x in examples]
+        size = len(examples), len(examples[0].references)  # B, P
+        targets, references = [x.target for x in examples], [y for x in examples for y in x.references]
         latents = self._outputs(targets, [x.row for x in examples], latents_kept, frozen.latents)
-        rows = [x.reference_row for x in examples]
+        rows = [row for x in examples for row in x.reference_rows]
         face, parts = self._laid_out(
             self._outputs(references, rows, references_kept, frozen.features), [x["seen"] for x in references]
         )
         self._exchange(parts, examples)
         nobody = torch.tensor([x.dropped or x.nameless for x in examples])
-        texts = [self._text(x, base) for x in examples]
-        said = [
-            frozen.nothing_said if x.dropped else text for x, text in zip(examples, frozen.texts(texts), strict=True)
-        ]
-        parts, token_mask, part_mask = ConsistentID.arrange(texts, parts, frozen.limit)
-        positions, used = word_positions(texts)
+        texts = [self._texts(x, base) for x in examples]
+        flat = [text for each in texts for text in each]
+        dropped = [x.dropped for x, each in zip(examples, texts, strict=True) for _ in each]
+        said = [frozen.nothing_said if x else text for x, text in zip(dropped, frozen.texts(flat), strict=True)]
+        if size[1] > 1:  # of the scene nothing is fused
+            parts = in_rows(parts, size)
+            parts = torch.cat([frozen.blank.expand_as(parts[:, :1]), parts], 1).flatten(0, 1)
+        parts, token_mask, part_mask = ConsistentID.arrange(flat, parts, frozen.limit)
+        positions, used = word_positions([each[0] for each in texts])
         masks, person, face_area = (
             torch.stack([x[name] for x in targets]).float() for name in ("masks", "person", "face")
         )
         whole = torch.tensor([x.whole for x in examples])[:, None, None, None]
         altered = torch.tensor([x.exchange is not None for x in examples])
         exchanged = config.exchange_weight * torch.stack([x.exchanged_mask for x in examples]).float()
-        embedding, wanted = (torch.stack([x[name] for x in references]) for name in ("embedding", "wanted"))
+        embedding, wanted = (
+            in_rows(torch.stack([x[name] for x in references]), size) for name in ("embedding", "wanted")
+        )
+        spans = len(examples), len(texts[0])  # B, S
+        pooled = in_rows(torch.stack([x["pooled"] for x in said]), spans)[:, 0] if "pooled" in said[0] else None
+        unseen = nobody[:, None, None]
         return Batch(
             base=base,
             sampled=learns_sampled(config, examples[0].step),
             latents=torch.cat(latents).float(),
             noise=torch.stack([x.noise for x in examples]),
             time=torch.tensor([x.time for x in examples], dtype=torch.float64),
-            text=torch.stack([x["text"] for x in said]).float(),
-            pooled=torch.stack([x["pooled"] for x in said]).float() if "pooled" in said[0] else None,
+            text=in_rows(torch.stack([x["text"] for x in said]).float(), spans),
+            pooled=None if pooled is None else pooled.float(),
             parts=parts.float(),
             token_mask=token_mask,
             part_mask=part_mask,
             positions=positions,
             used=used & (masks.amax((-2, -1)) > 0),
-            embedding=embedding.masked_fill(nobody[:, None], 0.0),
-            face=torch.where(nobody[:, None, None], frozen.blank, face).float(),
+            embedding=embedding.masked_fill(unseen, 0.0),
+            face=torch.where(unseen[..., None], frozen.blank, in_rows(face, size)).float(),
             masks=masks,
             weight=torch.where(whole, 1.0, person) * (1 + config.face_weight * face_area + exchanged),
-            landmarks=torch.stack([x["landmarks"] for x in targets]),
+            landmarks=torch.stack([x.landmarks for x in examples]),
             # Whose face it is with a part of somebody else no recogniser was asked.
-            wanted=wanted.masked_fill((nobody | altered)[:, None, None], 0.0),
+            wanted=wanted.masked_fill((nobody | altered)[:, None, None, None], 0.0),
             asked=self._asked(examples, base) if config.scene_weight else None,
         )
 
@@ -384,28 +422,35 @@ class Examples:
             part = PARTS.index(exchange.part)
             parts[row, part] = theirs[number, part]
 
-    def _text(self, example: Example, base: bool) -> FacialText:
-        """What a sample's text encoder reads, and which words of it are fused."""
-        config, count, limit = self.config, self.frozen.count, self.frozen.limit
-        told, choice = example.caption, example.sentence
-        prompt, sentence = told.image, ""
-        seen: list[str] = []
+    def _texts(self, example: Example, base: bool) -> list[FacialText]:
+        """What a sample's text encoder reads, and which words of it are fused: of several people first of the scene."""
+        if base:  # half of the texts tell of the face, as users' prompts may
+            face = example.faces[0]
+            told = f"{example.prompt}, {face}" if example.sentence < 0.5 and face else example.prompt
+            return [self._composed("" if example.dropped else told, "", [])]
+        people = range(len(example.references))
+        scene = [self._composed("" if example.dropped else example.prompt, "", [])] if len(people) > 1 else []
+        return [*scene, *(self._text(example, person) for person in people)]
+
+    def _text(self, example: Example, person: int) -> FacialText:
+        config, choice, face = self.config, example.sentence, example.faces[person]
         if example.dropped:
-            prompt = ""
-        elif base:  # half of the texts tell of the face, as users' prompts may
-            prompt = f"{told.image}, {told.face}" if choice < 0.5 and told.face else told.image
-        else:
-            seen = example.seen
-            if example.exchange:
-                words = {example.exchange.part: example.exchange.words} if example.worded else {}
-                whole = example.worded and choice >= config.text_only + config.fixed_sentence and told.face
-                sentence = told.face if whole else facial_sentence(self.spec, seen, words)
-            elif choice >= config.text_only:
-                # What the caption leaves out is not to be seen in the picture that is drawn, so it is not completed
-                # with the parts of the reference, as a request's is.
-                fixed = choice < config.text_only + config.fixed_sentence
-                sentence = facial_sentence(self.spec, seen) if fixed or not told.face else told.face
+            return self._composed("", "", [])
+        sentence, seen = "", example.seen(person)
+        if example.exchange:
+            words = {example.exchange.part: example.exchange.words} if example.worded else {}
+            whole = example.worded and choice >= config.text_only + config.fixed_sentence and face
+            sentence = face if whole else facial_sentence(self.spec, seen, words)
+        elif choice >= config.text_only:
+            # What the caption leaves out is not to be seen in the picture that is drawn, so it is not completed
+            # with the parts of the reference, as a request's is.
+            fixed = choice < config.text_only + config.fixed_sentence
+            sentence = facial_sentence(self.spec, seen) if fixed or not face else face
+        return self._composed(example.prompt, sentence, seen)
+
+    def _composed(self, prompt: str, sentence: str, seen: Sequence[str]) -> FacialText:
         # A long caption leaves room for the facial words, but no more than half of all.
+        count, limit = self.frozen.count, self.frozen.limit
         room = limit - min(count(sentence) if sentence else 0, limit // 2)
         return compose(fitting("", prompt, count, room), sentence, seen, self.spec, count, limit)
 
@@ -442,6 +487,11 @@ def learns_base(config: TrainConfig, step: int) -> bool:
 def learns_sampled(config: TrainConfig, step: int) -> bool:
     """Whether in this step the losses judge pictures that the model samples itself."""
     return config.base_share <= _drawn(config, step) < config.base_share + config.sampled_share
+
+
+def learns_company(config: TrainConfig, step: int) -> bool:
+    """Whether in this step the adapter learns pictures of several people."""
+    return _drawn(config, step) >= 1 - config.company_share
 
 
 def _drawn(config: TrainConfig, step: int) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from consistentid.adapter.text import in_rows
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import SIZE, way_back
 
@@ -30,12 +31,13 @@ class IdentityLoss:
         self._recognisers, self._vae = recognisers, vae
 
     def __call__(self, latents: Tensor, landmarks: Tensor, wanted: Tensor) -> Tensor:
-        """The loss (B,), in [0, 2]; 1 and without gradient where the embeddings are nothing but zeros.
+        """The mean loss of the people on each picture (B,), in [0, 2]; 1 and without gradient where the embeddings are
+        nothing but zeros.
 
         Args:
             latents: (B, C, h, w), scaled as the UNet has them.
-            landmarks: (B, 5, 2) of the face, pixels.
-            wanted: (B, K, D), whose face it should be in the eyes of each of the K recognisers.
+            landmarks: (B, P, 5, 2) of the faces, pixels.
+            wanted: (B, P, K, D), whose faces they should be in the eyes of each of the K recognisers.
 
         Raises:
             DatasetError: landmarks are missing.
@@ -46,16 +48,19 @@ class IdentityLoss:
                 " 'consistentid dataset build', or set identity_weight to 0"
             )
         pictures = self._vae.decode(latents / self._vae.config.scaling_factor, return_dict=False)[0]
-        faces = aligned(pictures.float().clamp(-1, 1), landmarks)
+        pictures = pictures.float().clamp(-1, 1).repeat_interleave(landmarks.shape[1], 0)
+        faces = aligned(pictures, landmarks.flatten(0, 1))
         vectors = torch.stack([recogniser(faces) for recogniser in self._recognisers], dim=1)
-        return 1 - F.cosine_similarity(vectors, wanted, dim=-1).mean(1)
+        return 1 - F.cosine_similarity(in_rows(vectors, (len(landmarks), landmarks.shape[1])), wanted, dim=-1).mean(
+            (1, 2)
+        )
 
 
 def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:
     """Faces upright at their standard place and size, as `consistentid.faces.alignment.align` makes them.
 
     Args:
-        pictures: (B, 3, S, S) in [-1, 1].
+        pictures: (B, 3, H, W) in [-1, 1].
         landmarks: (B, 5, 2) pixels.
 
     Returns:
@@ -63,12 +68,17 @@ def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:
     """
     found = [way_back(marks) for marks in landmarks.cpu().numpy()]
     factors = np.array([max(1, int(abs(back))) for back, _ in found])
-    to_unit = 2 / pictures.shape[-1]  # grids count from -1 at one border to 1 at the other
+    height, width = pictures.shape[-2:]
+    across, down = 2 / width, 2 / height  # grids count from -1 at one border to 1 at the other
     matrices = []
     for back, shift in found:
-        turn = back * SIZE / 2 * to_unit
-        move = (back * complex(SIZE / 2, SIZE / 2) + shift) * to_unit - complex(1, 1)
-        matrices.append([[turn.real, -turn.imag, move.real], [turn.imag, turn.real, move.imag]])
+        turn, move = back * SIZE / 2, back * complex(SIZE / 2, SIZE / 2) + shift
+        matrices.append(
+            [
+                [turn.real * across, -turn.imag * across, move.real * across - 1],
+                [turn.imag * down, turn.real * down, move.imag * down - 1],
+            ]
+        )
     matrix = torch.tensor(matrices).to(pictures)
     grids = F.affine_grid(matrix, [len(found), 3, SIZE, SIZE], align_corners=False)
     faces = pictures.new_empty(len(found), 3, SIZE, SIZE)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from consistentid.adapter import layouts, store
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.attention import AttentionRecorder
+from consistentid.adapter.long_text import LongText
+from consistentid.adapter.regions import Regions
 from consistentid.adapter.spec import AdapterSpec
+from consistentid.adapter.text import in_rows
 from consistentid.errors import CheckpointError, InputError
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
@@ -96,22 +100,18 @@ class AdapterOnBase(nn.Module):
 
         These are "noise", and where the recipe has them "localisation", "identity" and "scene"; or, where the base
         learns alone, "base" in the place of the first three; or, where pictures are the model's own, "sampled_identity"
-        and "sampled_scene" with "localisation"; or, where one recogniser is exchanged for another, "tokens".
+        and "sampled_scene" with "localisation"; or, of several people, "company_noise" and "company_identity"; or,
+        where one recogniser is exchanged for another, "tokens".
         """
         config = self.config
         if self._teacher is not None:
             with torch.no_grad():
-                taught = self._teacher(batch.wanted[:, 0], batch.face)
-            error = token_loss(self.cid.id_tokens(batch.embedding, batch.face), taught)
+                taught = self._teacher(batch.wanted[:, 0, 0], batch.face[:, 0])
+            error = token_loss(self.cid.id_tokens(batch.embedding[:, 0], batch.face[:, 0]), taught)
             return {"loss": error, "tokens": error}
         self.switch(base_alone=batch.base)
-        text, size = batch.text, (batch.latents.shape[-2], batch.latents.shape[-1])
-        if batch.base:
-            shape = (len(text), 1, self.cid.spec.tokens, text.shape[-1])
-            tokens = torch.zeros(shape, device=text.device)
-        else:
-            text = self.cid.fuse(text, batch.parts, batch.token_mask, batch.part_mask)
-            tokens = self.cid.id_tokens(batch.embedding, batch.face)[:, None]
+        text, tokens = self._read(batch)
+        size = batch.latents.shape[-2], batch.latents.shape[-1]
         conditions = self._conditions(batch, tokens)
 
         def denoise(noisy: Tensor, t: Tensor) -> Tensor:
@@ -120,16 +120,16 @@ class AdapterOnBase(nn.Module):
 
         t = self._timesteps(batch)
         noisy = self._noisy(batch, t, denoise)
-        localised = bool(config.localisation_weight) and not batch.base
+        localised = bool(config.localisation_weight) and not batch.base and batch.people == 1
         maps = self.recorder.watch(batch.positions, size) if localised else {}
         prediction = denoise(noisy, t).float()
         kind = self.noise_schedule.config.prediction_type
+        of = "sampled_" if batch.sampled else "company_" if batch.people > 1 else ""
         loss = prediction.new_zeros(len(prediction))
         losses: dict[str, Tensor] = {}
         if not batch.sampled:  # the picture that was to be drawn is no longer in what the model sampled
             loss = self._noise(prediction, t, batch)
-            losses["base" if batch.base else "noise"] = loss
-        of = "sampled_" if batch.sampled else ""
+            losses["base" if batch.base else f"{of}noise"] = loss
         identity = self._identity if not batch.base and self.progress >= config.identity_start else None
         if self._scene or identity:
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
@@ -148,6 +148,24 @@ class AdapterOnBase(nn.Module):
             losses[f"{of}identity"] = identity(clean, batch.landmarks, batch.wanted)
             loss = loss + config.identity_weight * share * losses[f"{of}identity"]
         return {"loss": loss, **losses}
+
+    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What the UNet reads: text (B, T, D), of several people rows of a `LongText`, and ID tokens (B, 1, T, D)."""
+        if batch.base:
+            shape = (len(batch.text), 1, self.cid.spec.tokens, batch.text.shape[-1])
+            return batch.text[:, 0], torch.zeros(shape, device=batch.text.device)
+        text = self.cid.fuse(batch.text.flatten(0, 1), batch.parts, batch.token_mask, batch.part_mask)
+        text = in_rows(text, (len(batch.text), batch.text.shape[1]))
+        tokens = self.cid.id_tokens(batch.embedding.flatten(0, 1), batch.face.flatten(0, 1))
+        tokens = in_rows(tokens, (len(text), batch.people))
+        if batch.people == 1:
+            return text[:, 0], tokens
+        edges = [number / batch.people for number in range(batch.people + 1)]
+        strips = Regions.read([(left, 0.0, right, 1.0) for left, right in pairwise(edges)])
+        scales = torch.ones(len(text), batch.people)
+        # kept: the layers know it for as long as it lives, and a backward pass may run them again
+        self._layout = self.cid.reader.add(LongText(text.shape[2], self.cid.spec.tokens, strips, scales))
+        return self._layout.join(text, tokens), tokens[:, :1]
 
     def _timesteps(self, batch: Batch) -> Tensor:
         share = batch.time**self.config.timestep_power

@@ -56,6 +56,21 @@ class Exchange:
     words: str
 
 
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One of several people on a picture.
+
+    Attributes:
+        portraits: rows of pictures of them alone, as `Source.of_person` has them.
+        landmarks: (5, 2) float32 pixels of the picture.
+        face: what is said of their face.
+    """
+
+    portraits: Sequence[int]
+    landmarks: NDArray[np.float32]
+    face: str
+
+
 class Source(Protocol):
     """Pictures of people by number."""
 
@@ -81,7 +96,10 @@ class Source(Protocol):
         """The order of each epoch."""
 
     def groups(self) -> Sequence[range]:
-        """Further rows, in ranges of one shape each: pictures of several people, from which the base alone learns."""
+        """Further rows, in ranges of one shape and number of people each: pictures of several people."""
+
+    def members(self, row: int, wording: int) -> list[Member]:
+        """The people on a picture of `groups`, from left to right."""
 
     def exchanges(self) -> range:
         """Further rows: pictures of people with one part of somebody else; none where pictures cannot be had so."""
@@ -137,7 +155,7 @@ class DrawnSource:
         """See `Source.caption`."""
         pool, row = self._find(row)
         if pool.spec.together > 1:
-            return Caption(group_captions(pool, np.array([row]), wording)[0].image, "")
+            return Caption(group_captions(pool, np.array([row]), wording, anonymous=anonymous)[0].image, "")
         return captions(pool, np.array([row]), wording, anonymous=anonymous)[0]
 
     def of_person(self, row: int) -> Sequence[int]:
@@ -155,6 +173,16 @@ class DrawnSource:
     def groups(self) -> Sequence[range]:
         """See `Source.groups`."""
         return [rows for rows, pool in self._others if not pool.spec.exchanged]
+
+    def members(self, row: int, wording: int) -> list[Member]:
+        """See `Source.members`."""
+        pool, row = self._find(row)
+        [told], [numbers] = group_captions(pool, np.array([row]), wording), pool.spec.members(np.array([row]))
+        first, scenes = self.pool.spec.first, self.pool.spec.scenes
+        return [
+            Member(self.of_person((int(number) - first) * scenes), np.array(landmarks), words.face)
+            for number, landmarks, words in zip(numbers, pool.landmarks[row], told.people, strict=True)
+        ]
 
     def exchanges(self) -> range:
         """See `Source.exchanges`."""
@@ -244,6 +272,10 @@ class DatasetSource:
     def groups(self) -> Sequence[range]:
         """See `Source.groups`."""
         return ()
+
+    def members(self, row: int, wording: int) -> list[Member]:  # noqa: ARG002 - a data set knows of one person
+        """See `Source.members`."""
+        raise DatasetError(f"picture {row} is of one person: a data set has no others")
 
     def exchanges(self) -> range:
         """See `Source.exchanges`."""

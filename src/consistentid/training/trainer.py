@@ -75,6 +75,8 @@ def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
             raise InputError("exchange_share: a data set has no pictures with exchanged parts; set it to 0")
         if config.scene_weight:
             raise InputError("scene_weight: a data set does not tell what its pictures show; set it to 0")
+        if config.company_share:
+            raise InputError("company_share: a data set has no pictures of several people; set it to 0")
         if config.anonymous_caption:
             raise InputError("anonymous_caption: a data set has one caption a picture; set it to 0")
         return DatasetSource(data, config.people)

@@ -141,14 +141,17 @@ def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator, *
     return who + (" " if rng.random() < 0.7 else ", ") + ", ".join(clauses) if clauses else who
 
 
-def describe_group(groups: Groups, picture: int, rng: np.random.Generator) -> GroupCaption:
-    """Caption of a picture of several people. Hats and glasses are always told, hair, clothes and moods often."""
+def describe_group(groups: Groups, picture: int, rng: np.random.Generator, *, anonymous: bool = False) -> GroupCaption:
+    """Caption of a picture of several people. Hats and glasses are always told, hair, clothes and moods often.
+
+    For an ``anonymous`` one see `describe`.
+    """
     people, scenes = groups.people, groups.scenes
     rows = range(picture * groups.count, (picture + 1) * groups.count)
     places = PLACES[groups.count]
     told = []
     for row in rows:
-        who = _who(people, row, rng, hair=0.55, beard=0.5)
+        who = "a person" if anonymous else _who(people, row, rng, hair=0.55, beard=0.5)
         clauses = (_worn(scenes, row, rng, clothes=0.5), *_doing(scenes, row, rng, calm=0.1))
         told.append(Caption(" ".join([who, *filter(None, clauses)]), facial_sentence(people, scenes, row, rng)))
     if rng.random() < 0.5 or groups.count == 1:
