@@ -101,6 +101,8 @@ def test_it_goes_on_where_it_stopped(other: Path, tmp_path: Path) -> None:
         ({"trained": ["image_projection", "lora"]}, "teaches the image projection alone, and trained is"),
         ({"init": None, "spec": micro.SPEC}, "distilled_recogniser needs init"),
         ({"identity_weight": 1.0}, "identity_weight must be 0"),
+        ({"scene_weight": 1.0, "latent_reader": "reader.onnx"}, "scene_weight must be 0"),
+        ({"company_share": 0.5, "groups": [{"people": 2, "scenes": 1, "together": 2}]}, "company_share must be 0"),
         ({"networks": {}}, "is the preset's own recogniser"),
     ],
 )

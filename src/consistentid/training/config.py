@@ -262,8 +262,9 @@ class TrainConfig:
                 )
             if self.init is None:
                 raise InputError("distilled_recogniser needs init: the weights that know that recogniser")
-            if self.identity_weight:
-                raise InputError("distilled_recogniser draws nothing, so identity_weight must be 0")
+            for name in ("identity_weight", "scene_weight", "company_share"):
+                if getattr(self, name):
+                    raise InputError(f"distilled_recogniser draws nothing, so {name} must be 0")
 
     @property
     def asked_recognisers(self) -> tuple[Path, ...]:
