@@ -86,6 +86,7 @@ def test_the_stock_client_of_openai_is_answered(server: tuple[str, list[str]]) -
         client.with_options(api_key="another").images.edit(image=ADA, prompt="a woman")
 
 
+@pytest.mark.slow
 def test_the_command_line_has_the_same_bytes_made_by_a_service(
     server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def identity(example: Example, person: int, made: Trainer) -> Identity:
     return Identity(reference["embedding"], whole, parts, reference["seen"], blank, made.frozen.provenance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("company", [False, True])
 def test_it_is_learnt_from(tmp_path: Path, company: bool) -> None:
     """Also where gradients are computed anew in the backward pass, which reads the layout once more."""

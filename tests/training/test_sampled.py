@@ -71,6 +71,7 @@ def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return any(not torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_how_pictures_are_sampled_changes_what_is_learnt(tmp_path: Path) -> None:
     given, log = run(tmp_path / "given")
     own, own_log = run(tmp_path / "own", sampled_share=1.0)

@@ -48,6 +48,7 @@ from consistentid.training.stopping import Stopped
 MICRO = Path(__file__).with_name("micro.yaml")
 FULL = Path(__file__).parents[3] / "recipes" / "drawn.yaml"
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The feature will be removed:DeprecationWarning"),
 ]
@@ -355,7 +356,6 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     assert "has no adapter yet; train them first" in result.stderr
 
 
-@pytest.mark.slow
 def test_all_in_two_processes_that_are_killed(tmp_path: Path) -> None:
     """The line of `make weights`: both processes agree on what is done, draw once, and write once."""
     out = tmp_path / "run"
