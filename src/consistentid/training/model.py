@@ -136,7 +136,7 @@ class AdapterOnBase(nn.Module):
             clean = clean_latents(noisy.float(), prediction, signal, kind)
             # Predicted noise is divided by the signal, and so would be the gradient of what is asked of these latents.
             share = signal.sqrt() if kind == "epsilon" else 1.0
-        if self._scene and batch.asked is not None:
+        if self._scene and batch.asked is not None and batch.people == 1:  # no reader knows pictures of several
             losses[f"{of}scene"] = self._scene(clean, batch.asked)
             loss = loss + config.scene_weight * share * losses[f"{of}scene"]
         if batch.base:
