@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import yaml
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from torch import Tensor
 
 import tiny
+from consistentid.training import checkpoints
 from consistentid.training.config import TrainConfig
 from consistentid.training.trainer import Trainer
 
@@ -48,3 +52,16 @@ def trainer(run: Path, cache: Path, /, *, sharded: bool = False, **adapter: Any)
         AcceleratorState._shared_state["fsdp_plugin"] = FullyShardedDataParallelPlugin()
     config = TrainConfig.from_yaml(recipe(run.parent / f"{run.name}-recipe", **adapter))
     return Trainer(config, run, cache=cache, device="cpu", say=lambda _: None)
+
+
+def learnt(run: Path, cache: Path, /, **adapter: Any) -> dict[str, Tensor]:
+    """The state after a whole run of that recipe."""
+    assert trainer(run, cache, **adapter).train()
+    newest = checkpoints.newest(run)
+    assert newest is not None
+    return load_file(newest / checkpoints.STATE)
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """The lines of a run's log."""
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

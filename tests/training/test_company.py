@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import micro
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from consistentid import Identity
 from consistentid.errors import InputError
 from consistentid.faces.parts import PARTS
-from consistentid.training import checkpoints
 from consistentid.training.examples import Example, learns_base, learns_company, learns_sampled
 from consistentid.training.trainer import Trainer, open_source
 
@@ -95,12 +92,9 @@ def test_it_is_learnt_from(tmp_path: Path, company: bool) -> None:
     for checkpointing in (False, True):
         options: dict[str, Any] = {"identity_weight": 1.0, "gradient_checkpointing": checkpointing}
         options |= {"schedule": {"steps": 2}, "sampled_share": 0.0, "company_share": 1.0 if company else 0.0}
-        made = trainer(tmp_path / str(checkpointing), **options)
-        assert made.train()
-        newest = checkpoints.newest(made.run)
-        assert newest is not None
-        states.append(load_file(newest / checkpoints.STATE))
-        lines = [json.loads(line) for line in (made.run / "log.jsonl").read_text().splitlines()]
+        run = tmp_path / str(checkpointing)
+        states.append(micro.learnt(run, tmp_path / "cache", groups=[PAIRS], **options))
+        lines = micro.logged(run)
         assert all(("company_noise" in line, "company_identity" in line) == (company, company) for line in lines)
         assert all(("noise" in line, "localisation" in line) == (not company, not company) for line in lines)
     first, second = states

@@ -24,7 +24,6 @@ from torch import Tensor
 import tiny
 from consistentid.errors import InputError
 from consistentid.files.config import build
-from consistentid.training import checkpoints
 from consistentid.training.config import Checkpoints, Log, TrainConfig, Validation
 from consistentid.training.recipe import load_recipe
 from consistentid.training.schedule import Schedule
@@ -90,10 +89,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> dict[str, Te
 
 def learnt(run: Path, cache: Path, /, **options: Any) -> dict[str, Tensor]:
     """The state after a run."""
-    assert micro.trainer(run, cache, **BASE | options).train()
-    newest = checkpoints.newest(run)
-    assert newest is not None
-    return load_file(newest / checkpoints.STATE)
+    return micro.learnt(run, cache, **BASE | options)
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,9 @@ import micro
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consistentid.errors import InputError
-from consistentid.training import checkpoints
 from consistentid.training.examples import learns_base, learns_sampled
 from consistentid.training.sampled import sampled
 
@@ -60,11 +57,7 @@ def test_casts_made_while_sampling_keep_no_gradient_from_the_pass_after_it() -> 
 def run(folder: Path, **options: Any) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """The state after a run, and its log."""
     options = {"schedule": SCHEDULE, "log": {"every": 1}, "identity_weight": 1.0, **options}
-    assert micro.trainer(folder / "run", folder.parent / "cache", **options).train()
-    newest = checkpoints.newest(folder / "run")
-    assert newest is not None
-    lines = (folder / "run/log.jsonl").read_text().splitlines()
-    return load_file(newest / checkpoints.STATE), [json.loads(line) for line in lines]
+    return micro.learnt(folder / "run", folder.parent / "cache", **options), micro.logged(folder / "run")
 
 
 def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:

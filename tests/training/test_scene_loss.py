@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import micro
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from consistentid.drawn.portraits import sample_people, sample_scenes
 from consistentid.drawn.scene_reader import FACTORS, OWN, UNSEEN, VALUES, shown, split_factors
 from consistentid.errors import InputError
 from consistentid.faces.differentiable import DifferentiableOnnx
-from consistentid.training import checkpoints
 from consistentid.training.drawn.onnx_network import Network, export
 from consistentid.training.scenes import Asked, SceneLoss, factor_loss, told
 from consistentid.training.trainer import open_source
@@ -133,26 +129,15 @@ def test_the_source_tells_what_drawings_show(tmp_path: Path) -> None:
     assert np.array_equal(source.shown(5), shown(sample_people([1], split="train"), scenes)[0])
 
 
-def learnt(run: Path, cache: Path, **options: Any) -> dict[str, Tensor]:
-    assert micro.trainer(run, cache, **options).train()
-    newest = checkpoints.newest(run)
-    assert newest is not None
-    return load_file(newest / checkpoints.STATE)
-
-
-def logged(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("base_share", [0.0, 1.0])
 def test_it_is_learnt_from_by_adapter_and_base(tmp_path: Path, reader: Path, base_share: float) -> None:
     options = {"latent_reader": str(reader), "base_share": base_share, "trained": ["lora", "unet"]}
-    without = learnt(tmp_path / "without", tmp_path / "cache", **options)
-    with_it = learnt(tmp_path / "with", tmp_path / "cache", scene_weight=5.0, **options)
+    without = micro.learnt(tmp_path / "without", tmp_path / "cache", **options)
+    with_it = micro.learnt(tmp_path / "with", tmp_path / "cache", scene_weight=5.0, **options)
     assert any(not torch.equal(with_it[name], without[name]) for name in without)
     assert all(torch.isfinite(x).all() for x in with_it.values())
-    assert all("scene" in row for row in logged(tmp_path / "with"))
-    assert all("scene" not in row for row in logged(tmp_path / "without"))
+    assert all("scene" in row for row in micro.logged(tmp_path / "with"))
+    assert all("scene" not in row for row in micro.logged(tmp_path / "without"))
 
 
 def test_gradients_lead_to_what_is_asked(reader: Path) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -104,17 +104,19 @@ def repair(
         raise InputError("--person is missing; say whose face is drawn, as in --person ada.png")
     chosen = load_preset(preset)
     image = load_image(picture)
-    arguments: dict[str, Any] = {
-        "person_prompts": person_prompts or None,
-        "seed": seed,
-        "num_inference_steps": steps,
-        "progress": progress_bar("step"),
-    }
     with named_as(_OPTIONS):
         request = Request(
-            prompt=prompt, image=image, regions=regions_of(persons), repair=True, repair_below=below,
-            repair_tries=tries, **arguments,
-        )  # fmt: skip
+            prompt=prompt,
+            image=image,
+            regions=regions_of(persons),
+            person_prompts=person_prompts or None,
+            seed=seed,
+            num_inference_steps=steps,
+            repair=True,
+            repair_below=below,
+            repair_tries=tries,
+            progress=progress_bar("step"),
+        )
         request.settings(chosen.settings)
     found = read_people(persons)
     check_folder(out)
@@ -123,15 +125,7 @@ def repair(
     people, sights = identify_people(studio, found)
     warn_of(sights)
     with named_as(_OPTIONS):
-        made = studio.repair(
-            image,
-            people,
-            prompt,
-            regions=request.regions,
-            below=below,
-            tries=tries,
-            **arguments,
-        )
+        made = studio.repair_request(replace(request, identity=people))
     about = {"picture": str(picture), "persons": [str(person.file) for person in persons]}
     results = made.save(out, sheet=False, about=about)
     if as_json:

@@ -286,7 +286,7 @@ class TrainConfig:
         people = self.drawn
         everyone = {"people": self.people or people.people} if people else {}
         found = self._pool({**everyone, **self.exchanges, "exchanged": True}, f"{ADAPTER}.exchanges")
-        if people is None or (found.split, found.seed, found.first) != (people.split, people.seed, people.first):
+        if people is None or _numbering(found) != _numbering(people):
             raise InputError("exchanges are pictures of the drawn people of pictures: leave split, seed and first out")
         if found.people > (self.people or people.people):
             raise InputError(f"exchanges: {found.people} people, and {self.people or people.people} are learnt from")
@@ -300,7 +300,7 @@ class TrainConfig:
             return found
         learnt = self.people or people.people
         for pool in found:
-            if (pool.split, pool.seed, pool.first) != (people.split, people.seed, people.first) or pool.people > learnt:
+            if _numbering(pool) != _numbering(people) or pool.people > learnt:
                 raise InputError(
                     f"company_share: groups are pictures of the drawn people of pictures, of whom {learnt} are learnt"
                     " from; leave split, seed and first out, and take no more of them"
@@ -338,3 +338,8 @@ class TrainConfig:
         """Values of JSON, as a recipe's section ``adapter`` would hold them."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
         return values
+
+
+def _numbering(pool: PoolSpec) -> tuple[str, int, int]:
+    """Where two pools have it in common, a number is the same person in both."""
+    return pool.split, pool.seed, pool.first

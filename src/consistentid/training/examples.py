@@ -207,10 +207,14 @@ class Samples(data.Dataset[Example]):
         others = [x for x in self.source.of_person(row)[: config.views] if x != row]
         if others and same >= config.same_picture:
             reference = others[int(other * len(others))]
-        row = self._shown(step, index, row)
-        exchanged, way = np.random.default_rng((config.schedule.seed, step, 1 + index, 1)).random(2)
-        nameless = np.random.default_rng((config.schedule.seed, step, 1 + index, 2)).random()
-        unnamed = np.random.default_rng((config.schedule.seed, step, 1 + index, 3)).random() < config.anonymous_caption
+        row = self._shown(step, index, row, base=base, company=company)
+
+        def more(number: int, count: int) -> NDArray[np.float64]:
+            """Further uniform numbers, which leave the others as they were."""
+            return np.random.default_rng((config.schedule.seed, step, 1 + index, number)).random(count)
+
+        exchanged, way = more(1, 2)
+        [nameless], [unnamed] = more(2, 1), more(3, 1)
         exchange, theirs = None, None
         if exchanged < config.exchange_share and not base and not company:
             rows = self.source.exchanges()
@@ -221,15 +225,15 @@ class Samples(data.Dataset[Example]):
             if theirs and not theirs["seen"][PARTS.index(exchange.part)]:
                 theirs = None
         target = self._target(row)
-        told = self.source.caption(row, worded, anonymous=bool(unnamed) and not base)
+        told = self.source.caption(row, worded, anonymous=bool(unnamed < config.anonymous_caption) and not base)
         references: tuple[int, ...] = (reference,)
         faces: tuple[str, ...] = (told.face,)
         landmarks = target["landmarks"][None]
         if company:
             members = self.source.members(row, worded)
-            chosen = np.random.default_rng((config.schedule.seed, step, 1 + index, 4)).random(len(members))
             views = [member.portraits[: config.views] for member in members]
-            references = tuple(rows[int(u * len(rows))] for rows, u in zip(views, chosen, strict=True))
+            chosen = zip(views, more(4, len(views)), strict=True)
+            references = tuple(rows[int(u * len(rows))] for rows, u in chosen)
             faces = tuple(member.face for member in members)
             landmarks = torch.from_numpy(np.stack([member.landmarks for member in members]))
         noise = rng.standard_normal((self.channels, *target["masks"].shape[1:]), np.float32)
@@ -255,11 +259,10 @@ class Samples(data.Dataset[Example]):
             shown=torch.from_numpy(self.source.shown(row)) if config.scene_weight else None,
         )
 
-    def _shown(self, step: int, index: int, row: int) -> int:
+    def _shown(self, step: int, index: int, row: int, *, base: bool, company: bool) -> int:
         """The picture to be drawn: another one where several people are learnt from, or the base alone may be."""
         groups, seed = self.source.groups(), self.config.schedule.seed
-        company = learns_company(self.config, step)
-        if not groups or not (company or learns_base(self.config, step)):
+        if not groups or not (company or base):
             return row
         # the same for all of the step
         number = np.random.default_rng((seed, step, 0, 0)).integers(int(company), len(groups) + 1)

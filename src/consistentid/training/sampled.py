@@ -36,12 +36,8 @@ def sampled(denoise: Denoise, schedule: DDPMScheduler, noisy: Tensor, begin: Ten
     with torch.autocast(noisy.device.type, enabled=torch.is_autocast_enabled(noisy.device.type), cache_enabled=False):
         for step in range(steps):
             t, following = (begin + (end - begin) * done // steps for done in (step, step + 1))
-            signal, left = signals[t], signals[following]
-            clean = clean_latents(noisy, denoise(noisy, t).float(), signal, schedule.config.prediction_type)
-            noise = (noisy - _rows(signal.sqrt()) * clean) / _rows((1 - signal).sqrt())
-            noisy = _rows(left.sqrt()) * clean + _rows((1 - left).sqrt()) * noise
+            clean = clean_latents(noisy, denoise(noisy, t).float(), signals[t], schedule.config.prediction_type)
+            signal = signals[t][:, None, None, None]
+            noise = (noisy - signal.sqrt() * clean) / (1 - signal).sqrt()
+            noisy = schedule.add_noise(clean, noise, following)
     return noisy
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x[:, None, None, None]

@@ -33,6 +33,11 @@ class Asked:
         """Every factor that is seen, (B, F), with the same weight."""
         return cls(shown, torch.ones(shown.shape, device=shown.device))
 
+    @property
+    def counted(self) -> Tensor:
+        """(B, F): the weight of each factor, 0 where it is not seen."""
+        return self.weight * (self.shown != UNSEEN)
+
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
         return type(self)(self.shown.to(device), self.weight.to(device))
@@ -56,7 +61,7 @@ class SceneLoss:
             latents: (B, C, h, w), scaled as the UNet has them; of the reader's size where there is a weight.
             asked: of each of them.
         """
-        rows = ((asked.weight > 0) & (asked.shown != UNSEEN)).any(1).nonzero()[:, 0]
+        rows = (asked.counted > 0).any(1).nonzero()[:, 0]
         loss = latents.new_zeros(len(latents))
         if not len(rows):
             return loss
@@ -67,8 +72,7 @@ class SceneLoss:
 def factor_loss(logits: Tensor, asked: Asked) -> Tensor:
     """The weighted mean over factors of their cross-entropy (B,), 0 where none counts; logits (B, V) of
     `split_factors`."""
-    weight = asked.weight * (asked.shown != UNSEEN)
-    values = asked.shown.clamp(min=0)
+    weight, values = asked.counted, asked.shown.clamp(min=0)
     each = [
         F.cross_entropy(x, wanted, reduction="none") for x, wanted in zip(split_factors(logits), values.T, strict=True)
     ]

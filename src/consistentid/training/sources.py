@@ -166,6 +166,10 @@ class DrawnSource:
         found: list[int] = rows[np.argsort(boxes[:, 1] - boxes[:, 3], kind="stable")].tolist()
         return found
 
+    def _portraits(self, number: int) -> Sequence[int]:
+        """`of_person` of the person of that number."""
+        return self.of_person((number - self.pool.spec.first) * self.pool.spec.scenes)
+
     def order(self, seed: int) -> Order:
         """See `Source.order`."""
         return shuffled(len(self), seed)
@@ -178,9 +182,8 @@ class DrawnSource:
         """See `Source.members`."""
         pool, row = self._find(row)
         [told], [numbers] = group_captions(pool, np.array([row]), wording), pool.spec.members(np.array([row]))
-        first, scenes = self.pool.spec.first, self.pool.spec.scenes
         return [
-            Member(self.of_person((int(number) - first) * scenes), np.array(landmarks), words.face)
+            Member(self._portraits(int(number)), np.array(landmarks), words.face)
             for number, landmarks, words in zip(numbers, pool.landmarks[row], told.people, strict=True)
         ]
 
@@ -194,9 +197,7 @@ class DrawnSource:
         [(part, other)] = pool.spec.exchanges(np.array([row]))
         people, _ = pool.tables(np.array([row]))
         own = pool.spec.keys(np.array([row]))[0][0]
-        first, scenes = self.pool.spec.first, self.pool.spec.scenes
-        own, other = (self.of_person((number - first) * scenes)[0] for number in (own, other))
-        return Exchange(part, own, other, part_phrases(people, 0)[part])
+        return Exchange(part, self._portraits(own)[0], self._portraits(other)[0], part_phrases(people, 0)[part])
 
     def shown(self, row: int) -> NDArray[np.int64]:
         """See `Source.shown`."""

@@ -64,21 +64,25 @@ def claimed_run(run: Path) -> Iterator[None]:
         yield
 
 
+_ONLY_DRAWN = {
+    "exchange_share": "has no pictures with exchanged parts",
+    "scene_weight": "does not tell what its pictures show",
+    "company_share": "has no pictures of several people",
+    "anonymous_caption": "has one caption a picture",
+}
+"""Options for drawn pictures -> why a data set cannot have them."""
+
+
 def open_source(config: TrainConfig, data: Path | None, cache: Path) -> Source:
     """The pictures to learn from: those of a data set, or else the drawn ones that the recipe names.
 
     Raises:
-        InputError: neither is given, or they cannot be read; or a data set is, and the recipe asks for exchanged parts.
+        InputError: neither is given, or they cannot be read; or a data set is, and the recipe asks for what it lacks.
     """
     if data is not None:
-        if config.exchange_share:
-            raise InputError("exchange_share: a data set has no pictures with exchanged parts; set it to 0")
-        if config.scene_weight:
-            raise InputError("scene_weight: a data set does not tell what its pictures show; set it to 0")
-        if config.company_share:
-            raise InputError("company_share: a data set has no pictures of several people; set it to 0")
-        if config.anonymous_caption:
-            raise InputError("anonymous_caption: a data set has one caption a picture; set it to 0")
+        for name, lack in _ONLY_DRAWN.items():
+            if getattr(config, name):
+                raise InputError(f"{name}: a data set {lack}; set it to 0")
         return DatasetSource(data, config.people)
     if config.drawn is None:
         raise InputError("nothing to learn from: name a data set with --data, or drawn pictures in the recipe")

@@ -128,7 +128,7 @@ def article(words: str) -> str:
 
 
 def _image(people: People, scenes: Scenes, row: int, rng: np.random.Generator, *, anonymous: bool) -> str:
-    who = "a person" if anonymous else _who(people, row, rng, hair=0.4, beard=0.35)
+    who = _who(people, row, rng, hair=0.4, beard=0.35, anonymous=anonymous)
     opening = _opening(scenes, row, rng)
     if opening:
         who = f"{opening} {who}"
@@ -151,7 +151,7 @@ def describe_group(groups: Groups, picture: int, rng: np.random.Generator, *, an
     places = PLACES[groups.count]
     told = []
     for row in rows:
-        who = "a person" if anonymous else _who(people, row, rng, hair=0.55, beard=0.5)
+        who = _who(people, row, rng, hair=0.55, beard=0.5, anonymous=anonymous)
         clauses = (_worn(scenes, row, rng, clothes=0.5), *_doing(scenes, row, rng, calm=0.1))
         told.append(Caption(" ".join([who, *filter(None, clauses)]), facial_sentence(people, scenes, row, rng)))
     if rng.random() < 0.5 or groups.count == 1:
@@ -167,8 +167,10 @@ def describe_group(groups: Groups, picture: int, rng: np.random.Generator, *, an
     return GroupCaption(f"{image}, {scene}" if scene else image, tuple(told), places, scene)
 
 
-def _who(people: People, row: int, rng: np.random.Generator, *, hair: float, beard: float) -> str:
-    """The person, with hair and beard by chance."""
+def _who(people: People, row: int, rng: np.random.Generator, *, hair: float, beard: float, anonymous: bool) -> str:
+    """The person, with hair and beard by chance; or nothing of all that."""
+    if anonymous:
+        return "a person"
     who = article(noun(people, row)) if rng.random() < 0.9 else "a person"
     features = [hair_words(people, row)] if rng.random() < hair else []
     if rng.random() < beard and people.beard[row]:
