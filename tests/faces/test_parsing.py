@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import recipe
 import synth
@@ -175,9 +176,10 @@ def onnx_parser(
     colours = (PALETTE.astype(np.float32) / 255)[list(order)]
     nodes = [helper.make_node("Conv", ["input", "weight", "bias"], ["logits"])]
     nodes += [helper.make_node("ReduceMean", ["input"], [f"mean{n}"], axes=[2, 3], keepdims=0) for n in range(more)]
-    shapes = {"input": [batch, 3, side, side], **{f"mean{n}": [batch, 3] for n in range(more)}}
+    sides = [side, side] if isinstance(side, int) else [f"{side} {n}" for n in range(2)]
+    shapes = {"input": [batch, 3, *sides], **{f"mean{n}": [batch, 3] for n in range(more)}}
     constants = {"weight": 2 * colours[:, :, None, None], "bias": -np.square(colours).sum(axis=1)}
-    return save_onnx(path, nodes, constants, {**shapes, "logits": [batch, 19, side, side]})
+    return save_onnx(path, nodes, constants, {**shapes, "logits": [batch, 19, *sides]})
 
 
 @pytest.mark.parametrize("batch", ["batch", 1])
@@ -213,6 +215,39 @@ def test_other_onnx_files_and_wrong_options_are_refused(tmp_path: Path, recognis
     ):
         with pytest.raises(CheckpointError, match=message):
             FaceParser.onnx(**arguments)
+
+
+def told(path: Path, **metadata: str) -> Path:
+    model = onnx.load(path)
+    helper.set_model_props(model, metadata)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_file_may_say_that_it_takes_pictures_of_any_shape(tmp_path: Path) -> None:
+    path = told(onnx_parser(tmp_path / "p.onnx", side="side"), side="64", multiple="16")
+    parser = FaceParser.onnx(path, mean=(0, 0, 0), std=(1, 1, 1))
+    assert parser.size == 64
+    shapes: list[tuple[int, ...]] = []
+    parser.network.register_forward_pre_hook(lambda _, given: shapes.append(tuple(given[0].shape[2:])))
+    for size, seen in (
+        ((64, 64), (64, 64)), ((128, 64), (64, 128)), ((64, 100), (112, 64)), ((400, 200), (64, 128)),
+        ((1000, 10), (16, 128)), ((3, 9), (128, 48)),
+    ):  # fmt: skip
+        assert parser.parse(Image.new("RGB", size)).shape == size[::-1]
+        assert shapes[-1] == seen
+    wide = face_labels(128, 64, (90, 32, 40))
+    images = [picture(labels) for labels in (face_labels(64, 64, (30, 30, 40)), wide, wide.T.copy())]
+    expected = [face_labels(64, 64, (30, 30, 40)), wide, wide.T]
+    sure = [labels for labels, _ in parser.parse_surely(images)]
+    for found in (parser.parse_batch(images), sure):
+        for labels, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(labels, right)
+    assert (colour_parser(64).parse(images[1]) != wide).any(), (
+        "in a square it is half as large, and thin labels are lost"
+    )
+    with pytest.raises(CheckpointError, match="multiple='0' of its metadata is not allowed"):
+        FaceParser.onnx(told(path, side="64", multiple="0"))
 
 
 def test_a_preset_names_an_onnx_parser_with_its_options(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from consistentid.faces.face import Detection
 from consistentid.faces.matching import assign
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.places import faces_in, regions_of
-from consistentid.pipeline.repair import face_mask, is_small
+from consistentid.pipeline.repair import face_mask, is_small, place_mask
 from consistentid.pipeline.request import Request
 
 PROMPT = "two friends at a beach"
@@ -344,6 +344,47 @@ def test_repair_follows_a_request(
     assert len(mended.repairs[0]) == 1
     outside = np.asarray(face_mask(found, (128, 128))) == 0
     assert np.array_equal(pixels(mended.images[0])[outside], pixels(plain.images[0])[outside])
+
+
+@pytest.mark.parametrize("appears", [True, False])
+def test_whoever_is_missing_is_drawn_in_their_place(
+    studio: ConsistentIDPipeline, people: list[Identity], monkeypatch: pytest.MonkeyPatch, appears: bool
+) -> None:
+    call: dict[str, Any] = {"seed": 3, "regions": [LEFT, RIGHT]}
+    plain = studio(people, PROMPT, **call).images[0]
+    there, missing = face(4, 8, 28, 44), face(36, 10, 60, 46)
+
+    class Detector:
+        """Finds the left face in the picture as it is drawn first, and both in any other, if the second appears."""
+
+        def detect(self, image: Image.Image) -> list[Detection]:
+            return [there, missing] if appears and difference(image, plain) else [there]
+
+    monkeypatch.setattr(studio.analyzer, "detector", Detector())
+    assert math.isnan(studio(people, PROMPT, **call).scores[0])
+    made = studio(people, PROMPT, **call, repair=True)
+    (drawn,) = made.repairs[0]
+    assert (drawn["person"], drawn["box"], drawn["kept"]) == (1, [32, 0, 64, 64], appears)
+    assert math.isnan(drawn["likeness_before"])
+    assert math.isnan(drawn["likeness_after"]) is math.isnan(made.scores[0]) is not appears
+    assert np.array_equal(pixels(made.images[0])[:, :32], pixels(plain)[:, :32]), "the other's half stays"
+    assert bool(difference(made.images[0], plain)) is appears
+
+
+def test_nobody_is_drawn_into_a_picture_from_elsewhere(
+    studio: ConsistentIDPipeline, people: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studio.analyzer, "detector", Fixed([face(4, 20, 50, 84)]))
+    made = studio.repair(TWO, people, regions=[LEFT, RIGHT], seed=5)
+    assert made.repairs == [[]]
+    assert difference(made.images[0], TWO) == 0
+
+
+def test_the_place_of_a_missing_person_leaves_out_faces() -> None:
+    mask = np.asarray(place_mask(Regions.read([LEFT, RIGHT]), 1, (100, 100), [face(40, 10, 60, 60)]))
+    assert mask[80, 55] == mask[30, 80] == 255
+    assert not mask[:, :50].any()
+    assert not mask[10:60, 50:60].any()
 
 
 def test_other_faces_are_left_out_of_the_mask() -> None:

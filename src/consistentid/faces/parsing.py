@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -28,6 +30,9 @@ _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _MAX_LOGITS: Final = 1024
 """Side up to which logits are interpolated; beyond it labels are repeated: 19 maps of 4,000 pixels take 1.2 GB."""
 
+_LONGEST: Final = 2
+"""Most sides of a square that the longer side of a picture gets, where a network takes more than squares."""
+
 _ALIASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "l_brow": "left_brow",
@@ -51,10 +56,13 @@ class FaceParser:
     """A network that labels pixels, behind the `Parser` protocol.
 
     Args:
-        network: (B, 3, size, size) normalised RGB -> (B, K, h, w) logits, or an output that has them as `logits`.
-        size: side of the network's input; pictures are padded to a square, never squashed.
+        network: (B, 3, H, W) normalised RGB -> (B, K, h, w) logits, or an output that has them as `logits`.
+        size: side of the network's input, of pictures that are not square the longer one: they are padded to a square,
+            never squashed.
         mean, std: normalisation of RGB in [0, 1].
         labels: CelebAMask-HQ label of each of the network's K classes.
+        multiple: the network takes sides that are multiples of this many pixels, so that `size` is the shorter side and
+            little is padded; None for squares of `size` alone.
     """
 
     def __init__(
@@ -64,9 +72,10 @@ class FaceParser:
         mean: Sequence[float] = _IMAGENET_MEAN,
         std: Sequence[float] = _IMAGENET_STD,
         labels: Sequence[int] = tuple(range(len(LABELS))),
+        multiple: int | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.size = size
+        self.size, self._multiple = size, multiple
         self._mean, self._std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (mean, std))
         self._labels = np.array(labels, np.uint8)
 
@@ -144,6 +153,9 @@ class FaceParser:
     ) -> FaceParser:
         """A parser as ONNX, such as an exported BiSeNet: (B, 3, S, S) normalised RGB -> (B, K, h, w) logits.
 
+        A file that leaves both sides open may say in its metadata that it takes pictures of any shape: ``side`` is S,
+        the shorter side, and ``multiple`` is what divides both.
+
         Args:
             path: ONNX file; of several outputs the first of that kind counts.
             size: S, where the file leaves it open; 512 by default.
@@ -163,39 +175,60 @@ class FaceParser:
                 raise CheckpointError(
                     f"{name}={list(values)} of {path} is not allowed; give three numbers, for R, G, B"
                 )
-        return cls(network, network.side or size or 512, mean, std, order)
+        return cls(network, network.side or size or 512, mean, std, order, network.multiple)
 
     def parse(self, image: Image.Image) -> NDArray[np.uint8]:
         """(H, W) uint8 CelebAMask-HQ labels of an RGB picture, at its size."""
         return self.parse_batch([image])[0]
 
     def parse_batch(self, images: Sequence[Image.Image]) -> list[NDArray[np.uint8]]:
-        """The labels of several pictures, of any sizes, by one run of the network."""
-        logits = self._logits(torch.cat([self.pixels(_square(image)) for image in images]))
-        return [self._read(row, image) for row, image in zip(logits, images, strict=True)]
+        """The labels of several pictures, of any sizes, by one run of the network for each shape that it sees."""
+        return [self._read(logits, frame) for logits, frame in self._seen(images)]
 
     def parse_surely(self, images: Sequence[Image.Image]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32]]]:
         """The labels of several pictures as `parse_batch` gives them, and (H, W) float32 how sure each pixel's is.
 
         That is the network's probability of the label, 1/K to 1.
         """
-        logits = self._logits(torch.cat([self.pixels(_square(image)) for image in images]))
-        sure = logits.softmax(dim=1).amax(dim=1).cpu().numpy()
         return [
-            (self._read(rows, image), _window(probability, image))
-            for rows, probability, image in zip(logits, sure, images, strict=True)
+            (self._read(logits, frame), frame.window(logits.softmax(dim=0).amax(dim=0).cpu().numpy()))
+            for logits, frame in self._seen(images)
         ]
 
-    def _read(self, logits: Tensor, image: Image.Image) -> NDArray[np.uint8]:
-        side = min(max(image.size), _MAX_LOGITS)
-        full = interpolate(logits[None], (side, side), mode="bilinear", align_corners=False)
-        return _window(self._labels[full[0].max(dim=0).indices.cpu().numpy()], image)  # three times as fast as argmax
+    def pixels(self, image: Image.Image, sides: tuple[int, int] | None = None) -> Tensor:
+        """The network's input for an RGB picture which fills it: (1, 3, H, W) float32, normalised.
 
-    def pixels(self, square: Image.Image) -> Tensor:
-        """The network's input for a square RGB picture: (1, 3, size, size) float32, normalised."""
-        resized = square.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        Args:
+            image: of about the shape of the input.
+            sides: (W, H) of the input; squares of `size` by default.
+        """
+        resized = image.resize(sides or (self.size, self.size), Image.Resampling.BILINEAR)
         values = torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255
         return ((values - self._mean) / self._std)[None]
+
+    def _frame(self, image: Image.Image) -> _Frame:
+        multiple, longest = (self._multiple, _LONGEST) if self._multiple else (self.size, 1)
+        scale = max(min(image.size), max(image.size) / longest) / self.size
+        sides = [math.ceil(x / scale / multiple - 1e-6) * multiple for x in image.size]
+        around = [max(round(side * scale), x) for side, x in zip(sides, image.size, strict=True)]
+        return _Frame(image.size, (around[0], around[1]), (sides[0], sides[1]))
+
+    def _seen(self, images: Sequence[Image.Image]) -> list[tuple[Tensor, _Frame]]:
+        """(K, h, w) logits of each picture, and where in them it is."""
+        frames = [self._frame(image) for image in images]
+        found: dict[int, Tensor] = {}
+        for shape in {frame.network for frame in frames}:
+            rows = [row for row, frame in enumerate(frames) if frame.network == shape]
+            pixels = torch.cat([self.pixels(frames[row].padded(images[row]), shape) for row in rows])
+            found |= zip(rows, self._logits(pixels), strict=True)
+        return [(found[row], frame) for row, frame in enumerate(frames)]
+
+    def _read(self, logits: Tensor, frame: _Frame) -> NDArray[np.uint8]:
+        width, height = frame.around
+        scale = min(1.0, _MAX_LOGITS / max(width, height))
+        sides = max(round(height * scale), 1), max(round(width * scale), 1)
+        full = interpolate(logits[None], sides, mode="bilinear", align_corners=False)
+        return frame.window(self._labels[full[0].max(dim=0).indices.cpu().numpy()])  # three times as fast as argmax
 
     @torch.inference_mode()
     def _logits(self, pixels: Tensor) -> Tensor:
@@ -229,16 +262,30 @@ class _OnnxNetwork(nn.Module):
                 f" {[node.shape for node in outputs]}, needed is (B, 3, S, S) to (B, {classes}, h, w)"
             )
         self._input, self._output = inputs[0].name, fitting[0]
-        self.side = shape[2] if isinstance(shape[2], int) else None
+        open_sides = not any(isinstance(side, int) for side in shape[2:])
+        told = self._session.get_modelmeta().custom_metadata_map if open_sides else {}
+        self.side = shape[2] if isinstance(shape[2], int) else _number(told, "side", path)
+        self.multiple = _number(told, "multiple", path)
         self._single = shape[0] == 1  # exported for one picture at a time
         self.home = nn.Parameter(torch.empty(0), requires_grad=False)  # modules are asked where they are
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K, h, w) of pictures (B, 3, S, S), on their device."""
+        """Logits (B, K, h, w) of pictures (B, 3, H, W), on their device."""
         values = pixels.float().cpu().numpy()
         runs = np.split(values, len(values)) if self._single else [values]
         logits = [self._session.run([self._output], {self._input: run})[0] for run in runs]
         return torch.from_numpy(np.concatenate(logits)).to(pixels.device)
+
+
+def _number(told: Mapping[str, str], name: str, path: str | os.PathLike[str]) -> int | None:
+    """A number of pixels of a file's metadata; None where it says nothing."""
+    if name not in told:
+        return None
+    if not told[name].isdecimal() or not 0 < int(told[name]) <= _MAX_LOGITS:
+        raise CheckpointError(
+            f"{path}: {name}={told[name]!r} of its metadata is not allowed; it is 1 to {_MAX_LOGITS} pixels"
+        )
+    return int(told[name])
 
 
 def _may_be(length: int | str | None, wanted: int) -> bool:
@@ -268,25 +315,35 @@ def label_order(names: Mapping[int, str], network: str) -> list[int]:
     return [LABELS.index(name) for name in ours]
 
 
-def _square(image: Image.Image) -> Image.Image:
-    """The picture in a square, its edges drawn out to the borders: black bars would be an object to the network."""
-    if image.width == image.height:
-        return image
-    side = max(image.size)
-    left, top = _corner(image)
-    around = (top, side - image.height - top), (left, side - image.width - left), (0, 0)
-    return Image.fromarray(np.pad(np.asarray(image), around, mode="edge"))
+@dataclass(frozen=True)
+class _Frame:
+    """A picture within what a network sees of it: its middle.
 
+    Attributes:
+        picture: (width, height) of the picture.
+        around: the same with what is put around it, pixels of the picture.
+        network: what the network sees of that, in its own pixels.
+    """
 
-def _window(square: NDArray[Any], image: Image.Image) -> NDArray[Any]:
-    """What of the values (S, S) of a picture's square belongs to the picture, (H, W)."""
-    side = max(image.size)
-    left, top = _corner(image)
-    resized = np.asarray(Image.fromarray(square).resize((side, side), Image.Resampling.NEAREST))
-    return resized[top : top + image.height, left : left + image.width].copy()
+    picture: tuple[int, int]
+    around: tuple[int, int]
+    network: tuple[int, int]
 
+    @property
+    def _corner(self) -> tuple[int, int]:
+        (width, height), (wide, high) = self.picture, self.around
+        return (wide - width) // 2, (high - height) // 2
 
-def _corner(image: Image.Image) -> tuple[int, int]:
-    """Left and top of the picture in the middle of its square."""
-    side = max(image.size)
-    return (side - image.width) // 2, (side - image.height) // 2
+    def padded(self, image: Image.Image) -> Image.Image:
+        """The picture with its edges drawn out to the borders: black bars would be an object to the network."""
+        if self.around == self.picture:
+            return image
+        (left, top), (width, height), (wide, high) = self._corner, self.picture, self.around
+        margins = (top, high - height - top), (left, wide - width - left), (0, 0)
+        return Image.fromarray(np.pad(np.asarray(image), margins, mode="edge"))
+
+    def window(self, values: NDArray[Any]) -> NDArray[Any]:
+        """What of a map of all that the network sees belongs to the picture, (H, W) at its size."""
+        (left, top), (width, height) = self._corner, self.picture
+        resized = np.asarray(Image.fromarray(values).resize(self.around, Image.Resampling.NEAREST))
+        return resized[top : top + height, left : left + width].copy()

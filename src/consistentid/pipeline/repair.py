@@ -1,19 +1,24 @@
-"""Repair: faces too small for the base are cut out with what is around them, drawn anew large, and put back."""
+"""Repair: faces too small for the base are cut out with what is around them, drawn anew large, and put back.
+
+Before that, whoever has no face in their place, in a picture that was made of them, is drawn there.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Regions
 from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.face import Detection, largest_first
-from consistentid.pipeline.likeness import find_people
+from consistentid.pipeline.likeness import Seen, find_people
 from consistentid.pipeline.networks import PresetNetworks
 from consistentid.pipeline.request import SEEDS, Request, Row
 
@@ -22,6 +27,9 @@ SMALL = 0.3
 
 STRENGTH = 0.6
 """How far a face is drawn anew: its pose and light stay."""
+
+MISSING_STRENGTH = 0.9
+"""How far the place of somebody who has no face there is drawn anew: its colours stay."""
 
 _GROWN = 1.3  # the ellipse that is drawn anew, in sizes of the face's box
 _SOFT = 0.08  # of the box's side: how far its edge is blurred
@@ -34,10 +42,10 @@ class Repaired:
     Attributes:
         picture: its number.
         person: the number of whose face it is.
-        box: (left, top, right, bottom) of the face, pixels.
-        before, after: likeness, after the best try; NaN where no face was found any more.
+        box: (left, top, right, bottom), pixels, of the face, or of the place of somebody who had none.
+        before, after: likeness, after the best try; NaN where no face was found.
         tries: how often it was drawn.
-        kept: whether a new face is in the picture: it is where it is not less like.
+        kept: whether a new face is in the picture: it is where it is not less like, or where none was.
     """
 
     picture: int
@@ -82,10 +90,29 @@ def face_mask(face: Detection, size: tuple[int, int], others: Sequence[Detection
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     pen.ellipse((x - half_width, y - half_height, x + half_width, y + half_height), fill=255)
-    mask = mask.filter(ImageFilter.GaussianBlur(max(_SOFT * face.side, 1)))
+    return _without(others, mask.filter(ImageFilter.GaussianBlur(max(_SOFT * face.side, 1))))
+
+
+def place_mask(places: Regions, person: int, size: tuple[int, int], faces: Sequence[Detection] = ()) -> Image.Image:
+    """What of a picture is drawn anew for somebody who is missing: their place, without anybody's face.
+
+    Args:
+        places: of the people.
+        person: number of the one who is missing.
+        size: width and height of the picture.
+        faces: in the picture, which stay as they are.
+
+    Returns:
+        "L": 255 where it is drawn anew, 0 where nothing changes.
+    """
+    weights = places.weights(size[1], size[0])[person].numpy()
+    return _without(faces, Image.fromarray((255 * weights).round().astype(np.uint8)))
+
+
+def _without(faces: Sequence[Detection], mask: Image.Image) -> Image.Image:
     pen = ImageDraw.Draw(mask)
-    for other in others:
-        pen.rectangle(tuple(float(value) for value in other.box), fill=0)
+    for face in faces:
+        pen.rectangle(tuple(float(value) for value in face.box), fill=0)
     return mask
 
 
@@ -93,6 +120,8 @@ def redraw_faces(
     networks: PresetNetworks, image: Image.Image, request: Request, places: Regions | None, row: Row, picture: int = 0
 ) -> tuple[Image.Image, list[Repaired]]:
     """The picture with every small or unlike face of the request's people drawn anew, where that is not less like.
+
+    In a picture that was made of the people, whoever has no face in their place is drawn there first.
 
     Args:
         networks: draw and look.
@@ -102,35 +131,71 @@ def redraw_faces(
         row: the picture's prompt and seed.
         picture: its number.
     """
-    people, native = list(request.people), networks.sampler.native_size
-    enough = -1.0 if request.repair_below is None else request.repair_below
-    with networks.faces_at_work():
-        seen = find_people(networks.analyzer, image, people, places)
-    done = []
+    people, native, done = request.people, networks.sampler.native_size, []
+
+    def find(image: Image.Image) -> Seen:
+        with networks.faces_at_work():
+            return find_people(networks.analyzer, image, people, places)
+
+    def own(person: int, image: Image.Image) -> float:
+        return find(image).likenesses[person]
+
+    def there(person: int, face: Detection, image: Image.Image) -> float:
+        with networks.faces_at_work():
+            return _likeness(networks.analyzer, image, face, people[person])
+
+    seen = find(image)
+    if places is not None and request.image is None:
+        for person in (person for person, number in enumerate(seen.numbers) if number is None):
+            mask = place_mask(places, person, image.size, seen.faces)
+            if box := mask.getbbox():
+                part = _Part(person, box, mask, MISSING_STRENGTH, math.nan, partial(own, person))
+                image, repaired = _drawn_anew(networks, image, request, row, picture, part)
+                done.append(repaired)
+                seen = find(image)
     for person, (number, before) in enumerate(zip(seen.numbers, seen.likenesses, strict=True)):
         if number is None:
             continue
         face = seen.faces[number]
         unlike = request.repair_below is not None and before < request.repair_below
-        if not is_small(face, native) and not unlike:
-            continue
-        mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
-        likeness, tried = before, []
-        for number in range(request.repair_tries):
-            seed = (row.seed + number) % SEEDS
-            new = networks.draw(request.close_up(person, row.prompt, seed, image, mask, STRENGTH)).images[0]
-            with networks.faces_at_work():
-                tried.append(_likeness(networks.analyzer, new, face, people[person]))
-            if tried[-1] >= likeness:
-                image, likeness = new, tried[-1]
-                if likeness >= enough:
-                    break
-        after = max((x for x in tried if not math.isnan(x)), default=math.nan)
-        left, top, right, bottom = (round(float(value)) for value in face.box)
-        done.append(
-            Repaired(picture, person, (left, top, right, bottom), before, after, len(tried), kept=after >= before)
-        )
+        if unlike or is_small(face, native):
+            left, top, right, bottom = (round(float(value)) for value in face.box)
+            mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
+            part = _Part(person, (left, top, right, bottom), mask, STRENGTH, before, partial(there, person, face))
+            image, repaired = _drawn_anew(networks, image, request, row, picture, part)
+            done.append(repaired)
     return image, done
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What of a picture is drawn anew: whose, where, how far, and how alike it was and is in another picture."""
+
+    person: int
+    box: tuple[int, int, int, int]
+    mask: Image.Image
+    strength: float
+    before: float
+    likeness: Callable[[Image.Image], float]
+
+
+def _drawn_anew(
+    networks: PresetNetworks, image: Image.Image, request: Request, row: Row, picture: int, part: _Part
+) -> tuple[Image.Image, Repaired]:
+    """The best of the tries, each of which begins from the best so far; NaN is less than any likeness."""
+    enough = -1.0 if request.repair_below is None else request.repair_below
+    before = -math.inf if math.isnan(part.before) else part.before
+    best, tried = before, []
+    for number in range(request.repair_tries):
+        seed = (row.seed + number) % SEEDS
+        new = networks.draw(request.close_up(part.person, row.prompt, seed, image, part.mask, part.strength)).images[0]
+        tried.append(part.likeness(new))
+        if tried[-1] >= best:
+            image, best = new, tried[-1]
+            if best >= enough:
+                break
+    after = max((x for x in tried if not math.isnan(x)), default=math.nan)
+    return image, Repaired(picture, part.person, part.box, part.before, after, len(tried), kept=after >= before)
 
 
 def _likeness(analyzer: FaceAnalyzer, picture: Image.Image, face: Detection, person: Identity) -> float:

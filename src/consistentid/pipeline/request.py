@@ -147,7 +147,8 @@ class Request:
         person_scales: strength of each person's identity tokens, a factor on `scale`; a list.
         base_ratio: share of the prompt alone within the regions, 0 to below 1; 0 by default.
         regions_end: fraction of the steps after which every position follows the prompt alone; 1 by default.
-        repair: draw faces that are too small for the base anew, at its full size, and put them back.
+        repair: draw faces that are too small for the base anew, at its full size, and put them back; but first draw
+            people who have no face in their place.
         repair_below: with `repair`, also faces whose likeness is below this, -1 to 1.
         repair_tries: with `repair`, draw each of them up to so often, from other seeds and from the best so far, until
             it is as alike as `repair_below`, or without that no less than it was.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from transformers import CONFIG_MAPPING, AutoModel
 from consistentid.errors import InputError
 from consistentid.files.writing import replacing
 from consistentid.training.drawn.recipe import arguments
+
+_HALF = ".half"
+"""Ends the names of weights that a file holds in half precision."""
 
 
 class Network(nn.Module):
@@ -60,31 +65,125 @@ def flawed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return ImageEnhance.Brightness(picture).enhance(rng.uniform(0.85, 1.15))
 
 
-def export(network: nn.Module, path: Path, output: str) -> None:
-    """ONNX with weights in half precision, computed in single; ``output`` names what it gives.
+def export(network: nn.Module, path: Path, output: str, *, multiple: int | None = None) -> None:
+    """ONNX with weights in half precision, computed in single.
 
-    The network says in its attribute ``takes`` what it looks at: channels, height, width.
+    Args:
+        network: says in its attribute ``takes`` what it looks at: channels, height, width.
+        path: of the file.
+        output: name of what it gives.
+        multiple: the network takes any height and width that this many pixels divide, and gives maps (B, K, h, w); the
+            file says so, as `FaceParser.onnx` reads it.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     channels, height, width = network.takes  # type: ignore[misc]
     temporary = path.with_suffix(".single.onnx")
+    sides = {2: "height", 3: "width"} if multiple else {}
     torch.onnx.export(
         network, (torch.zeros(2, channels, height, width),), temporary, input_names=["input"],
-        output_names=[output], dynamic_axes={"input": {0: "batch"}, output: {0: "batch"}}, dynamo=False,
+        output_names=[output], dynamic_axes={name: {0: "batch", **sides} for name in ("input", output)}, dynamo=False,
     )  # fmt: skip
     model = onnx.load(temporary)
     temporary.unlink()
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) > 256:
-            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name + ".half")
+            half = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name + _HALF)
             casts.append(helper.make_node("Cast", [half.name], [tensor.name], to=TensorProto.FLOAT))
             tensor.CopyFrom(half)
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(casts + nodes)
+    if multiple:
+        helper.set_model_props(model, {"side": str(height), "multiple": str(multiple)})
     onnx.checker.check_model(model)
     with replacing(path) as whole:
         onnx.save(model, whole)
+
+
+@torch.no_grad()
+def restore(network: nn.Module, path: Path, samples: Tensor) -> None:
+    """Give a network the weights of a file that `export` wrote of one like it, to learn on.
+
+    A file's convolutions have swallowed the batch norms behind them. These are given back: with the statistics that
+    they have on the samples, and with the scale and shift by which the network computes what the file does.
+
+    Args:
+        network: of the file's architecture, on the CPU; it is in evaluation mode afterwards.
+        path: ONNX file.
+        samples: (B, C, H, W), as the network takes them, hundreds of them.
+
+    Raises:
+        InputError: the file is missing, or of another network.
+    """
+    from onnx import numpy_helper
+
+    graph = _graph(path)
+    weights = {_plain(x.name): torch.from_numpy(numpy_helper.to_array(x).astype(np.float32)) for x in graph.initializer}
+    own = dict(network.named_parameters()) | dict(network.named_buffers())
+    merged = [node for node in graph.node if node.op_type == "Conv" and _plain(node.input[1]) not in own]
+    pairs = _normed(network.eval(), samples[:1])
+    named = {name: own[name] for name in weights if name in own}
+    named |= {_plain(node.input[1]): conv.weight for node, (conv, _) in zip(merged, pairs, strict=False)}
+    shifts = {_plain(node.input[2]) for node in merged}
+    if len(merged) != len(pairs) or any(weights[x].shape != y.shape for x, y in named.items()):
+        raise InputError(f"{path} is of another network than the recipe's; name one that this recipe has made")
+    if left := set(weights) - set(named) - shifts:
+        raise InputError(f"{path} has weights that the recipe's network has not: {min(left)}; name one of its kind")
+    for name, x in named.items():
+        x.copy_(weights[name])
+    hooks = [
+        norm.register_forward_pre_hook(partial(_given_back, shift=weights[_plain(node.input[2])]))
+        for node, (_, norm) in zip(merged, pairs, strict=True)
+    ]
+    network(samples)
+    for hook in hooks:
+        hook.remove()
+
+
+def weight_names(path: Path) -> set[str]:
+    """The names of the weights of a file that `export` wrote.
+
+    Raises:
+        InputError: the file is missing.
+    """
+    return {_plain(x.name) for x in _graph(path).initializer}
+
+
+def _graph(path: Path) -> Any:
+    import onnx
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name the file of a network to go on from")
+    return onnx.load(path).graph
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(_HALF)
+
+
+def _normed(network: nn.Module, sample: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Every convolution with the batch norm behind it, in the order in which they are called."""
+    called: list[nn.Module] = []
+    hooks = [
+        x.register_forward_hook(lambda module, *_: called.append(module))
+        for x in network.modules()
+        if isinstance(x, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    network(sample)
+    for hook in hooks:
+        hook.remove()
+    return [(a, b) for a, b in pairwise(called) if isinstance(a, nn.Conv2d) and isinstance(b, nn.BatchNorm2d)]
+
+
+def _given_back(norm: nn.BatchNorm2d, given: tuple[Tensor], *, shift: Tensor) -> None:
+    """A batch norm that does nothing to what comes in but to shift it."""
+    mean, variance = given[0].mean((0, 2, 3)), given[0].var((0, 2, 3), unbiased=False)
+    for x, value in (
+        (norm.running_mean, mean), (norm.running_var, variance), (norm.weight, (variance + norm.eps).sqrt()),
+        (norm.bias, mean + shift),
+    ):  # fmt: skip
+        assert x is not None
+        x.copy_(value)

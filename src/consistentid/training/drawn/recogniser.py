@@ -21,12 +21,14 @@ from consistentid.faces.alignment import SIZE, align
 from consistentid.faces.verification import accepted, impostor_threshold
 from consistentid.files.devices import exactly
 from consistentid.training.drawn.loop import Losses, gathered, train
-from consistentid.training.drawn.onnx_network import Network, export, flawed
+from consistentid.training.drawn.onnx_network import Network, export, flawed, restore
 from consistentid.training.drawn.recipe import Recipe
 from consistentid.training.schedule import Schedule, batched
 
 DIMENSIONS = 512
 """Of an embedding."""
+
+_SAMPLES = 500  # faces by which a network that goes on is restored
 
 
 def aligned(pool: Pool, rows: NDArray[np.int64], rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
@@ -66,7 +68,11 @@ def _train(name: str, recipe: Recipe, out: Path, device: torch.device) -> None:
     schedule: Schedule = section.schedule
     pool, held_out = recipe.pool("train"), recipe.pool("validation")
     torch.manual_seed(schedule.seed)
-    network = Network(SIZE, DIMENSIONS, centred=True, **section.network).to(device)
+    network = Network(SIZE, DIMENSIONS, centred=True, **section.network)
+    if init := section.options["init"]:
+        rows = np.linspace(0, len(pool) - 1, _SAMPLES).astype(np.int64)
+        restore(network, init, pixels(aligned(pool, rows), torch.device("cpu")))
+    network.to(device)
 
     def loss(batch: tuple[Tensor, Tensor], _generator: torch.Generator) -> Losses:
         faces, whose = batch
