@@ -350,7 +350,7 @@ def test_repair_follows_a_request(
 def test_whoever_is_missing_is_drawn_in_their_place(
     studio: ConsistentIDPipeline, people: list[Identity], monkeypatch: pytest.MonkeyPatch, appears: bool
 ) -> None:
-    call: dict[str, Any] = {"seed": 3, "regions": [LEFT, RIGHT]}
+    call: dict[str, Any] = {"seed": 3, "regions": [LEFT, RIGHT], "person_prompts": ["a woman", ""]}
     plain = studio(people, PROMPT, **call).images[0]
     there, missing = face(4, 8, 28, 44), face(36, 10, 60, 46)
 
@@ -360,15 +360,24 @@ def test_whoever_is_missing_is_drawn_in_their_place(
         def detect(self, image: Image.Image) -> list[Detection]:
             return [there, missing] if appears and difference(image, plain) else [there]
 
+    asked, draw = [], studio.draw
+    monkeypatch.setattr(studio, "draw", lambda request: (asked.append(request), draw(request))[1])
     monkeypatch.setattr(studio.analyzer, "detector", Detector())
     assert math.isnan(studio(people, PROMPT, **call).scores[0])
-    made = studio(people, PROMPT, **call, repair=True)
+    made = studio(people, PROMPT, **call, repair=True, repair_tries=2)
     (drawn,) = made.repairs[0]
-    assert (drawn["person"], drawn["box"], drawn["kept"]) == (1, [32, 0, 64, 64], appears)
+    mask = place_mask(Regions.read([LEFT, RIGHT]), 1, plain.size, [there])
+    assert (drawn["person"], drawn["box"], drawn["kept"]) == (1, list(mask.getbbox()), appears)
     assert math.isnan(drawn["likeness_before"])
     assert math.isnan(drawn["likeness_after"]) is math.isnan(made.scores[0]) is not appears
-    assert np.array_equal(pixels(made.images[0])[:, :32], pixels(plain)[:, :32]), "the other's half stays"
-    assert bool(difference(made.images[0], plain)) is appears
+    assert drawn["tries"] == (1 if appears else 2)
+    changed = np.abs(pixels(made.images[0]) - pixels(asked[2].image)).max(axis=2)
+    assert not changed[np.asarray(mask) == 0].any()
+    assert bool(changed.any()) is appears
+    for number, request in enumerate(asked[2:]):  # both people as they were asked for, from other seeds
+        assert (request.people, request.prompt, request.seed) == (tuple(people), PROMPT, (4 + number,))
+        assert request.person_prompts == ("a woman", "")
+        assert request.places.given() == [list(LEFT), list(RIGHT)]
 
 
 def test_nobody_is_drawn_into_a_picture_from_elsewhere(
@@ -382,9 +391,16 @@ def test_nobody_is_drawn_into_a_picture_from_elsewhere(
 
 def test_the_place_of_a_missing_person_leaves_out_faces() -> None:
     mask = np.asarray(place_mask(Regions.read([LEFT, RIGHT]), 1, (100, 100), [face(40, 10, 60, 60)]))
-    assert mask[80, 55] == mask[30, 80] == 255
-    assert not mask[:, :50].any()
-    assert not mask[10:60, 50:60].any()
+    assert mask[80, 70] == mask[30, 80] == 255
+    assert 0 < mask[80, 48] < mask[80, 52] < 255, "its edge is soft"
+    assert not mask[:, :38].any()
+    assert not mask[10:60, 40:60].any()
+
+
+def test_only_who_has_a_place_in_it_is_drawn_with_a_part_of_a_picture() -> None:
+    places = Regions.read([(0.0, 0.0, 0.2, 1.0), (0.3, 0.0, 0.5, 0.5), (0.8, 0.0, 1.0, 1.0)])
+    assert places.inside((0, 0, 40, 100), (100, 100)) == [0, 1]
+    assert places.inside((30, 60, 100, 100), (100, 100)) == [2]
 
 
 def test_other_faces_are_left_out_of_the_mask() -> None:

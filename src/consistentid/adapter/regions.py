@@ -135,6 +135,12 @@ class Regions:
                 )
         return Regions.read(inside)
 
+    def inside(self, window: tuple[int, int, int, int], picture: tuple[int, int]) -> list[int]:
+        """The numbers of the regions of which a part is in a window of the picture; see `within`."""
+        left, top, right, bottom = window
+        cover = self.cover(picture[1], picture[0])[:, top:bottom, left:right]
+        return [number for number, part in enumerate(cover) if part.any()]
+
     @property
     def mask_size(self) -> tuple[int, int] | None:
         """(height, width) of the masks, None if there are boxes only."""

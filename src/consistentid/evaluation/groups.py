@@ -57,8 +57,8 @@ _CLAIM = "run.json"
 PROMPTS = (
     "a painting of two people: a person on the left and a person on the right, on a beach",
     "a painting of two people: a person on the left and a person on the right, in a forest",
-    "a painting of two people: on the left a person wearing a red beanie and on the right a person wearing a blue cap, in"
-    " the mountains",
+    "a painting of two people: on the left a person wearing a red beanie and on the right a person wearing a blue cap,"
+    " in the mountains",
     "a painting of two people: a person smiling on the left and a person smiling on the right, in the snow",
 )
 """In words of the drawings' captions: the pairs are drawn people, and a preset that knows them may know no others."""

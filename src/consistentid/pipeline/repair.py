@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from consistentid.adapter.identity import Identity
 from consistentid.adapter.regions import Regions
 from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.face import Detection, largest_first
+from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.likeness import Seen, find_people
 from consistentid.pipeline.networks import PresetNetworks
 from consistentid.pipeline.request import SEEDS, Request, Row
@@ -28,11 +28,14 @@ SMALL = 0.3
 STRENGTH = 0.6
 """How far a face is drawn anew: its pose and light stay."""
 
-MISSING_STRENGTH = 0.9
-"""How far the place of somebody who has no face there is drawn anew: its colours stay."""
+MISSING_STRENGTH = 0.75
+"""How far the place of somebody who has no face there is drawn anew: what is behind them hardly changes."""
 
 _GROWN = 1.3  # the ellipse that is drawn anew, in sizes of the face's box
 _SOFT = 0.08  # of the box's side: how far its edge is blurred
+
+
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Repaired:
 
     picture: int
     person: int
-    box: tuple[int, int, int, int]
+    box: Box
     before: float
     after: float
     tries: int
@@ -94,7 +97,7 @@ def face_mask(face: Detection, size: tuple[int, int], others: Sequence[Detection
 
 
 def place_mask(places: Regions, person: int, size: tuple[int, int], faces: Sequence[Detection] = ()) -> Image.Image:
-    """What of a picture is drawn anew for somebody who is missing: their place, without anybody's face.
+    """What of a picture is drawn anew for somebody who is missing: their place with a soft edge, without any face.
 
     Args:
         places: of the people.
@@ -106,7 +109,8 @@ def place_mask(places: Regions, person: int, size: tuple[int, int], faces: Seque
         "L": 255 where it is drawn anew, 0 where nothing changes.
     """
     weights = places.weights(size[1], size[0])[person].numpy()
-    return _without(faces, Image.fromarray((255 * weights).round().astype(np.uint8)))
+    mask = Image.fromarray((255 * weights).round().astype(np.uint8))
+    return _without(faces, mask.filter(ImageFilter.GaussianBlur(_SOFT * min(size) / 2)))
 
 
 def _without(faces: Sequence[Detection], mask: Image.Image) -> Image.Image:
@@ -131,64 +135,81 @@ def redraw_faces(
         row: the picture's prompt and seed.
         picture: its number.
     """
-    people, native, done = request.people, networks.sampler.native_size, []
+    people, native = request.people, networks.sampler.native_size
 
     def find(image: Image.Image) -> Seen:
         with networks.faces_at_work():
             return find_people(networks.analyzer, image, people, places)
 
-    def own(person: int, image: Image.Image) -> float:
-        return find(image).likenesses[person]
+    def missing(person: int, places: Regions, mask: Image.Image, box: Box) -> _Part:
+        there = places.inside(Canvas.around(mask, native).box, image.size)
 
-    def there(person: int, face: Detection, image: Image.Image) -> float:
-        with networks.faces_at_work():
-            return _likeness(networks.analyzer, image, face, people[person])
+        def asked(number: int, image: Image.Image) -> Request:
+            seed = (row.seed + 1 + number) % SEEDS  # that of the picture would leave them out again
+            return request.place_anew(there, places, row.prompt, seed, image, mask, MISSING_STRENGTH)
 
+        return _Part(person, box, math.nan, asked, lambda image: find(image).likenesses[person])
+
+    def unlike(person: int, face: Detection, others: Sequence[Detection], before: float) -> _Part:
+        mask = face_mask(face, image.size, others)
+
+        def asked(number: int, image: Image.Image) -> Request:
+            return request.close_up(person, row.prompt, (row.seed + number) % SEEDS, image, mask, STRENGTH)
+
+        def likeness(image: Image.Image) -> float:
+            with networks.faces_at_work():
+                return _likeness(networks.analyzer, image, face, people[person])
+
+        left, top, right, bottom = (round(float(value)) for value in face.box)
+        return _Part(person, (left, top, right, bottom), before, asked, likeness)
+
+    done = []
     seen = find(image)
     if places is not None and request.image is None:
         for person in (person for person, number in enumerate(seen.numbers) if number is None):
             mask = place_mask(places, person, image.size, seen.faces)
             if box := mask.getbbox():
-                part = _Part(person, box, mask, MISSING_STRENGTH, math.nan, partial(own, person))
-                image, repaired = _drawn_anew(networks, image, request, row, picture, part)
+                image, repaired = _drawn_anew(networks, image, request, picture, missing(person, places, mask, box))
                 done.append(repaired)
                 seen = find(image)
     for person, (number, before) in enumerate(zip(seen.numbers, seen.likenesses, strict=True)):
         if number is None:
             continue
         face = seen.faces[number]
-        unlike = request.repair_below is not None and before < request.repair_below
-        if unlike or is_small(face, native):
-            left, top, right, bottom = (round(float(value)) for value in face.box)
-            mask = face_mask(face, image.size, [other for other in seen.faces if other is not face])
-            part = _Part(person, (left, top, right, bottom), mask, STRENGTH, before, partial(there, person, face))
-            image, repaired = _drawn_anew(networks, image, request, row, picture, part)
+        if is_small(face, native) or (request.repair_below is not None and before < request.repair_below):
+            others = [other for other in seen.faces if other is not face]
+            part = unlike(person, face, others, before)
+            image, repaired = _drawn_anew(networks, image, request, picture, part)
             done.append(repaired)
     return image, done
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What of a picture is drawn anew: whose, where, how far, and how alike it was and is in another picture."""
+    """What of a picture is drawn anew.
+
+    Attributes:
+        person, box, before: as of `Repaired`.
+        asked: the request for a try, by its number and the picture that it begins from.
+        likeness: of the person there, in another picture; NaN without a face.
+    """
 
     person: int
-    box: tuple[int, int, int, int]
-    mask: Image.Image
-    strength: float
+    box: Box
     before: float
+    asked: Callable[[int, Image.Image], Request]
     likeness: Callable[[Image.Image], float]
 
 
 def _drawn_anew(
-    networks: PresetNetworks, image: Image.Image, request: Request, row: Row, picture: int, part: _Part
+    networks: PresetNetworks, image: Image.Image, request: Request, picture: int, part: _Part
 ) -> tuple[Image.Image, Repaired]:
     """The best of the tries, each of which begins from the best so far; NaN is less than any likeness."""
     enough = -1.0 if request.repair_below is None else request.repair_below
     before = -math.inf if math.isnan(part.before) else part.before
     best, tried = before, []
     for number in range(request.repair_tries):
-        seed = (row.seed + number) % SEEDS
-        new = networks.draw(request.close_up(part.person, row.prompt, seed, image, part.mask, part.strength)).images[0]
+        new = networks.draw(part.asked(number, image)).images[0]
         tried.append(part.likeness(new))
         if tried[-1] >= best:
             image, best = new, tried[-1]

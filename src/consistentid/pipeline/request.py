@@ -67,12 +67,17 @@ _SETTINGS: Mapping[str, str] = {
 }  # fmt: skip
 """Argument -> the field of `Settings` that it overrules."""
 
-_NOBODY: Mapping[str, Any] = {
-    "num_images_per_prompt": 1, "best_of": None, "regions": None, "person_prompts": None, "person_scales": None,
-    "face_text": None, "parts": None, "part_scales": None, "merge_at": None, "repair": False, "repair_below": None,
-    "repair_tries": 1, "progress": None, "on_step": None,
+_ONCE: Mapping[str, Any] = {
+    "num_images_per_prompt": 1, "best_of": None, "repair": False, "repair_below": None, "repair_tries": 1,
+    "progress": None, "on_step": None,
 }  # fmt: skip
-"""What a request within a request does not take over: a single picture, and nothing that is said of people."""
+"""What a request within a request does not take over: it is about a single picture."""
+
+_NOBODY: Mapping[str, Any] = {
+    **_ONCE, "regions": None, "person_prompts": None, "person_scales": None, "face_text": None, "parts": None,
+    "part_scales": None, "merge_at": None,
+}  # fmt: skip
+"""Nor what is said of people."""
 
 _OF_ALL = ("mask", "strength", "control", "control_scale", "width", "height", "best_of")
 """Arguments that mean nothing where faces alone are drawn anew."""
@@ -413,6 +418,40 @@ class Request:
             strength=strength,
             control=None,
             control_scale=None,
+        )
+
+    def place_anew(
+        self,
+        people: Sequence[int],
+        places: Regions,
+        prompt: str,
+        seed: int,
+        image: Image.Image,
+        mask: Image.Image,
+        strength: float,
+    ) -> Self:
+        """A part of a picture drawn anew with those people who are in it, all that is said of them as it was.
+
+        Args:
+            people: their numbers.
+            places: of all people of the request.
+            prompt: of the picture.
+            seed: another than the picture's.
+            image: the picture.
+            mask: the part.
+            strength: how far it is drawn anew.
+        """
+        given = {name: value for name in OF_EACH if isinstance(value := getattr(self, name), tuple)}
+        return replace(
+            self,
+            **{**_ONCE, **{name: [value[person] for person in people] for name, value in given.items()}},
+            identity=[self.people[person] for person in people],
+            regions=Regions(tuple(places.areas[person] for person in people)),
+            prompt=prompt,
+            seed=[seed],
+            image=image,
+            mask=mask,
+            strength=strength,
         )
 
     # ------------------------------------------------------------------------------------------------- as plain values

@@ -313,7 +313,7 @@ def test_options_that_nobody_knows_are_refused(trained: Path, tmp_path: Path) ->
         ("unet.network.layers=1", "unet: network has unknown layers; UNet2DConditionModel knows"),
         ("autoencoder.network.layers=1", "autoencoder: network has unknown layers; ConvAutoencoderKL knows"),
         ("decoder.options.nois=1", "decoder.options has unknown options nois; known are noise"),
-        ("scene_reader.options.noise=1", "scene_reader has options, and none are known"),
+        ("parser.options.noise=1", "parser has options, and none are known"),
         ("parser.shedule.lr=1", "parser has unknown options shedule; known are network, schedule, options"),
         ("pictures.train.peple=1", "pictures.train has unknown options peple; known are people"),
         ("pictures.train.size=64", "pictures.train has size, which stands elsewhere"),

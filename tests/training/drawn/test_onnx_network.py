@@ -28,9 +28,9 @@ def recogniser(seed: int) -> Network:
     return Network(32, 16, centred=True, **RESNET)
 
 
-def parser(seed: int, fine: int = 0) -> ParserNetwork:
+def parser(seed: int) -> ParserNetwork:
     torch.manual_seed(seed)
-    return ParserNetwork(32, [8, 16], fine=fine)
+    return ParserNetwork(32, [8, 16])
 
 
 def learnt(network: nn.Module) -> nn.Module:
@@ -46,30 +46,16 @@ def samples() -> torch.Tensor:
     return torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(9))
 
 
-@pytest.mark.parametrize("make", [recogniser, parser, lambda seed: parser(seed, fine=8)])
+@pytest.mark.parametrize("make", [recogniser, parser])
 def test_a_network_goes_on_from_its_file(make, tmp_path: Path) -> None:
     path, x = tmp_path / "network.onnx", samples()
     export(learnt(make(1)), path, "found")
     (expected,) = onnxruntime.InferenceSession(path).run(None, {"input": x.numpy()})
     network = make(2)
+    restore(network, path, x)
     if isinstance(network, ParserNetwork):
-        network.begin_with(path, x)
         np.testing.assert_allclose(network.train()(x).detach(), expected, atol=2e-3)  # by the samples' statistics
-    else:
-        restore(network, path, x)
     np.testing.assert_allclose(network.eval()(x).detach(), expected, atol=2e-3)
-
-
-def test_a_fine_level_is_put_on_a_coarse_parser(tmp_path: Path) -> None:
-    path, x, coarse = tmp_path / "network.onnx", samples(), learnt(parser(1))
-    export(coarse, path, "found")
-    network = parser(2, fine=8)
-    network.begin_with(path, x)
-    features: list[torch.Tensor] = []
-    for one in (coarse, network):
-        one.up[0].register_forward_hook(lambda _module, _given, out: features.append(out.detach()))
-        one.eval()(x)
-    np.testing.assert_allclose(features[1], features[0], atol=2e-3)
 
 
 def test_another_network_s_file_is_refused(tmp_path: Path) -> None:
@@ -85,9 +71,8 @@ def test_another_network_s_file_is_refused(tmp_path: Path) -> None:
         restore(wider, path, samples())
 
 
-@pytest.mark.parametrize("fine", [0, 8])
-def test_a_parser_takes_pictures_of_any_shape(fine: int, tmp_path: Path) -> None:
-    path, network = tmp_path / "parser.onnx", learnt(parser(1, fine))
+def test_a_parser_takes_pictures_of_any_shape(tmp_path: Path) -> None:
+    path, network = tmp_path / "parser.onnx", learnt(parser(1))
     assert network.multiple == 8
     export(network, path, "logits", multiple=network.multiple)
     found = FaceParser.onnx(path, mean=[0.5] * 3, std=[0.5] * 3)

@@ -118,9 +118,12 @@ def restore(network: nn.Module, path: Path, samples: Tensor) -> None:
     Raises:
         InputError: the file is missing, or of another network.
     """
+    import onnx
     from onnx import numpy_helper
 
-    graph = _graph(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name the file of a network to go on from")
+    graph = onnx.load(path).graph
     weights = {_plain(x.name): torch.from_numpy(numpy_helper.to_array(x).astype(np.float32)) for x in graph.initializer}
     own = dict(network.named_parameters()) | dict(network.named_buffers())
     merged = [node for node in graph.node if node.op_type == "Conv" and _plain(node.input[1]) not in own]
@@ -141,23 +144,6 @@ def restore(network: nn.Module, path: Path, samples: Tensor) -> None:
     network(samples)
     for hook in hooks:
         hook.remove()
-
-
-def weight_names(path: Path) -> set[str]:
-    """The names of the weights of a file that `export` wrote.
-
-    Raises:
-        InputError: the file is missing.
-    """
-    return {_plain(x.name) for x in _graph(path).initializer}
-
-
-def _graph(path: Path) -> Any:
-    import onnx
-
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; name the file of a network to go on from")
-    return onnx.load(path).graph
 
 
 def _plain(name: str) -> str:

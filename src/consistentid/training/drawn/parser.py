@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from consistentid.drawn.pools import copied, pixels
+from consistentid.drawn.pools import pixels
 from consistentid.faces.parts import LABELS
 from consistentid.training.drawn.loop import Losses, train
-from consistentid.training.drawn.onnx_network import export, restore, weight_names
+from consistentid.training.drawn.onnx_network import export
 from consistentid.training.drawn.pictures import labelled
 from consistentid.training.drawn.recipe import Recipe, arguments
 from consistentid.training.schedule import batched
@@ -27,10 +27,6 @@ _TAKEN_BACK = 0.25
 of one and the same network is 0.658 with 0, 0.677 with 0.25, 0.689 with 0.5, 0.692 with 0.6 and 0.679 with 1. But with
 more, eyes or mouths are lost, by which faces are known: both people of 60 drawings are found in 58 with 0 and 0.2, in
 57 with 0.4 and in 56 with 0.6."""
-
-_SAMPLES = 200  # pictures by which a network that goes on is restored
-_SQUARED = 0.5
-"""Share of the batches of wide pictures that are seen as squares, and so smaller."""
 
 SWAPPED = {2: 3, 3: 2, 4: 5, 5: 4, 7: 8, 8: 7}  # labels of the left become those of the right in a mirror
 
@@ -55,90 +51,46 @@ class ParserNetwork(nn.Module):
     """A U-Net of residual blocks over patches, which learns drawings in a fraction of a SegFormer's time.
 
     Args:
-        size: shorter side of its pictures; `multiple` divides both.
+        size: side of the pictures that it learns from; it takes any whose sides `multiple` divides.
         channels: widths at one patch a position, at two, four, ...
         patch_size: pixels of a side that share a position.
-        fine: width of a last level of patches half as large, which tells thin labels apart; 0 for none.
     """
 
-    def __init__(self, size: int, channels: Sequence[int], patch_size: int = 4, fine: int = 0) -> None:
+    def __init__(self, size: int, channels: Sequence[int], patch_size: int = 4) -> None:
         super().__init__()
         self.takes, self.patch_size = (3, size, size), patch_size
         self.multiple = patch_size * 2 ** (len(channels) - 1)
-        self.last = patch_size // 2 if fine else patch_size
         self.stem = _Residual(3 * patch_size**2, channels[0])
         self.down = nn.ModuleList(_Residual(before, width, stride=2) for before, width in pairwise(channels))
         self.up = nn.ModuleList(_Residual(below + width, width) for width, below in pairwise(channels))
-        if fine:
-            self.fine_stem = _Residual(3 * self.last**2, fine)
-            self.fine_up = _Residual(channels[0] + fine, fine)
-        self.classify = nn.Conv2d(fine or channels[0], len(LABELS) * self.last**2, 1)
-        self._coarse = (size, channels, patch_size)
-
-    def begin_with(self, path: Path, samples: Tensor) -> None:
-        """Go on from the ONNX file of such a parser; the fine level is new where the file has none.
-
-        Args:
-            path: of the file.
-            samples: (B, 3, size, size) in [-1, 1].
-
-        Raises:
-            InputError: the file is missing, or of another network.
-        """
-        if self.last == self.patch_size or "fine_stem.past.weight" in weight_names(path):
-            restore(self, path, samples)
-            return
-        coarse = ParserNetwork(*self._coarse)
-        restore(coarse, path, samples)
-        self.load_state_dict(
-            {name: x for name, x in coarse.state_dict().items() if not name.startswith("classify.")}, strict=False
-        )
+        self.classify = nn.Conv2d(channels[0], len(LABELS) * patch_size**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> logits (B, 19, H, W)."""
-        picture, levels = x, [self.stem(F.pixel_unshuffle(x, self.patch_size))]
+        levels = [self.stem(F.pixel_unshuffle(x, self.patch_size))]
         for down in self.down:
             levels.append(down(levels[-1]))
         x = levels.pop()
         for up in reversed(self.up):
-            x = up(_beside(x, levels.pop()))
-        if self.last < self.patch_size:
-            x = self.fine_up(_beside(x, self.fine_stem(F.pixel_unshuffle(picture, self.last))))
-        return F.pixel_shuffle(self.classify(x), self.last)
-
-
-def _beside(coarse: Tensor, fine: Tensor) -> Tensor:
-    """A map (B, C, H, W) and one of twice its sides, at the positions of the latter."""
-    return torch.cat([F.interpolate(coarse, scale_factor=2.0, mode="nearest"), fine], 1)
+            x = up(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), levels.pop()], 1))
+        return F.pixel_shuffle(self.classify(x), self.patch_size)
 
 
 def augment(x: Tensor, y: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirrored, turned, softer, and, if they are square, framed as users' pictures are.
+    """Mirrored, cut closer, two faces side by side, or four small ones: the framings that users' pictures have.
 
-    x: (B, 3, H, W) pictures, y: (B, H, W) labels; the whole batch is changed in one way.
+    x: (B, 3, S, S) pictures, y: (B, S, S) labels; the whole batch gets one framing.
     """
 
     def number(high: int, low: int = 0) -> int:
         return int(torch.randint(low, high, (), generator=generator, device=x.device))
 
+    size = x.shape[-1]
     if number(2):
         x, y = x.flip(-1), y.flip(-1)
         table = torch.tensor([SWAPPED.get(i, i) for i in range(len(LABELS))], device=x.device)
         y = table[y]
-    if x.shape[-1] == x.shape[-2]:
-        x, y = _framed(x, y, number)
-    if number(5) == 0:  # as a camera that was held sideways or upside down
-        turns = number(4, low=1)
-        x, y = x.rot90(turns, (-2, -1)), y.rot90(turns, (-2, -1))
-    if number(3) == 0:  # softer pictures than the drawn ones
-        small = F.interpolate(x, scale_factor=0.6, mode="bilinear", antialias=True)
-        x = F.interpolate(small, x.shape[-2:], mode="bilinear")
-    return x, y
-
-
-def _framed(x: Tensor, y: Tensor, number: Callable[..., int]) -> tuple[Tensor, Tensor]:
-    """Square pictures and labels as they are, cut closer, two faces side by side, or four small ones."""
-    size, kind = x.shape[-1], number(6)
+    kind = number(6)
     if kind == 0:
         side = number(size, low=size * 5 // 8)
         top, left = number(size - side + 1), number(size - side + 1)
@@ -149,34 +101,37 @@ def _framed(x: Tensor, y: Tensor, number: Callable[..., int]) -> tuple[Tensor, T
     elif kind == 2:
         rows = [torch.cat([t.roll(i, 0) for i in (0, 1)], -1) for t in (x, y)]
         x, y = (torch.cat([r, r.roll(2, 0)], -2) for r in rows)
-    return _resized(x, y, size) if x.shape[-1] != size else (x, y)
-
-
-def _resized(x: Tensor, y: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Pictures and labels of another side."""
-    x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
-    return x, F.interpolate(y[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
+    if x.shape[-1] != size:
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        y = F.interpolate(y[:, None].float(), (size, size), mode="nearest-exact")[:, 0].long()
+    if number(5) == 0:  # as a camera that was held sideways or upside down
+        turns = number(4, low=1)
+        x, y = x.rot90(turns, (-2, -1)), y.rot90(turns, (-2, -1))
+    if number(3) == 0:  # softer pictures than the drawn ones
+        small = F.interpolate(x, scale_factor=0.6, mode="bilinear", antialias=True)
+        x = F.interpolate(small, (size, size), mode="bilinear")
+    return x, y
 
 
 def emptied(x: Tensor, y: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The same batch with ``count`` pictures in which nobody is: blank, noise of any grain, or drawings in tiles.
 
-    x: (B, 3, H, W) in [-1, 1], y: (B, H, W) labels. A parser that has seen people only finds them anywhere.
+    x: (B, 3, S, S) in [-1, 1], y: (B, S, S) labels. A parser that has seen people only finds them anywhere.
     """
-    x, y, size = x.clone(), y.clone(), x.shape[-2:]
+    x, y, size = x.clone(), y.clone(), x.shape[-1]
     for row in range(count):
         kind = int(torch.randint(3, (), generator=generator, device=x.device))
         ground = torch.rand(3, 1, 1, generator=generator, device=x.device) * 2 - 1
         if kind == 2:
-            side = min(size) // 8
+            side = size // 8
             tiles = F.unfold(x[row : row + 1], side, stride=side)
             order = torch.randperm(tiles.shape[-1], generator=generator, device=x.device)
-            x[row] = F.fold(tiles[..., order], size, side, stride=side)[0]
+            x[row] = F.fold(tiles[..., order], (size, size), side, stride=side)[0]
         else:
             grain = 2 ** int(torch.randint(1, 8, (), generator=generator, device=x.device))
             noise = torch.randn(1, 3, grain, grain, generator=generator, device=x.device)
             strength = kind * torch.rand((), generator=generator, device=x.device)
-            x[row] = (ground + strength * F.interpolate(noise, size, mode="bicubic")[0]).clamp(-1, 1)
+            x[row] = (ground + strength * F.interpolate(noise, (size, size), mode="bicubic")[0]).clamp(-1, 1)
         y[row] = _BACKGROUND
     return x, y
 
@@ -189,8 +144,9 @@ def squared(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     side, size = max(height, width), min(height, width)
     left, top = (side - width) // 2, (side - height) // 2
     around = (left, side - width - left, top, side - height - top)
-    x, y = F.pad(x, around, mode="replicate"), F.pad(y[:, None].float(), around, mode="replicate")[:, 0]
-    return _resized(x, y, size)
+    x, y = F.pad(x, around, mode="replicate"), F.pad(y[:, None].float(), around, mode="replicate")
+    x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
+    return x, F.interpolate(y, (size, size), mode="nearest-exact")[:, 0].long()
 
 
 def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -199,11 +155,7 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     pool = mixture.portraits
     torch.manual_seed(section.schedule.seed)
-    parser = ParserNetwork(size, **arguments(ParserNetwork, section.network, f"{section.where}: network"))
-    if init := section.options["init"]:
-        rows = np.linspace(0, len(pool) - 1, _SAMPLES).astype(np.int64)
-        parser.begin_with(init, pixels(copied(pool.images, rows), torch.device("cpu")))
-    parser.to(device)
+    parser = ParserNetwork(size, **arguments(ParserNetwork, section.network, f"{section.where}: network")).to(device)
     counts = np.bincount(np.asarray(pool.labels[::64]).ravel(), minlength=len(LABELS))
     weight = torch.tensor((counts.sum() / np.maximum(counts, 1)) ** _RARITY, dtype=torch.float32, device=device)
     taken_back = _TAKEN_BACK * weight.log()[:, None, None]
@@ -211,9 +163,7 @@ def train_parser(recipe: Recipe, out: Path, device: torch.device) -> None:
     def loss(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Losses:
         images, labels = batch
         x, y = pixels(images, device), labels.to(device).long()
-        if torch.rand((), generator=generator, device=device) < _SQUARED:
-            x, y = squared(x, y)
-        x, y = augment(x, y, generator)
+        x, y = augment(*squared(x, y), generator)
         x, y = emptied(x, y, len(x) // 8, generator)
         return {"loss": F.cross_entropy(parser(x).float() + taken_back, y, weight)}
 

@@ -47,18 +47,14 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class RecogniserOptions:
-    """``views`` of each person in a batch; ``margin`` and ``scale`` of the ArcFace loss; ``init`` as of the parser."""
+    """``views`` of each person in a batch; ``margin`` and ``scale`` of the ArcFace loss.
+
+    ``init`` is the ONNX file of such a network to go on from, relative to the recipe.
+    """
 
     views: Annotated[int, Between(2)]
     margin: Annotated[float, Between(0, 1.5)]
     scale: Annotated[float, Between(0, open=True)]
-    init: Path | None = None
-
-
-@dataclass(frozen=True)
-class ParserOptions:
-    """``init`` is the ONNX file of such a network to go on from, relative to the recipe."""
-
     init: Path | None = None
 
 
@@ -84,7 +80,6 @@ OPTIONS: Mapping[str, type] = {
     "autoencoder": AutoencoderOptions,
     "decoder": DecoderOptions,
     "clip": ClipOptions,
-    "parser": ParserOptions,
     "recogniser": RecogniserOptions,
     "teacher": RecogniserOptions,
     "judge": RecogniserOptions,
