@@ -227,6 +227,7 @@ def _stopped(run: Path, cache: Path, number: int, after: int) -> int | None:
     return child.exitcode
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, cache: Path, in_one_go: Path) -> None:
     run = tmp_path / "run"
     assert _stopped(run, cache, signal.SIGKILL, after=3) == -signal.SIGKILL
