@@ -397,6 +397,17 @@ def test_the_place_of_a_missing_person_leaves_out_faces() -> None:
     assert not mask[10:60, 40:60].any()
 
 
+def test_a_part_is_drawn_anew_with_what_is_said_of_those_in_it(people: list[Identity]) -> None:
+    call: dict[str, Any] = {"person_prompts": ["a woman", "a man"], "person_scales": [0.5, 1.0], "repair": True}
+    request = Request(people, PROMPT, control=Image.new("RGB", (60, 41)), num_images_per_prompt=3, **call)
+    image, mask = Image.new("RGB", (64, 40)), Image.new("L", (64, 40), 255)
+    part = request.place_anew([1], Regions.read([LEFT, RIGHT]), "two friends", 5, image, mask, 0.7)
+    assert (part.people, part.person_prompts, part.person_scales) == ((people[1],), ("a man",), (1.0,))
+    assert (part.rows(), part.strength, part.repair) == ([("two friends", 5)], 0.7, False)
+    assert part.places.given() == [list(RIGHT)]
+    assert part.control.size == image.size, "its shape differed by rounding alone"
+
+
 def test_only_who_has_a_place_in_it_is_drawn_with_a_part_of_a_picture() -> None:
     places = Regions.read([(0.0, 0.0, 0.2, 1.0), (0.3, 0.0, 0.5, 0.5), (0.8, 0.0, 1.0, 1.0)])
     assert places.inside((0, 0, 40, 100), (100, 100)) == [0, 1]

@@ -442,6 +442,7 @@ class Request:
             strength: how far it is drawn anew.
         """
         given = {name: value for name in OF_EACH if isinstance(value := getattr(self, name), tuple)}
+        control = self.pictures[2]  # the picture was drawn in its shape but for rounding
         return replace(
             self,
             **{**_ONCE, **{name: [value[person] for person in people] for name, value in given.items()}},
@@ -452,6 +453,7 @@ class Request:
             image=image,
             mask=mask,
             strength=strength,
+            control=control and control.resize(image.size, Image.Resampling.LANCZOS),
         )
 
     # ------------------------------------------------------------------------------------------------- as plain values
