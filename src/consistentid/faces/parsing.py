@@ -209,7 +209,7 @@ class FaceParser:
     def _frame(self, image: Image.Image) -> _Frame:
         multiple, longest = (self._multiple, _LONGEST) if self._multiple else (self.size, 1)
         scale = max(min(image.size), max(image.size) / longest) / self.size
-        sides = [math.ceil(x / scale / multiple - 1e-6) * multiple for x in image.size]
+        sides = [math.ceil(x / scale / multiple - 1e-6) * multiple for x in image.size]  # a whole number is one
         around = [max(round(side * scale), x) for side, x in zip(sides, image.size, strict=True)]
         return _Frame(image.size, (around[0], around[1]), (sides[0], sides[1]))
 

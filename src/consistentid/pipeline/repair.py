@@ -32,8 +32,7 @@ MISSING_STRENGTH = 0.75
 """How far the place of somebody who has no face there is drawn anew: what is behind them hardly changes."""
 
 _GROWN = 1.3  # the ellipse that is drawn anew, in sizes of the face's box
-_SOFT = 0.08  # of the box's side: how far its edge is blurred
-
+_SOFT = 0.08  # of the side of what is drawn anew: how far its edge is blurred
 
 Box = tuple[int, int, int, int]
 
@@ -93,7 +92,7 @@ def face_mask(face: Detection, size: tuple[int, int], others: Sequence[Detection
     mask = Image.new("L", size, 0)
     pen = ImageDraw.Draw(mask)
     pen.ellipse((x - half_width, y - half_height, x + half_width, y + half_height), fill=255)
-    return _without(others, mask.filter(ImageFilter.GaussianBlur(max(_SOFT * face.side, 1))))
+    return _softened(mask, face.side, others)
 
 
 def place_mask(places: Regions, person: int, size: tuple[int, int], faces: Sequence[Detection] = ()) -> Image.Image:
@@ -109,11 +108,12 @@ def place_mask(places: Regions, person: int, size: tuple[int, int], faces: Seque
         "L": 255 where it is drawn anew, 0 where nothing changes.
     """
     weights = places.weights(size[1], size[0])[person].numpy()
-    mask = Image.fromarray((255 * weights).round().astype(np.uint8))
-    return _without(faces, mask.filter(ImageFilter.GaussianBlur(_SOFT * min(size) / 2)))
+    return _softened(Image.fromarray((255 * weights).round().astype(np.uint8)), min(size) / 2, faces)
 
 
-def _without(faces: Sequence[Detection], mask: Image.Image) -> Image.Image:
+def _softened(mask: Image.Image, side: float, faces: Sequence[Detection]) -> Image.Image:
+    """The mask of something of that side with a soft edge, without the faces."""
+    mask = mask.filter(ImageFilter.GaussianBlur(max(_SOFT * side, 1)))
     pen = ImageDraw.Draw(mask)
     for face in faces:
         pen.rectangle(tuple(float(value) for value in face.box), fill=0)
@@ -135,11 +135,11 @@ def redraw_faces(
         row: the picture's prompt and seed.
         picture: its number.
     """
-    people, native = request.people, networks.sampler.native_size
+    people, native, analyzer = request.people, networks.sampler.native_size, networks.analyzer
 
-    def find(image: Image.Image) -> Seen:
+    def look() -> Seen:
         with networks.faces_at_work():
-            return find_people(networks.analyzer, image, people, places)
+            return find_people(analyzer, image, people, places)
 
     def missing(person: int, places: Regions, mask: Image.Image, box: Box) -> _Part:
         there = places.inside(Canvas.around(mask, native).box, image.size)
@@ -148,7 +148,9 @@ def redraw_faces(
             seed = (row.seed + 1 + number) % SEEDS  # that of the picture would leave them out again
             return request.place_anew(there, places, row.prompt, seed, image, mask, MISSING_STRENGTH)
 
-        return _Part(person, box, math.nan, asked, lambda image: find(image).likenesses[person])
+        return _Part(
+            person, box, math.nan, asked, lambda image: find_people(analyzer, image, people, places).likenesses[person]
+        )
 
     def unlike(person: int, face: Detection, others: Sequence[Detection], before: float) -> _Part:
         mask = face_mask(face, image.size, others)
@@ -156,30 +158,29 @@ def redraw_faces(
         def asked(number: int, image: Image.Image) -> Request:
             return request.close_up(person, row.prompt, (row.seed + number) % SEEDS, image, mask, STRENGTH)
 
-        def likeness(image: Image.Image) -> float:
-            with networks.faces_at_work():
-                return _likeness(networks.analyzer, image, face, people[person])
-
         left, top, right, bottom = (round(float(value)) for value in face.box)
-        return _Part(person, (left, top, right, bottom), before, asked, likeness)
+        return _Part(
+            person, (left, top, right, bottom), before, asked,
+            lambda image: _likeness(analyzer, image, face, people[person]),
+        )  # fmt: skip
 
     done = []
-    seen = find(image)
+    seen = look()
     if places is not None and request.image is None:
         for person in (person for person, number in enumerate(seen.numbers) if number is None):
             mask = place_mask(places, person, image.size, seen.faces)
             if box := mask.getbbox():
                 image, repaired = _drawn_anew(networks, image, request, picture, missing(person, places, mask, box))
                 done.append(repaired)
-                seen = find(image)
+                if repaired.kept:
+                    seen = look()
     for person, (number, before) in enumerate(zip(seen.numbers, seen.likenesses, strict=True)):
         if number is None:
             continue
         face = seen.faces[number]
         if is_small(face, native) or (request.repair_below is not None and before < request.repair_below):
             others = [other for other in seen.faces if other is not face]
-            part = unlike(person, face, others, before)
-            image, repaired = _drawn_anew(networks, image, request, picture, part)
+            image, repaired = _drawn_anew(networks, image, request, picture, unlike(person, face, others, before))
             done.append(repaired)
     return image, done
 
@@ -191,7 +192,7 @@ class _Part:
     Attributes:
         person, box, before: as of `Repaired`.
         asked: the request for a try, by its number and the picture that it begins from.
-        likeness: of the person there, in another picture; NaN without a face.
+        likeness: of the person there, in another picture, with the face networks at work; NaN without a face.
     """
 
     person: int
@@ -210,7 +211,8 @@ def _drawn_anew(
     best, tried = before, []
     for number in range(request.repair_tries):
         new = networks.draw(part.asked(number, image)).images[0]
-        tried.append(part.likeness(new))
+        with networks.faces_at_work():
+            tried.append(part.likeness(new))
         if tried[-1] >= best:
             image, best = new, tried[-1]
             if best >= enough:
