@@ -501,6 +501,7 @@ class Running:
         # Until it has its own pages, and in what the kernel tells of it afterwards, a child counts for as much as this
         # process: readings below that tell nothing of it.
         self.inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        output.touch()  # a child that is ended at once has not opened it
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -531,8 +532,8 @@ class Running:
             waited = time.monotonic() - self.began - self.seconds - self.queued
             late = self.seconds > SECONDS or waited > SECONDS
             self.killed = "time" if late else "memory" if self.megabytes > 1.5 * MEGABYTES else ""
-            if self.killed:
-                self._kill()
+        if self.killed:
+            self._kill()  # again each time: a child that has just begun has no session to be ended yet
         return False
 
     def wait(self) -> int:

@@ -91,7 +91,6 @@ def test_waiting_for_a_processor_is_no_fault_and_waiting_for_anything_else_is(
     assert fuzz.queued(os.getpid()) > 0
     monkeypatch.setattr(fuzz, "SECONDS", 1)
     monkeypatch.setattr(os, "chdir", lambda _folder: time.sleep(300))
-    (tmp_path / "out.txt").touch()
     for queue, faults in ((1e9, []), (0.0, ["time"])):
         monkeypatch.setattr(fuzz, "queued", lambda _pid, queue=queue: queue)
         running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
@@ -113,7 +112,6 @@ def test_a_child_is_not_blamed_for_the_memory_of_the_process_that_made_it(
     monkeypatch.setattr(os, "chdir", lambda _folder: os._exit(0))
     running = fuzz.Running(fuzz.Case(0, "doctor", ["doctor"]), tmp_path, tmp_path / "out.txt", fresh=True)
     assert running.wait() == 0
-    running.output.touch()
     assert running.faults() == []
 
 

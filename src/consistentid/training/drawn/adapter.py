@@ -16,6 +16,8 @@ from consistentid.training.trainer import Trainer, claimed_run
 def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train ``out/adapter`` as `consistentid train` does, with the networks that lie in ``out``.
 
+    Unless the recipe names others, its identity loss asks teacher and recogniser of ``out``.
+
     Raises:
         Stopped: it was told to stop, and has saved.
     """
@@ -28,8 +30,9 @@ def train_adapter(recipe: Recipe, out: Path, device: torch.device) -> None:
     changes = [f"adapter.networks.{role}={_quoted(path)}" for role, path in networks.items()]
     changes.append(f"adapter.workers={recipe.ahead}")
     changes.append(f"adapter.latent_reader={_quoted(out / 'latent_reader.onnx')}")
-    seen_by = ", ".join(_quoted(out / name) for name in ("teacher.onnx", "recogniser.onnx"))
-    changes.append(f"adapter.identity_recognisers=[{seen_by}]")
+    if not (recipe.content["adapter"] or {}).get("identity_recognisers"):
+        seen_by = ", ".join(_quoted(out / name) for name in ("teacher.onnx", "recogniser.onnx"))
+        changes.append(f"adapter.identity_recognisers=[{seen_by}]")
     adapters = tuple(x for x in recipe.changes if x.split(".")[0] in ("adapter", "size", "pictures", "groups"))
     config = TrainConfig.from_yaml(recipe.path, (*adapters, *changes))
     chosen = "cpu" if device.type == "cpu" else None
