@@ -64,8 +64,7 @@ def main() -> None:
     for people, prompt in TOGETHER:
         places = [(i / len(people), 0.0, (i + 1) / len(people), 1.0) for i in range(len(people))]
         group = [who[name] for name in people]
-        width = 64 * (len(people) + 1)
-        together[prompt] = studio(group, prompt, regions=places, seed=SEED, width=width, height=128, best_of=3)
+        together[prompt] = studio(group, prompt, regions=places, seed=SEED, best_of=3)
     print(f"{len(ALONE) + len(TOGETHER)} pictures in {time.perf_counter() - began:.1f} s")
     save("demo.png", ["ada"], alone, columns=4)
     save("demo-together.png", names, together, columns=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,37 @@ def test_people_without_places_go_where_the_base_draws_faces(
     monkeypatch.setattr(studio.analyzer, "detector", Fixed(two[:1]))
     with pytest.raises(FaceError, match="the base draws fewer than 2 faces for 'two friends at a beach', with 8 seeds"):
         studio(people, PROMPT, seed=3)
+
+
+def test_several_people_stand_side_by_side_in_a_wider_picture(
+    people: list[Identity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", person_width=0.5)
+    width, height = studio.sampler.native_size
+    three = [(0.0, 0.0, 0.3, 1.0), (0.3, 0.0, 0.7, 1.0), (0.7, 0.0, 1.0, 1.0)]
+    call: dict[str, Any] = {"seed": 3, "num_inference_steps": 2}
+
+    def size(who: Any, **more: Any) -> tuple[int, int]:
+        return studio(who, PROMPT, **(call | more)).images[0].size
+
+    assert size(people[0]) == (width, height)
+    assert size(people, regions=[LEFT, RIGHT]) == (width * 3 // 2, height)
+    assert size([*people, people[0]], regions=three) == (width * 2, height), "nor is it called far from the base's own"
+    assert size(people, regions=[LEFT, RIGHT], width=width) == (width, height)
+    picture = tiny.draw((64, 60), (190, 60), size=(256, 128))[0]
+    across, down = size(people, regions=[LEFT, RIGHT], image=picture)
+    assert across == 2 * down, "a picture that is given keeps its shape"
+
+    seen: list[tuple[int, int]] = []
+    faces = [face(0.6 * width, 4, 0.9 * width, 20), face(0.1 * width, 4, 0.35 * width, 18)]
+
+    def detect(image: Image.Image) -> list[Detection]:
+        seen.append(image.size)
+        return faces
+
+    monkeypatch.setattr(studio.analyzer, "detector", SimpleNamespace(detect=detect))
+    assert size(people) == (width * 3 // 2, height)
+    assert set(seen) == {(width * 3 // 2, height)}, "the first pass, too"
 
 
 def test_regions_of_faces_part_neighbours_in_every_direction() -> None:

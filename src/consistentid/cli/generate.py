@@ -205,7 +205,7 @@ Examples:
     callback=_part_scales,
     help="How much of a part's picture counts: eyes=0.5 (1 = as trained); of the second person 2:eyes=0.5. Repeatable.",
 )
-@click.option("--width", type=int, help="Pixels.  [default: the preset's]")
+@click.option("--width", type=int, help="Pixels.  [default: the preset's, which may be wider for several people]")
 @click.option("--height", type=int, help="Pixels.  [default: the preset's]")
 @click.option("--image", type=EXISTING, help="A picture to start from, of which --strength is drawn anew.")
 @click.option(

@@ -29,10 +29,11 @@ def placed(networks: PresetNetworks, request: Request) -> Iterator[tuple[Request
     """
     people, rows = request.people, request.rows()
     said = [text for text in request.person_prompts or () if text]
+    size = networks.sampler.size(request, request.settings(networks.preset.settings))
     for number, row in enumerate(rows):
         for attempt in range(TRIES):
             seed = (row.seed + attempt * request.made) % SEEDS
-            first = networks.draw(request.without_people(", ".join([row.prompt, *said]), seed)).images[0]
+            first = networks.draw(request.without_people(", ".join([row.prompt, *said]), seed, size)).images[0]
             with networks.faces_at_work():
                 faces = largest_first(networks.analyzer.detector.detect(first))
             if len(faces) >= len(people):

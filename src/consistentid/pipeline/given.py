@@ -19,14 +19,14 @@ from consistentid.presets.settings import Settings
 
 
 def call_arguments(
-    pipe: Any, request: Request, canvas: Canvas | None, settings: Settings, batch: int
+    pipe: Any, request: Request, canvas: Canvas | None, settings: Settings, size: tuple[int, int], batch: int
 ) -> dict[str, Any]:
-    """What a pipeline that takes given pictures wants of them, or the size of what is drawn without any."""
-    if canvas is None:
-        return {"width": settings.width or None, "height": settings.height or None}
-    image, mask, control = request.pictures
+    """The (width, height) of what is drawn, and what a pipeline that takes given pictures wants of them."""
     known = inspect.signature(type(pipe).__call__).parameters
-    arguments: dict[str, Any] = dict(zip(("width", "height"), canvas.size, strict=True)) if "width" in known else {}
+    arguments: dict[str, Any] = dict(zip(("width", "height"), size, strict=True)) if "width" in known else {}
+    if canvas is None:
+        return arguments
+    image, mask, control = request.pictures
     if image:
         # one for each picture, so that each is encoded with noise of its own seed
         arguments |= {"image": [canvas.cut(image)] * batch, "strength": settings.strength}

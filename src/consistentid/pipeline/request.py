@@ -157,7 +157,8 @@ class Request:
         repair_below: with `repair`, also faces whose likeness is below this, -1 to 1.
         repair_tries: with `repair`, draw each of them up to so often, from other seeds and from the best so far, until
             it is as alike as `repair_below`, or without that no less than it was.
-        height, width: pixels; with `image` or `control` the shape is that picture's, and these say how many pixels.
+        height, width: pixels, the preset's by default, which may be wider for several people; with `image` or `control`
+            the shape is that picture's, and these say how many pixels.
         image: picture to start from.
         mask: of its size, white where it is drawn anew: everything else stays as it is, to the last bit.
         strength: how far it is drawn anew, 0 to 1.
@@ -373,9 +374,10 @@ class Request:
 
     # --------------------------------------------------------------------------------------- requests within a request
 
-    def without_people(self, prompt: str, seed: int) -> Self:
-        """One picture of that prompt and seed by the base alone, to see where it draws people."""
-        return replace(self, **_NOBODY, identity=None, base_alone=True, prompt=prompt, seed=[seed])
+    def without_people(self, prompt: str, seed: int, size: tuple[int, int]) -> Self:
+        """One picture of that prompt, seed and (width, height) by the base alone, to see where it draws people."""
+        alone = {**_NOBODY, "identity": None, "base_alone": True}
+        return replace(self, **alone, prompt=prompt, seed=[seed], width=size[0], height=size[1])
 
     def for_picture(self, prompt: str, seed: int, regions: Regions, number: int, count: int) -> Self:
         """One of the pictures, with regions of its own.

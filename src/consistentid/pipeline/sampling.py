@@ -74,17 +74,25 @@ class Sampler:
         height, width = (size, size) if isinstance(size, int) else size
         return width * self.pipe.vae_scale_factor, height * self.pipe.vae_scale_factor
 
+    def size(self, request: Request, settings: Settings) -> tuple[int, int]:
+        """(width, height) in pixels of what is drawn without given pictures; of these it says how many pixels."""
+        width, height = self.native_size
+        width, height = settings.width or width, settings.height or height
+        return (width if request.width else _widened(width, request, settings)), height
+
     def canvas(self, request: Request, settings: Settings) -> tuple[Canvas | None, tuple[int, int]]:
         """What of given pictures is sampled, if there are any, and the (width, height) that is sampled."""
-        native = self.native_size
-        size = (settings.width or native[0], settings.height or native[1])
+        size = self.size(request, settings)
         canvas = request.canvas(size)
         return canvas, canvas.size if canvas else size
 
     def remarks(self, request: Request, defaults: Settings) -> Iterator[str]:
         """What of a request will hardly come out as it is meant; see `remarks`."""
-        canvas, size = self.canvas(request, request.settings(defaults))
-        return remarks(request, self.pipe.tokenizer, self.native_size, None if canvas else size)
+        settings = request.settings(defaults)
+        canvas, size = self.canvas(request, settings)
+        width, height = self.native_size
+        made_for = _widened(width, request, settings), height
+        return remarks(request, self.pipe.tokenizer, made_for, None if canvas else size)
 
     def sample(self, request: Request, defaults: Settings) -> Sampled:
         """All pictures of a request; the pipeline and the adapter are afterwards as they were, whatever happens.
@@ -122,7 +130,7 @@ class Sampler:
             for start in range(0, len(rows), settings.batch_size):
                 batch = rows[start : start + settings.batch_size]
                 watch.begin(range(start, start + len(batch)), self._texts(request, batch), size)
-                output = self._call(pipe, request, settings, canvas, batch, watch)
+                output = self._call(pipe, request, settings, canvas, size, batch, watch)
                 windows += pictures(pipe, output.images, batch)
                 withheld += getattr(output, "nsfw_content_detected", None) or [False] * len(batch)
         image, mask, _ = request.pictures
@@ -158,9 +166,9 @@ class Sampler:
         Raises:
             CancelledError: all of them were cancelled.
         """
-        pipe, native = self.pipe, self.native_size
+        pipe = self.pipe
         settings = requests[0].settings(defaults)
-        size = settings.width or native[0], settings.height or native[1]
+        size = self.size(requests[0], settings)
         rows = [request.rows() for request in requests]
         flat = [(request, row) for request, own in zip(requests, rows, strict=True) for row in own]
         watches = [Watch(request, len(own), pipe) for request, own in zip(requests, rows, strict=True)]
@@ -215,7 +223,14 @@ class Sampler:
         return found
 
     def _call(
-        self, pipe: Any, request: Request, settings: Settings, canvas: Canvas | None, batch: list[Row], watch: Watch
+        self,
+        pipe: Any,
+        request: Request,
+        settings: Settings,
+        canvas: Canvas | None,
+        size: tuple[int, int],
+        batch: list[Row],
+        watch: Watch,
     ) -> Any:
         seeds = [row.seed for row in batch]
         image, mask, _ = request.pictures
@@ -238,7 +253,7 @@ class Sampler:
             settings,
             seeds,
             num_images_per_prompt=len(batch) if single else 1,
-            **call_arguments(pipe, request, canvas, settings, len(batch)),
+            **call_arguments(pipe, request, canvas, settings, size, len(batch)),
         )
 
     def _texts_and_identity(
@@ -284,6 +299,11 @@ class Sampler:
         if more and request.regions is not None:
             self.adapter.add_controlnet(more["controlnet"])
         return self._prepare(kind.from_pipe(self.pipe, **more))
+
+
+def _widened(width: int, request: Request, settings: Settings) -> int:
+    """What becomes of a width for all people of a request, who stand side by side."""
+    return width + round(width * settings.person_width * max(len(request.people) - 1, 0) / 8) * 8
 
 
 def _only(value: float | list[float]) -> float:

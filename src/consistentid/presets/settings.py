@@ -20,6 +20,8 @@ class Settings:
         scale: strength of the identity tokens; 0 = none, 1 = as trained.
         merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
         width, height: pixels, multiples of 8; 0 = what the base was trained at.
+        person_width: share of the width by which each person after the first makes a picture of several wider, where
+            the call names none: a base that knows several people from wide pictures draws one in a square.
         negative_prompt: what the pictures shall not show.
         strength: how far a given picture is drawn anew: 0 = kept, 1 = only its shape counts.
         control_scale: strength of the ControlNet.
@@ -35,6 +37,7 @@ class Settings:
     merge_at: float = 0.6
     width: int = 0
     height: int = 0
+    person_width: float = 0.0
     negative_prompt: str = ""
     strength: float = 0.8
     control_scale: float = 1.0
@@ -46,7 +49,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """What shapes every picture, without what depends on the machine or is told with each picture."""
-        others = ("width", "height", "batch_size", "strength", "control_scale")
+        others = ("width", "height", "person_width", "batch_size", "strength", "control_scale")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def with_overrides(self, **changes: Any) -> Settings:
@@ -63,6 +66,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "control_scale": (0, 10),
     "width": (0, 8192),
     "height": (0, 8192),
+    "person_width": (0, 1),
     "batch_size": (1, 1024),
 }
 

@@ -142,7 +142,10 @@ def _blocks(actions: Actions) -> gr.Blocks:
                         label="Best of", placeholder="off", max_lines=1, info="make so many, keep those most alike"
                     )
                 with gr.Accordion("Change a picture, or say where people are", open=False):
-                    picture = _custom("picture", most=limits.body_bytes, width=settings.width, height=settings.height)
+                    picture = _custom(
+                        "picture", most=limits.body_bytes, width=settings.width, height=settings.height,
+                        wider=settings.person_width,
+                    )  # fmt: skip
                     strength = gr.Slider(0.05, 1, settings.strength, step=0.05, label="How much is redrawn")
                     repair = gr.Checkbox(
                         False, label="Repair small faces", info="draws each anew, large, and puts it back"

@@ -1,12 +1,18 @@
 // A picture to change, what of it is painted to be drawn anew, and a box for each person, drawn or typed.
 const COLOURS = ['#ff8a00', '#00a2ff', '#d6409f', '#3dbb55', '#a77bff', '#e5484d'];
-const shape = props.width && props.height ? [props.width, props.height] : [512, 512];
 let file = null;
 let image = null;
 let painted = false;
 let tool = 'box 0';
 let begun = null;
 const boxes = new Map();
+
+// Width and height of what is made without a picture, in pixels of the canvas: each further person makes it wider.
+function shape() {
+  const [width, height] = props.width && props.height ? [props.width, props.height] : [512, 512];
+  const scale = width < 300 ? 4 : 1;
+  return [Math.round(scale * width * (1 + props.wider * Math.max(page.people.length - 1, 0))), scale * height];
+}
 
 const mask = make('canvas');
 const shown = make('canvas', { class: 'cid-canvas', tabindex: '0', role: 'img', 'aria-label': 'Picture with boxes and painted area' });
@@ -77,7 +83,7 @@ function arrange() {
   typed.replaceChildren(...page.people.map((person, number) => typedBox(person, number)));
   const there = image || page.people.length > 0;
   shown.hidden = !there;
-  [shown.width, shown.height] = image ? [image.naturalWidth, image.naturalHeight] : shape.map((side) => side * (shape[0] < 300 ? 4 : 1));
+  [shown.width, shown.height] = image ? [image.naturalWidth, image.naturalHeight] : shape();
   draw();
   publish();
 }
