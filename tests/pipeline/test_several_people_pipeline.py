@@ -376,6 +376,11 @@ def test_repair_follows_a_request(
     assert len(mended.repairs[0]) == 1
     outside = np.asarray(face_mask(found, (128, 128))) == 0
     assert np.array_equal(pixels(mended.images[0])[outside], pixels(plain.images[0])[outside])
+    wide = Request(people[0], "a woman", width=256, height=64)
+    close = wide.close_up(0, "a woman", 5, picture, face_mask(found, picture.size), 0.5)
+    width, height = studio.sampler.native_size
+    across, down = studio.sampler.canvas(close, close.settings(studio.preset.settings))[1]
+    assert across * down <= 1.1 * width * height, "at the base's own size, whatever that of the picture is"
 
 
 @pytest.mark.parametrize("appears", [True, False])

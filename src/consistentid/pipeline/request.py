@@ -420,6 +420,8 @@ class Request:
             strength=strength,
             control=None,
             control_scale=None,
+            width=None,  # those of the picture say nothing of a face
+            height=None,
         )
 
     def place_anew(

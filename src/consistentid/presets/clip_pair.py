@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from consistentid.adapter.store import read_state
 from consistentid.errors import CheckpointError
 from consistentid.files.weights import check_finite, check_network
-from consistentid.presets.loading import TEXT_PROJECTION, bound_length, loading, network_name
+from consistentid.presets.loading import bound_length, loading, network_name, text_projection
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 
@@ -142,10 +142,9 @@ def _projected(base: Network, width: int, dtype: torch.dtype) -> tuple[nn.Module
     """The text model of a base's folder, and the projection that lies beside it."""
     from transformers import CLIPTextModel
 
-    folder = base.find() if base.path else None
-    if folder is None or not (file := folder / "text_encoder" / TEXT_PROJECTION).is_file():
+    if (file := text_projection(base)) is None:
         return None
-    model, report = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=dtype, output_loading_info=True)
+    model, report = CLIPTextModel.from_pretrained(file.parent, dtype=dtype, output_loading_info=True)
     check_network(model, report["missing_keys"], f"base: {base}/text_encoder")
     weight = _projection(file, (width, model.config.hidden_size)).to(dtype)
     projection = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)

@@ -92,6 +92,13 @@ def _blame_damage(role: str, network: Network) -> None:
             raise CheckpointError(f"{role}: {damage}") from None
 
 
+def text_projection(base: Network) -> Path | None:
+    """The `TEXT_PROJECTION` in a base's folder, if there is one."""
+    folder = base.find() if base.path else None
+    file = folder / "text_encoder" / TEXT_PROJECTION if folder else None
+    return file if file and file.is_file() else None
+
+
 def load_base(preset: Preset, text_dim: int, dtype: torch.dtype) -> Any:
     """The diffusers pipeline of a preset; the width of its text says which family it has to be of.
 

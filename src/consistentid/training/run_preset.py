@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, is_dataclass
@@ -41,13 +42,14 @@ def run_preset(folder: Path, run: Path, config: TrainConfig, preset: Preset) -> 
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def write_base(pipe: Any, unet_config: str, unet: Mapping[str, Tensor], folder: Path) -> None:
+def write_base(pipe: Any, unet_config: str, unet: Mapping[str, Tensor], projection: Path | None, folder: Path) -> None:
     """The base with a trained UNet, in half precision; the networks in training stay as they are.
 
     Args:
         pipe: the pipeline in training.
         unet_config: of its UNet, as JSON, before the adapter was attached.
         unet: the trained weights.
+        projection: what lies beside the base's text encoder, see `text_projection`; that encoder has not learnt.
         folder: to write to.
     """
     from diffusers import UNet2DConditionModel
@@ -59,6 +61,8 @@ def write_base(pipe: Any, unet_config: str, unet: Mapping[str, Tensor], folder: 
     asked = signature(type(pipe).__init__).parameters
     options = {name: value for name, value in pipe.config.items() if name in asked and name not in pipe.components}
     type(pipe)(**copies, unet=trained, **options).to(dtype=torch.float16).save_pretrained(folder)
+    if projection:
+        shutil.copyfile(projection, folder / "text_encoder" / projection.name)
 
 
 def _plain(value: Any, folder: Path, tree: Path) -> Any:

@@ -28,6 +28,7 @@ from consistentid.errors import InputError, TrainingError
 from consistentid.files.claims import claimed
 from consistentid.files.output import encode_png
 from consistentid.files.writing import write_whole
+from consistentid.presets.loading import text_projection
 from consistentid.presets.read import FILE_NAME
 from consistentid.training import checkpoints, log, validation
 from consistentid.training.averages import averages
@@ -303,12 +304,13 @@ class Trainer:
         state |= {f"average/{name}": x for name, x in shadow.items()}
         state |= moments
         seen = self.step * config.schedule.batch
+        projection = text_projection(self.frozen.preset.base)
         folder = checkpoints.save(
             self.run,
             self.step,
             spec=module.cid.spec,
             adapter=adapter,
-            base=partial(write_base, self.frozen.pipe, module.unet_config, unet) if unet else None,
+            base=partial(write_base, self.frozen.pipe, module.unet_config, unet, projection) if unet else None,
             preset=self._preset(self.run / f"checkpoint-{self.step}"),
             state=state,
             about=self.about
