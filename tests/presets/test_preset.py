@@ -219,6 +219,10 @@ def test_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]  # fmt: skip
     assert "lora 2" in few.networks
     assert preset.override(controlnet="a/b").networks["controlnet"].repo == "a/b"
+    drawn = load_preset("drawn")
+    other = drawn.override(parser="a/b/own.onnx").parser
+    assert (other.kind, other.options) == ("onnx", drawn.parser.options), "a file of its kind is read as its kind is"
+    assert other.options["mean"] == [0.5, 0.5, 0.5]
     with pytest.raises(InputError, match="has no setps; it has detector,"):
         load_preset("sd15").override(setps=4)
     for wrong in ("absent.safetensors", "./absent/file.bin", "a//b"):

@@ -107,8 +107,9 @@ class Preset:
         if before is None:
             kinds = _KINDS.get(role, ())
             return replace(network, kind=kinds[0]) if len(kinds) == 1 else network
-        config = before.config if before.single_file else before
-        return replace(network, kind=before.kind, config=config if role == "base" else None)
+        # A file of another normalisation than the one before needs a preset of its own, which says so.
+        origin = before.config if before.single_file else before
+        return replace(network, kind=before.kind, options=before.options, config=origin if role == "base" else None)
 
 
 ROLES = ("detector", "recogniser", "parser", "image_encoder", "base", "adapter", "judge", "scene_reader", "controlnet")
