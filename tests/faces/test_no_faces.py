@@ -58,7 +58,7 @@ def label_maps(people: Shown, random: np.random.Generator) -> Iterator[Image.Ima
         yield Image.fromarray(random.integers(0, 256, (19, 3), dtype=np.uint8)[labels])
 
 
-@pytest.mark.parametrize("kind", [blank, noise, discs, label_maps])
+@pytest.mark.parametrize("kind", [blank, noise, discs, pytest.param(label_maps, marks=pytest.mark.slow)])
 def test_what_is_nobody_has_no_face(analyzer: FaceAnalyzer, people: Shown, kind: Callable[..., object]) -> None:
     pictures: list[Image.Image] = list(kind(people, np.random.default_rng(0)))  # type: ignore[call-overload]
     found = []

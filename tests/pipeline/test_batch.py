@@ -68,6 +68,7 @@ def test_each_is_what_it_is_alone(studio: ConsistentIDPipeline, people: tuple[Id
     assert made(alone).to_png(0) == studio.generate(requests[0]).to_png(0), "one alone is the same to the last bit"
 
 
+@pytest.mark.slow
 def test_what_happens_to_one_does_not_hurt_the_others(
     studio: ConsistentIDPipeline, people: tuple[Identity, Identity], monkeypatch: pytest.MonkeyPatch
 ) -> None:

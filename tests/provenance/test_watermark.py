@@ -89,6 +89,7 @@ def test_small_drawn_pictures_carry_it_too() -> None:
         assert detect(jpeg(embed(image), 90)).found
 
 
+@pytest.mark.slow
 def test_pictures_without_it() -> None:
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 256, (256, 256, 3), np.uint8))

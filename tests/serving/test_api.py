@@ -91,8 +91,8 @@ def test_an_identity_comes_back_as_a_file_that_portraits_take(client: TestClient
 def test_several_people_are_drawn_together(client: TestClient, ada: str) -> None:
     tom = client.post("/v1/identities", files={"photo": ADA.with_name("tom.png").read_bytes()}).json()["identity"]
     halves = [[0, 0, 0.5, 1], [0.5, 0, 1, 1]]
-    mask = Image.new("L", (64, 64), 0)
-    mask.paste(255, (0, 0, 32, 64))
+    mask = Image.new("L", (96, 64), 0)  # of the shape of a picture of two
+    mask.paste(255, (0, 0, 48, 64))
     for regions in (halves, [base64.b64encode(png(mask)).decode(), halves[1]]):
         request = {"prompt": "a woman and a man", "num_inference_steps": 2, "seed": 3, "regions": regions}
         answer = client.post("/v1/portraits", json={"identity": [ada, tom], "request": request})
@@ -118,6 +118,7 @@ def test_a_picture_from_elsewhere_is_repaired_and_else_stays_as_it_is(
     refused(client.post("/v1/repairs", json={"identity": ada, "request": request}), 400, "several pictures")
 
 
+@pytest.mark.slow
 def test_a_background_job_is_watched_and_its_pictures_are_given_once(client: TestClient, ada: str) -> None:
     request = {**SMALL, "num_inference_steps": 12}
     started = client.post("/v1/portraits", json={"identity": ada, "request": request, "background": True})

@@ -57,6 +57,7 @@ def picture(answer: dict[str, Any], number: int = 0) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data))).astype(int)
 
 
+@pytest.mark.slow
 def test_different_people_are_sampled_together_and_each_client_gets_their_own(
     client: TestClient, service: Service, studio: ConsistentIDPipeline
 ) -> None:

@@ -138,6 +138,7 @@ def test_where_the_base_learns_alone_it_sees_pictures_of_several_people_too(tmp_
     assert shares == pytest.approx([1 / 3] * 3, abs=0.2)
 
 
+@pytest.mark.slow
 def test_an_exchanged_part_is_told_in_words_or_shown_or_both(tmp_path: Path) -> None:
     """And nothing of the other person but that part: identity and whole face stay the person's own."""
     options = {"condition_dropout": 0.0, "exchange_share": 0.5, "exchanges": {"scenes": 3}, "exchange_weight": 7.0}

@@ -446,7 +446,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_can_be_read_and_its_files_are_there(path: Path) -> None:
     config = TrainConfig.from_yaml(path)
-    assert all(file.exists() for file in (*config.validation.references, *config.identity_recognisers))
+    files = (*config.validation.references, *config.identity_recognisers)
+    assert all(file.exists() for file in files if "runs" not in file.parts), "those of runs are made by other recipes"
 
 
 @pytest.mark.parametrize("name", ["drawn", "sd15", "sdxl"])
