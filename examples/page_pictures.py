@@ -40,8 +40,9 @@ def served() -> Iterator[str]:
 
 def add(tab: Any, name: str) -> None:
     """Drop a portrait, and wait until it has been looked at."""
+    before = tab.locator(".cid-card").count()
     tab.locator("#cid-people .cid-drop input").set_input_files(PORTRAITS / f"{name}.png")
-    tab.locator(".cid-card", has_text="quality").nth(tab.locator(".cid-card").count() - 1).wait_for()
+    tab.locator(".cid-card").nth(before).locator(".cid-parts").wait_for()
 
 
 def generate(tab: Any, prompt: str, seed: int, number: int = 4) -> None:

@@ -376,8 +376,10 @@ class Request:
 
     def without_people(self, prompt: str, seed: int, size: tuple[int, int]) -> Self:
         """One picture of that prompt, seed and (width, height) by the base alone, to see where it draws people."""
-        alone = {**_NOBODY, "identity": None, "base_alone": True}
-        return replace(self, **alone, prompt=prompt, seed=[seed], width=size[0], height=size[1])
+        width, height = size
+        return replace(
+            self, **_NOBODY, identity=None, base_alone=True, prompt=prompt, seed=[seed], width=width, height=height
+        )
 
     def for_picture(self, prompt: str, seed: int, regions: Regions, number: int, count: int) -> Self:
         """One of the pictures, with regions of its own.
