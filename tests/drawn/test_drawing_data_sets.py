@@ -141,7 +141,7 @@ def test_another_set_is_not_mixed_in(small: Path, tmp_path: Path) -> None:
     assert contents(tmp_path) == {"letter.txt": b"dear"}
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn/drawing.json").write_text('{"people"')
-    with pytest.raises(InputError, match=r"torn/drawing\.json: is not the note of a drawn data set, or damaged"):
+    with pytest.raises(InputError, match=r"torn/drawing\.json: does not tell of any drawn data set, or is damaged"):
         draw_dataset(SMALL, tmp_path / "torn")
 
 

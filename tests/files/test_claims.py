@@ -69,7 +69,7 @@ def test_something_of_ours_that_is_of_another_kind(tmp_path: Path) -> None:
     with claimed(tmp_path, "training run", {}, note="run.json"):
         pass
     with (
-        pytest.raises(InputError, match="holds a training run, and no evaluation; name a new folder"),
+        pytest.raises(InputError, match=r"holds another thing \(training run\), and no evaluation; name a new folder"),
         claimed(tmp_path, "evaluation", {"preset": "drawn"}, note="run.json"),
     ):
         pass
@@ -86,7 +86,7 @@ def test_a_folder_begun_by_an_older_version_goes_on(tmp_path: Path) -> None:
 def test_a_note_that_cannot_be_read(tmp_path: Path, content: str) -> None:
     (tmp_path / "note.json").write_text(content)
     with (
-        pytest.raises(InputError, match=r"note\.json: is not the note of a drawing, or damaged; name a new folder"),
+        pytest.raises(InputError, match=r"note\.json: does not tell of any drawing, or is damaged; name a new folder"),
         claimed(tmp_path, "drawing", {"size": 1}, note="note.json"),
     ):
         pass

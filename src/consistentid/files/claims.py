@@ -79,9 +79,9 @@ def _check(folder: Path, kind: str, about: Mapping[str, Any], note: str, own: Co
         same = about if holds == kind else {}
         different = [f"{key} {found[key]} instead of {value}" for key, value in same.items() if found[key] != value]
     except (InputError, LookupError):
-        raise InputError(f"{file}: is not the note of a {kind}, or damaged; name a new folder") from None
+        raise InputError(f"{file}: does not tell of any {kind}, or is damaged; name a new folder") from None
     if holds != kind:
-        raise InputError(f"{folder}: holds a {holds}, and no {kind}; name a new folder")
+        raise InputError(f"{folder}: holds another thing ({holds}), and no {kind}; name a new folder")
     if different:
         raise InputError(f"{folder}: holds another {kind}, with {', '.join(different)}; name a new folder")
 

@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from transformers import (
     CLIPImageProcessorPil,
     CLIPTextModelWithProjection,
@@ -37,6 +37,7 @@ from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.parsing import FaceParser
 from consistentid.faces.parts import LABELS
 from consistentid.faces.recognition import OnnxRecogniser
+from consistentid.presets.loading import TEXT_PROJECTION
 from consistentid.training.drawn.__main__ import main
 from consistentid.training.drawn.loop import REPORT, stage_folder
 from consistentid.training.drawn.recipe import OPTIONS, Recipe
@@ -346,6 +347,12 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     assert config["facial_dim"] == 32
     assert set(config["networks"]) == {"recogniser", "image_encoder", "parser"}
     assert StableDiffusionPipeline.from_pretrained(drawn / "base").vae.config.latent_channels == 4
+    (projection,) = {
+        (base / "text_encoder" / TEXT_PROJECTION).read_bytes()
+        for base in (trained / "base", trained / "adapter/base", drawn / "base")
+    }
+    known = load_file(trained / "text_encoder/model.safetensors")["text_projection.weight"]
+    assert torch.equal(load(projection)["text_projection.weight"], known)
     shutil.copytree(trained, tmp_path / "out")
     shutil.rmtree(tmp_path / "out/adapter")
     result = command("package", tmp_path / "out")

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 import yaml
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 from consistentid.adapter.store import CONFIG_NAME, WEIGHTS_NAME
 from consistentid.drawn.autoencoder import ConvAutoencoderKL
@@ -32,7 +31,7 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
     Raises:
         CheckpointError: something is missing, or all together is too large to ship.
     """
-    needed = ["base", "vae", "text_encoder", "image_encoder", *_ONNX, "adapter"]
+    needed = ["base", "vae", "image_encoder", *_ONNX, "adapter"]
     if missing := [name for name in needed if not (out / name).exists()]:
         raise CheckpointError(f"{out} has no {', '.join(missing)} yet; train them first")
     with replacing_folder(out / "drawn") as folder:
@@ -55,9 +54,7 @@ def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
         content = json.loads(file.read_text())
         if content.pop("_name_or_path", None):
             file.write_text(json.dumps(content, indent=2) + "\n")
-    # A pipeline has no use for it, but scoring has: it takes texts into the space of the image encoder.
-    projection = {"text_projection.weight": load_file(out / "text_encoder/model.safetensors")["text_projection.weight"]}
-    save_file(projection, folder / "base/text_encoder" / TEXT_PROJECTION)
+    shutil.copy(base / "text_encoder" / TEXT_PROJECTION, folder / "base/text_encoder")
     shutil.copytree(out / "image_encoder", folder / "image_encoder")
     (folder / "adapter").mkdir()
     for name in (CONFIG_NAME, WEIGHTS_NAME):

@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
@@ -23,6 +23,7 @@ from consistentid.drawn.pools import Pool, captions, copied, group_captions, sho
 from consistentid.errors import InputError, first_line
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.files.writing import replacing_folder
+from consistentid.presets.loading import TEXT_PROJECTION
 from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, train
 from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
@@ -99,10 +100,7 @@ def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
         "unet", network, loss, schedule, len(mixture.portraits), out, device=device, prepared=prepared,
         workers=recipe.ahead, report=report, precision=precision,
     ):  # fmt: skip
-        with TemporaryDirectory() as folder:
-            text_encoder.save_pretrained(folder)
-            words = CLIPTextModel.from_pretrained(folder)  # without the projection, for which a pipeline has no use
-        save_base(vae, words, tokenizer, unet, noise_schedule, out / "base")
+        save_base(vae, text_encoder, tokenizer, unet, noise_schedule, out / "base")
 
 
 class TextToImage(nn.Module):
@@ -206,19 +204,25 @@ def skewed_timesteps(count: int, steps: int, power: float, generator: torch.Gene
 
 def save_base(
     vae: ConvAutoencoderKL,
-    text_encoder: CLIPTextModel,
+    text_encoder: CLIPTextModelWithProjection,
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
     noise_schedule: DDPMScheduler,
     folder: Path,
 ) -> None:
-    """A StableDiffusionPipeline folder in half precision."""
+    """A StableDiffusionPipeline folder in half precision, and beside its text encoder the projection: a pipeline has no
+    use for that, but scoring has, as it takes texts into the space of the image encoder."""
+    with TemporaryDirectory() as known:
+        text_encoder.save_pretrained(known)
+        words = CLIPTextModel.from_pretrained(known)
     sampling = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
     pipe = StableDiffusionPipeline(
-        vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+        vae=vae, text_encoder=words, tokenizer=tokenizer, unet=unet,
         scheduler=DDIMScheduler.from_config(noise_schedule.config, **sampling),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.to(torch.float16)
     with replacing_folder(folder) as whole:
         pipe.save_pretrained(whole)
+        projection = text_encoder.text_projection.state_dict(prefix="text_projection.")
+        save_file(projection, whole / "text_encoder" / TEXT_PROJECTION)
