@@ -158,6 +158,10 @@ class TrainConfig:
             tokens that the initial weights make of that recogniser's.
         timestep_power: above 1 favours timesteps of little noise: t = T u^power with u uniform.
         min_snr: gamma of the min-SNR weighting of the noise loss; 0 for none.
+        change_kept: what is published of the change since the run began, as part of a weight's name: share; of several
+            parts that fit the least counts, and where none does all is kept. Averages of weights before and after are
+            often better than either (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models"). Names are those
+            on disk, behind "adapter." or "unet."; training itself goes on from what it learnt.
 
         optimiser: one of `OPTIMISERS`.
         accumulate: parts that a process computes its share of the batch in.
@@ -213,6 +217,7 @@ class TrainConfig:
     distilled_recogniser: Path | None = None
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
     min_snr: Amount = 0.0
+    change_kept: dict[str, Share] = field(default_factory=dict)
 
     optimiser: Annotated[str, OneOf(OPTIMISERS)] = "adamw"
     accumulate: Count = 1

@@ -141,6 +141,7 @@ class Trainer:
         self.examples = Examples(config, self.source, self.frozen, self.module.cid.spec)
         names = {**self.frozen.names(), "init": initial_name(config, self.frozen)}
         self.about |= {"networks": names, "pictures": self.source.name(), "precision": precision}
+        self._begun = self._with_change_kept()
         self.parameters = [x for x in self.module.parameters() if x.requires_grad]
         optimiser = _optimiser(config, self.parameters)
         self.model, self.optimiser = accelerator.prepare(self.module, optimiser)
@@ -294,9 +295,36 @@ class Trainer:
         """The trained parameters by name, in the order of ``parameters``."""
         return {name: x for name, x in self.module.named_parameters() if x.requires_grad}
 
+    def _with_change_kept(self) -> dict[str, tuple[Tensor, float]]:
+        """The initial weights of which something stays, by name, and the share of the change that is published.
+
+        Raises:
+            InputError: the recipe names weights that do not learn, or that began as noise.
+        """
+        asked, names = self.config.change_kept, self.module.names
+        for part in asked:
+            if not any(part in name for name in names.values()):
+                raise InputError(f"change_kept: no weight that learns has {part!r} in its name")
+        begun = {}
+        for name, known in names.items():
+            share = min((share for part, share in asked.items() if part in known), default=1.0)
+            if share == 1:
+                continue
+            if self.config.init is None and known.startswith("adapter."):
+                raise InputError("change_kept needs init: the weights that stay where the change does not")
+            begun[name] = self._named[name].detach().cpu().clone(), share
+        return begun
+
+    def _published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What is published of trained weights, by name."""
+        found = dict(weights)
+        for name, (begun, share) in self._begun.items():
+            found[name] = torch.lerp(begun.to(found[name]), found[name], share)
+        return found
+
     def _write(self, weights: dict[str, Tensor], shadow: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         module, config = self.module, self.config
-        shown = {module.names[name]: x for name, x in (shadow or weights).items()}
+        shown = {module.names[name]: x for name, x in self._published(shadow or weights).items()}
         learnt = {name: x for name, x in shown.items() if name.startswith("adapter.")}
         adapter = module.frozen_adapter | {name.removeprefix("adapter."): x for name, x in learnt.items()}
         unet = {name.removeprefix("unet."): x for name, x in shown.items() if name.startswith("unet.")}
@@ -373,27 +401,32 @@ class Trainer:
         self.say(log.line(self.step, schedule.steps, losses, seconds))
 
     def _validate(self) -> None:
-        """A sheet of portraits with the averaged weights; nothing of the training changes by it."""
+        """A sheet of portraits with the weights as they are published; nothing of the training changes by it."""
         if self.accelerator.is_main_process:
             options = self.config.validation
             if self._people is None:
                 self._people = validation.identities(options, self.frozen, self.module)
             self.model.eval()
-            if self.ema:
-                self.ema.store(self.parameters)
-                self.ema.copy_to(self.parameters)
+            learnt = {name: x.detach().clone() for name, x in self._named.items()}
+            averaged = dict(zip(learnt, self.ema.shadow_params, strict=True)) if self.ema else learnt
+            self._put(self._published(averaged))
             try:
                 with self.accelerator.autocast():
                     shown = validation.sheet(options, self._people, self.frozen, self.module)
             finally:
-                if self.ema:
-                    self.ema.restore(self.parameters)
+                self._put(learnt)
                 self.model.train()
             write_whole(
                 validation.validation_path(self.run, self.step),
                 encode_png(shown, {"step": self.step, "prompts": list(options.prompts)}),
             )
         self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        """Other values into the trained parameters."""
+        for name, parameter in self._named.items():
+            parameter.copy_(weights[name])
 
 
 def _optimiser(config: TrainConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
