@@ -281,6 +281,18 @@ def test_a_run_does_not_go_on_with_other_options(in_one_go: Path, cache: Path) -
         micro.trainer(in_one_go, cache, **FULL, face_weight=1.0)
 
 
+def test_a_run_of_a_version_without_an_option_goes_on_as_by_its_default(tmp_path: Path, cache: Path) -> None:
+    once = {"steps": 1, "batch": 2}
+    assert micro.trainer(tmp_path / "run", cache, schedule=once).train()
+    file = tmp_path / "run/checkpoint-1/training.json"
+    about = json.loads(file.read_text())
+    about["config"] = {name: x for name, x in about["config"].items() if name not in ("change_kept", "id_dropout")}
+    file.write_text(json.dumps(about))
+    assert micro.trainer(tmp_path / "run", cache, schedule=once).step == 1
+    with pytest.raises(TrainingError, match=r"begun with other options: id_dropout 0\.0 then, 0\.5 now"):
+        micro.trainer(tmp_path / "run", cache, schedule=once, id_dropout=0.5)
+
+
 # Losses that are not finite
 
 

@@ -125,12 +125,15 @@ def save(
     return final
 
 
-def load(folder: Path, begun: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load(
+    folder: Path, begun: Mapping[str, Any], unsaid: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save` was given as ``state`` and ``about``.
 
     Args:
         folder: of the checkpoint.
         begun: "config", "networks" and "pictures" of the run that wants to go on.
+        unsaid: what options were of which a checkpoint says nothing, because it is older than they are.
 
     Raises:
         TrainingError: the checkpoint is damaged, or was made with other options, networks or pictures; they are named.
@@ -144,10 +147,11 @@ def load(folder: Path, begun: Mapping[str, Any]) -> tuple[dict[str, Tensor], dic
         state = load_file(folder / STATE)
     except (OSError, ValueError, SafetensorError) as error:
         raise _damaged(folder, error) from error
+    was = {**(unsaid or {}), **about["config"]}
     told = [
-        _difference(about["config"], begun["config"], name)
+        _difference(was, begun["config"], name)
         for name in begun["config"]
-        if name not in (*FREE_TO_CHANGE, *BY_CONTENT) and about["config"].get(name) != begun["config"][name]
+        if name not in (*FREE_TO_CHANGE, *BY_CONTENT) and was.get(name) != begun["config"][name]
     ]
     # Checkpoints of old do not say which networks and pictures they are of.
     then, now = (x.get("networks", {}) | {"pictures": x.get("pictures")} for x in (about, begun))

@@ -368,7 +368,8 @@ class Trainer:
 
     @torch.no_grad()
     def _resume(self, folder: Path) -> None:
-        state, about = checkpoints.load(folder, self.about)
+        defaults = TrainConfig(self.config.schedule, self.config.size).to_dict()
+        state, about = checkpoints.load(folder, self.about, unsaid=defaults)
         named = self._named
         for name, parameter in named.items():
             parameter.copy_(shared_like(parameter, state[f"weights/{name}"]))
