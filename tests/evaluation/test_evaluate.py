@@ -281,6 +281,8 @@ def test_the_recogniser_that_conditioned_is_refused_as_judge(tmp_path: Path) -> 
         (["--ablate", "nothing"], "unknown ablation 'nothing'; known are components"),
         (["--preset", "sd15"], "--photos"),
         (["--pictures", "."], "--manifest"),
+        (["--photos", ".", "--split", "validation"], "--split is of drawn people"),
+        (["--split", "train"], "'train' is not one of 'test', 'validation'"),
         (["--protocol", "nothing"], "unknown protocol"),
     ],
 )

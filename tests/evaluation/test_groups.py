@@ -25,6 +25,7 @@ from consistentid.evaluation.groups import (
     score_groups,
     write_list,
 )
+from consistentid.evaluation.people import TEST, VALIDATION
 from consistentid.files.images import load_image
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
 from consistentid.pipeline.request import Request
@@ -174,6 +175,25 @@ def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypa
     other = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", scale=0.5)
     with pytest.raises(InputError, match="settings"):
         make_pairs(other, tmp_path, 1, ["two friends"])
+    with pytest.raises(InputError, match="drawings"):
+        make_pairs(studio, tmp_path, 1, ["two friends"], split=VALIDATION)
+
+
+def test_people_to_choose_by_are_others_than_those_of_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    who = studio.identify(tiny.portrait())
+    monkeypatch.setattr(studio, "identify", lambda *_: who)
+    test, other = (make_pairs(studio, tmp_path / x, 1, ["two friends"], split=x) for x in (TEST, VALIDATION))
+    assert {path.parent.name for group in other for path in group.people} == {"validation-00000", "validation-00001"}
+    assert [group.method for group in test] == [group.method for group in other]
+    for one, another in zip(test, other, strict=True):
+        assert one.picture
+        assert another.picture
+        assert (one.picture.read_bytes() != another.picture.read_bytes()) == (one.method == REAL)
+        for mine, theirs in zip(one.people, another.people, strict=True):
+            assert mine.read_bytes() != theirs.read_bytes()
 
 
 def test_pairs_with_somebody_who_is_refused_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,13 @@ Examples:
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(1, 100), help="Pictures of each of them.")
 @click.option("--photos", type=EXISTING, help="A folder with a folder of photos a person.  [default: drawn people]")
 @click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    type=click.Choice(["test", "validation"]),
+    help="Of drawn people: test to report, validation to choose weights and settings by.",
+)
+@click.option(
     "--protocol",
     help="Name or YAML file of a list of prompts; or `people`: pairs of people in one picture.  [default: drawn, or"
     " paper for photos]",
@@ -75,6 +82,7 @@ def evaluate(
     prompts: int,
     seeds: int,
     photos: Path | None,
+    split: str,
     protocol: str | None,
     variants: tuple[str, ...],
     ablations: tuple[str, ...],
@@ -106,6 +114,8 @@ def evaluate(
 
     if pictures and not manifests:
         raise InputError("--pictures needs --manifest FILE, a CSV that says whose they are; see docs/evaluation.md")
+    if (photos or manifests) and split != "test":
+        raise InputError("--split is of drawn people; leave it out with --photos and --manifest")
     given = {"judge": judge, "adapter": adapter, "base": base}
     chosen = load_preset(preset).override(**{name: value for name, value in given.items() if value})
     if protocol == PEOPLE:
@@ -117,7 +127,7 @@ def evaluate(
             raise InputError(f"{unread[0]}: the protocol 'people' has no such thing; leave it out")
         _evaluate_people(
             chosen.override(steps=steps), people, prompts, pictures, manifests, device, dtype, workers, out,
-            conditioned_judge=conditioned_judge, as_json=as_json,
+            split=split, conditioned_judge=conditioned_judge, as_json=as_json,
         )  # fmt: skip
         return
     if not (chosen.drawings_only or photos or manifests):
@@ -148,6 +158,7 @@ def evaluate(
             people=people,
             seeds=seeds,
             photos=photos,
+            split=split,
             variants=ways,
             ablations=ablations,
             workers=workers,
@@ -171,6 +182,7 @@ def _evaluate_people(
     workers: int,
     out: Path,
     *,
+    split: str,
     conditioned_judge: bool,
     as_json: bool,
 ) -> None:
@@ -187,7 +199,7 @@ def _evaluate_people(
     check_folder(out)
     studio, bars = load_pipeline(chosen, device, dtype), named_bars()
     if not groups:
-        groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], workers, partial(bars, "pictures"))
+        groups = make_pairs(studio, out, pairs, PROMPTS[:prompts], workers, partial(bars, "pictures"), split=split)
     faces = FaceAnalyzer(studio.analyzer.detector, studio.judge, studio.analyzer.parser)
     scored, threshold = score_groups(groups, faces, partial(bars, "scores"))
     name = f"{judge}, which conditioned the model: likeness is flattered" if conditions else judge

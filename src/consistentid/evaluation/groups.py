@@ -33,7 +33,7 @@ from consistentid.drawn.portraits import WORLD, draw_groups, sample_groups
 from consistentid.errors import ArgumentError, FaceError, InputError, NoFaceError
 from consistentid.evaluation.generation import in_studios
 from consistentid.evaluation.metrics import Estimate
-from consistentid.evaluation.people import Person, draw_people
+from consistentid.evaluation.people import TEST, Person, draw_people
 from consistentid.evaluation.protocol import Prompt
 from consistentid.evaluation.together import Together, measure, summary
 from consistentid.faces.analyzer import FaceAnalyzer, embed_largest
@@ -185,6 +185,8 @@ def make_pairs(
     prompts: Sequence[str],
     workers: int = 1,
     progress: Progress | None = None,
+    *,
+    split: str = TEST,
 ) -> list[Group]:
     """Pictures of pairs of held-out drawn people, two in each, of each alone in the same place, and real drawings.
 
@@ -198,6 +200,7 @@ def make_pairs(
         prompts: of each pair.
         workers: processes that make pictures.
         progress: called with (pictures done, pictures in all).
+        split: of the people, see `draw_people`.
 
     Raises:
         InputError: the folder holds something else.
@@ -205,8 +208,9 @@ def make_pairs(
     """
     about = {**model_key(studio.preset), "dtype": str(studio.dtype), "settings": settings_key(studio.preset)}
     about |= {"prompts": PROMPTS, "methods": METHODS, "places": PLACES, "drawings": WORLD}
+    about |= {} if split == TEST else {"drawings": f"{WORLD}, {split}"}
     with claimed(check_folder(folder), "evaluation of pairs", plain(about), note=_CLAIM):
-        people = draw_people(folder / "people", 2 * pairs, [Prompt("", "others")] * OTHERS)
+        people = draw_people(folder / "people", 2 * pairs, [Prompt("", "others")] * OTHERS, split=split)
         twos = [people[2 * pair : 2 * pair + 2] for pair in range(pairs)]
         width, height = studio.sampler.native_size
         size = width * 3 // 16 * 8, height
@@ -219,7 +223,7 @@ def make_pairs(
             if progress:
                 progress(done, total)
 
-        in_studios(studio, partial(_make, size), asked, workers, finish)
+        in_studios(studio, partial(_make, size, split), asked, workers, finish)
         made = [one.group() for pair in asked for one in pair]
         write_list(folder / LIST, made)
     return made
@@ -261,7 +265,7 @@ def _asked(folder: Path, pair: int, two: Sequence[Person], prompts: Sequence[str
     return asked
 
 
-def _make(size: tuple[int, int], studio: ConsistentIDPipeline, pair: Sequence[_Asked]) -> None:
+def _make(size: tuple[int, int], split: str, studio: ConsistentIDPipeline, pair: Sequence[_Asked]) -> None:
     """Make the missing pictures of a pair; those with somebody whose reference is refused stay missing."""
     width, height = size
     identities: dict[Path, Identity | None] = {}
@@ -277,7 +281,7 @@ def _make(size: tuple[int, int], studio: ConsistentIDPipeline, pair: Sequence[_A
         asked.file.parent.mkdir(parents=True, exist_ok=True)
         if asked.method == REAL:
             with replacing(asked.file) as temporary:
-                _real(asked, size).save(temporary)
+                _real(asked, size, split).save(temporary)
             continue
         arguments: dict[str, Any] = {"seed": asked.seed, "width": width, "height": height}
         arguments |= METHODS.get(asked.method, {})
@@ -292,10 +296,10 @@ def _identified(studio: ConsistentIDPipeline, reference: Path) -> Identity | Non
         return None
 
 
-def _real(asked: _Asked, size: tuple[int, int]) -> Image.Image:
+def _real(asked: _Asked, size: tuple[int, int], split: str) -> Image.Image:
     """A drawing of both people of a pair, in a scene of chance."""
     people = 2 * asked.pair, 2 * asked.pair + 1
-    groups = sample_groups([(people, asked.number)], split="test", aspect=size[0] / size[1])
+    groups = sample_groups([(people, asked.number)], split=split, aspect=size[0] / size[1])
     return Image.fromarray(draw_groups(groups, size).pixels()[0])
 
 

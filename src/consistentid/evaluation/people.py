@@ -22,8 +22,10 @@ from consistentid.files.writing import replacing
 SIZE = 128
 """Pixels of a side of drawn references and real pictures."""
 
+TEST, VALIDATION = "test", "validation"
+"""Splits of drawn people whom no network has learnt from: the first for figures to report, the second to choose by."""
+
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_SPLIT = "test"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class Person:
 
 
 def draw_people(
-    folder: Path, count: int, prompts: Sequence[Prompt], progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    count: int,
+    prompts: Sequence[Prompt],
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    split: str = TEST,
 ) -> list[Person]:
     """Held-out drawn people: a reference in a scene of chance, and for each prompt a real picture of what it asks.
 
@@ -55,17 +62,18 @@ def draw_people(
 
     Args:
         folder: one folder a person is made in it.
-        count: the first so many people of the split "test", which no network of the preset has seen.
+        count: the first so many people of the split.
         prompts: with `asks`; what a prompt leaves open is of chance, but hats, glasses, expressions and drawing styles
             that it does not mention are absent, as they are in captions.
         progress: called with (people done, people in all).
+        split: `TEST` or `VALIDATION`.
     """
     people = []
     for number in range(count):
-        home = folder / f"{_SPLIT}-{number:05d}"
+        home = folder / f"{split}-{number:05d}"
         names = ["reference", *(f"real-{index:02d}" for index in range(len(prompts)))]
-        who = sample_people([number] * len(names), split=_SPLIT)
-        scenes = sample_scenes([(number, scene) for scene in range(len(names))], split=_SPLIT, framing="portrait")
+        who = sample_people([number] * len(names), split=split)
+        scenes = sample_scenes([(number, scene) for scene in range(len(names))], split=split, framing="portrait")
         scenes = Scenes.concatenate(
             [scenes[:1], *(as_asked(scenes[i + 1 : i + 2], p.asks) for i, p in enumerate(prompts))]
         )

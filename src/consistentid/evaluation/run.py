@@ -18,7 +18,7 @@ from consistentid.evaluation.benchmark import score
 from consistentid.evaluation.encoders import Encoders
 from consistentid.evaluation.generation import Plan, generate, identity_of
 from consistentid.evaluation.manifest import NAME, Row, write_manifest
-from consistentid.evaluation.people import draw_people, read_people
+from consistentid.evaluation.people import TEST, draw_people, read_people
 from consistentid.evaluation.protocol import Protocol
 from consistentid.evaluation.report.report import REPORT_FILES, write_report
 from consistentid.evaluation.report.tables import About
@@ -50,6 +50,7 @@ def evaluate_preset(
     people: int,
     seeds: int = 1,
     photos: Path | None = None,
+    split: str = TEST,
     variants: Sequence[Variant],
     ablations: Sequence[str] = (),
     workers: int = 1,
@@ -67,6 +68,7 @@ def evaluate_preset(
         people: how many.
         seeds: pictures of each person and prompt.
         photos: a folder of people; drawn ones by default.
+        split: of drawn people, see `draw_people`.
         variants: ways of running the model.
         ablations: names of `variants.ABLATIONS`, whose variants are added.
         workers: processes that make pictures.
@@ -90,7 +92,7 @@ def evaluate_preset(
     about = {**model, "settings": settings_key(studio.preset), "protocol": protocol.name}
     with claimed(folder, "evaluation", about, note=_CLAIM):
         return _evaluate(
-            studio, encoders, protocol, folder, people, seeds, photos, chosen, groups, workers, model, progress
+            studio, encoders, protocol, folder, people, seeds, photos, split, chosen, groups, workers, model, progress
         )
 
 
@@ -102,6 +104,7 @@ def _evaluate(
     people: int,
     seeds: int,
     photos: Path | None,
+    split: str,
     chosen: Sequence[Variant],
     groups: Mapping[str, Mapping[str, Variant]],
     workers: int,
@@ -113,7 +116,7 @@ def _evaluate(
     who = (
         read_people(photos, people)
         if photos
-        else draw_people(home, people, protocol.prompts, partial(progress, "people"))
+        else draw_people(home, people, protocol.prompts, partial(progress, "people"), split=split)
     )
     plan = Plan(studio.preset, model, folder, who, protocol.prompts, chosen, seeds)
     sheets = _attention(studio, plan)
@@ -121,11 +124,12 @@ def _evaluate(
     rows = list(plan.rows())
     write_manifest(folder / NAME, rows)
     benchmark = score(rows, encoders, {p.text: p for p in protocol.prompts}, partial(progress, "seen"))
+    whom = "people" if photos else f"people of the split {split}"
     facts = {
         "preset": studio.preset.name,
         "adapter": _told(studio.preset),
         "protocol": f"{protocol.name}: {protocol.about}",
-        "made of": f"{people} people, {len(protocol.prompts)} prompts, {seeds} seed{'s' * (seeds > 1)} each",
+        "made of": f"{people} {whom}, {len(protocol.prompts)} prompts, {seeds} seed{'s' * (seeds > 1)} each",
         "settings": ", ".join(f"{name} {value}" for name, value in settings.record().items() if value != ""),
         "processes": workers,
         **environment(),
