@@ -71,10 +71,10 @@ def _fetch(network: Network) -> Path | None:
 
 def _fetch_pipeline(network: Network) -> Path:
     """Large files so that they can be gone on with; then what diffusers itself thinks it needs."""
-    from diffusers import DiffusionPipeline
-
     if (found := network.find()) and not lacking(found):
         return found
+    from diffusers import DiffusionPipeline  # seconds that nobody waits for who has it all
+
     index = fetch_from_hub(network.repo, INDEX, network.revision)
     parts = _parts(index)
     names = [name for name in _listed(network) if name.count("/") == 1 and name.partition("/")[0] in parts]
