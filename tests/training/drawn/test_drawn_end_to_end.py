@@ -271,7 +271,7 @@ def test_base(trained: Path) -> None:
 def test_everything_is_stored_in_half_precision(trained: Path) -> None:
     names = ("vae", "text_encoder", "image_encoder", "base", "drawn")
     files = [path for name in names for path in (trained / name).rglob("*.safetensors")]
-    assert len(files) == 12  # the UNet among them, and all that is packed
+    assert len(files) == 13  # the UNet among them, and all that is packed
     for path in files:
         assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {torch.float16}, path
 

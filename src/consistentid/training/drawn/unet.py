@@ -224,5 +224,5 @@ def save_base(
     pipe.to(torch.float16)
     with replacing_folder(folder) as whole:
         pipe.save_pretrained(whole)
-        projection = text_encoder.text_projection.state_dict(prefix="text_projection.")
-        save_file(projection, whole / "text_encoder" / TEXT_PROJECTION)
+        projection = text_encoder.text_projection.weight.detach().half()
+        save_file({"text_projection.weight": projection}, whole / "text_encoder" / TEXT_PROJECTION)
