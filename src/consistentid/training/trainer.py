@@ -301,7 +301,7 @@ class Trainer:
         Raises:
             InputError: the recipe names weights that do not learn, or that began as noise.
         """
-        asked, names = self.config.change_kept, self.module.names
+        asked, names, named = self.config.change_kept, self.module.names, self._named
         for part in asked:
             if not any(part in name for name in names.values()):
                 raise InputError(f"change_kept: no weight that learns has {part!r} in its name")
@@ -312,7 +312,7 @@ class Trainer:
                 continue
             if self.config.init is None and known.startswith("adapter."):
                 raise InputError("change_kept needs init: the weights that stay where the change does not")
-            begun[name] = self._named[name].detach().cpu().clone(), share
+            begun[name] = named[name].detach().cpu().clone(), share
         return begun
 
     def _published(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

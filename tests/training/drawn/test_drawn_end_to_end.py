@@ -354,10 +354,15 @@ def test_package(trained: Path, tmp_path: Path) -> None:
     known = load_file(trained / "text_encoder/model.safetensors")["text_projection.weight"]
     assert torch.equal(load(projection)["text_projection.weight"], known)
     shutil.copytree(trained, tmp_path / "out")
-    shutil.rmtree(tmp_path / "out/adapter")
+    for base in ("adapter/base", "base"):
+        (tmp_path / "out" / base / "text_encoder" / TEXT_PROJECTION).unlink()
     result = command("package", tmp_path / "out")
     assert result.exit_code == 0  # it is done, whatever became of what it was made from
     shutil.rmtree(tmp_path / "out/drawn")
+    result = command("package", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"{TEXT_PROJECTION} is missing" in result.stderr
+    shutil.rmtree(tmp_path / "out/adapter")
     result = command("package", tmp_path / "out")
     assert result.exit_code == 2
     assert "has no adapter yet; train them first" in result.stderr

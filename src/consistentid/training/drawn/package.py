@@ -47,6 +47,9 @@ def package(recipe: Recipe, out: Path, _device: torch.device) -> None:
 def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
     # The adapter's training may have trained the base along.
     base = next(path for path in (out / "adapter" / "base", out / "base") if path.exists())
+    projection = base / "text_encoder" / TEXT_PROJECTION
+    if not projection.exists():
+        raise CheckpointError(f"{projection} is missing: an older version trained that base; train it once more")
     pipe = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float16)
     pipe.vae = ConvAutoencoderKL.from_pretrained(out / "vae", dtype=torch.float16)  # its decoder may be younger
     pipe.save_pretrained(folder / "base")
@@ -54,7 +57,7 @@ def _put_together(recipe: Recipe, out: Path, folder: Path) -> None:
         content = json.loads(file.read_text())
         if content.pop("_name_or_path", None):
             file.write_text(json.dumps(content, indent=2) + "\n")
-    shutil.copy(base / "text_encoder" / TEXT_PROJECTION, folder / "base/text_encoder")
+    shutil.copy(projection, folder / "base/text_encoder")
     shutil.copytree(out / "image_encoder", folder / "image_encoder")
     (folder / "adapter").mkdir()
     for name in (CONFIG_NAME, WEIGHTS_NAME):
