@@ -207,8 +207,8 @@ def make_pairs(
         ConsistentIDError: weights are missing, the disk is full, a process was killed.
     """
     about = {**model_key(studio.preset), "dtype": str(studio.dtype), "settings": settings_key(studio.preset)}
-    about |= {"prompts": PROMPTS, "methods": METHODS, "places": PLACES, "drawings": WORLD}
-    about |= {} if split == TEST else {"drawings": f"{WORLD}, {split}"}
+    drawings = WORLD if split == TEST else f"{WORLD}, {split}"
+    about |= {"prompts": PROMPTS, "methods": METHODS, "places": PLACES, "drawings": drawings}
     with claimed(check_folder(folder), "evaluation of pairs", plain(about), note=_CLAIM):
         people = draw_people(folder / "people", 2 * pairs, [Prompt("", "others")] * OTHERS, split=split)
         twos = [people[2 * pair : 2 * pair + 2] for pair in range(pairs)]

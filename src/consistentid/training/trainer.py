@@ -408,7 +408,7 @@ class Trainer:
             if self._people is None:
                 self._people = validation.identities(options, self.frozen, self.module)
             self.model.eval()
-            learnt = {name: x.detach().clone() for name, x in self._named.items()}
+            learnt = {name: x.detach().cpu().clone() for name, x in self._named.items()}  # a GPU has no room to spare
             averaged = dict(zip(learnt, self.ema.shadow_params, strict=True)) if self.ema else learnt
             self._put(self._published(averaged))
             try:
