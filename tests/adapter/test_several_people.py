@@ -360,7 +360,7 @@ def test_a_controlnet_that_comes_later_must_be_introduced(
         ({"person_scales": [1.0, float("inf")]}, r"person_scales must be finite"),
         ({"person_prompts": ["a", "b", "c"]}, r"3 person_prompts for 2 people"),
         ({"merge_at": [0.5, 1.5]}, r"merge_at must be between 0"),
-        ({"base_ratio": 1.0}, r"base_ratio=1\.0 is not allowed; give a number from 0 to below 1"),
+        ({"base_ratio": 1.1}, r"base_ratio=1\.1 is not allowed; give a number from 0 to 1"),
         ({"part_scales": [{"chin": 1.0}, None]}, r"part_scales: unknown part 'chin'; known parts are face"),
         ({"part_scales": {"eyes": float("nan")}}, r"part_scales: eyes=nan is not allowed; give a number from 0 to 2"),
         ({"regions_end": 0.0}, r"regions_end=0\.0 is not allowed; give a number above 0"),

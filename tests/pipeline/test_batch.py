@@ -186,6 +186,6 @@ def test_of_every_argument_it_is_known_what_it_means_in_a_batch() -> None:
         "repair_below", "repair_tries", "progress", "on_step", "cancelled",
     }  # fmt: skip
     of_the_call = {"num_inference_steps", "guidance_scale", "scale", "width", "height", "batch_size"}
-    only_alone = {"regions", "base_ratio", "regions_end", "image", "mask", "strength", "control", "control_scale"}
+    only_alone = {"regions", "regions_end", "image", "mask", "strength", "control", "control_scale"}
     known = of_a_row | of_the_call | only_alone | {"base_alone"}
     assert {item.name for item in fields(Request)} == known, "say in Request.batch_key what the new one means"

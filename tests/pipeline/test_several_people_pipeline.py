@@ -68,6 +68,22 @@ def test_places_and_words_reach_the_picture(studio: ConsistentIDPipeline, people
         assert difference(studio(people, PROMPT, **(call | other)).images[0], first.images[0]), other
 
 
+def test_the_preset_says_how_much_of_the_prompt_is_mixed_into_regions(people: list[Identity]) -> None:
+    asked: dict[str, Any] = {"seed": 3, "num_inference_steps": 2, "regions": [LEFT, RIGHT]}
+    words = ["a woman in a red dress", ""]
+    mixed = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu", base_ratio=0.5)
+    plain = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
+    by_preset = mixed(people, PROMPT, **asked).images[0]
+    assert difference(by_preset, plain(people, PROMPT, base_ratio=0.5, **asked).images[0]) == 0
+    assert difference(by_preset, mixed(people, PROMPT, base_ratio=0.0, **asked).images[0])
+    dressed = mixed(people, PROMPT, person_prompts=words, **asked).images[0]
+    own = plain(people, PROMPT, person_prompts=words, base_ratio=[0.0, 0.5], **asked).images[0]
+    assert difference(dressed, own) == 0, "who has words of their own is as these say"
+    alone = plain(people, PROMPT, base_ratio=1, merge_at=0.0, **asked).images[0]
+    told = plain(people, PROMPT, base_ratio=1, merge_at=0.0, person_prompts=words, **asked).images[0]
+    assert difference(alone, told) == 0, "of the prompt alone nothing else is heard"
+
+
 def test_one_person_everywhere_is_the_plain_call(studio: ConsistentIDPipeline, people: list[Identity]) -> None:
     plain = studio(people[0], PROMPT, seed=3, num_images_per_prompt=2)
     placed = studio(people[:1], PROMPT, seed=3, num_images_per_prompt=2, regions=[(0, 0, 1, 1)])
@@ -471,7 +487,8 @@ def test_other_faces_are_left_out_of_the_mask() -> None:
         ({"merge_at": [0.5, 2.0]}, "merge_at=2.0 is not allowed"),
         ({"face_text": ["a", "b", "c"]}, "2 people and 3 face_text"),
         ({"face_text": ["a", None], "parts": [{"eyes": "green"}, None]}, "face_text and parts exclude one another"),
-        ({"base_ratio": 1.0}, "base_ratio=1.0 is not allowed"),
+        ({"base_ratio": 1.1}, "base_ratio=1.1 is not allowed"),
+        ({"base_ratio": [0.5]}, "2 people and 1 base_ratio"),
         ({"regions_end": 0}, "regions_end=0 is not allowed"),
         ({"repair": "yes"}, "repair='yes' is not allowed"),
         ({"repair_below": 0.5}, "repair_below says which faces repair draws anew"),

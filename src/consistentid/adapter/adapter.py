@@ -175,7 +175,7 @@ class ConsistentID(AdapterWeights):
         parts: Mapping[str, str] | Sequence[Mapping[str, str] | None] | None = None,
         part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None,
         merge_at: float | Sequence[float] = 0.6,
-        base_ratio: float = 0.0,
+        base_ratio: float | Sequence[float] = 0.0,
         regions_end: float = 1.0,
         guidance_scale: float = 5.0,
         callback: Callback | None = None,
@@ -183,7 +183,7 @@ class ConsistentID(AdapterWeights):
     ) -> dict[str, Any]:
         """Keyword arguments for the attached pipeline's call: `pipe(**cid.inputs(who, "a man in a forest"))`.
 
-        What is given of a person (words, strength, merge) goes for every person, or is a list with one for each.
+        What is given of a person (words, strength, merge, ratio) goes for every person, or is a list with one for each.
 
         Args:
             identity: the person; or with `regions` all who are in every picture, each in their region; or as many as
@@ -204,7 +204,7 @@ class ConsistentID(AdapterWeights):
             part_scales: how much of the pictures of single parts is fused into their words, such as ``{"eyes": 0.5}``:
                 0 = the word alone counts, 1 = as trained, at most 2.
             merge_at: fraction of the steps after which the facial text is fused: 0 = from the start, 1 = never.
-            base_ratio: share of the prompt alone within the regions, 0 to below 1.
+            base_ratio: share of the prompt alone within the regions, 0 to 1.
             regions_end: fraction of the steps after which every position follows the prompt alone; the ID tokens
                 stay in their regions.
             guidance_scale: as in the pipeline's call, returned with the rest so that both agree whether guidance is on.
@@ -234,9 +234,10 @@ class ConsistentID(AdapterWeights):
             part_scales=part_scales,
             merge_at=merge_at,
             person_scales=person_scales,
+            base_ratio=base_ratio,
         )
         apart = regions is not None or len(people) == len(prompts) > 1
-        check_together(people, prompts, apart, base_ratio, regions_end, guidance_scale)
+        check_together(people, prompts, apart, regions_end, guidance_scale)
         where = None if regions is None else Regions.read(regions, len(people))
         for one in identities:
             self.check_identity(one, warn=warn)
@@ -256,7 +257,8 @@ class ConsistentID(AdapterWeights):
             check_width(texts.before.shape[-1], len(prompts))
             scales = torch.tensor([person.scale for person in people])
             scales = scales.expand(len(prompts), -1) if where else scales[:, None]
-            layout = self.reader.add(LongText(texts.before.shape[2], self.spec.tokens, where, scales, base_ratio))
+            ratios = [person.base_ratio for person in people]
+            layout = self.reader.add(LongText(texts.before.shape[2], self.spec.tokens, where, scales, ratios))
         # the same people in every row, or one in each
         held = [x.expand(len(prompts), *x.shape) if where else x[:, None] for x in tokens]
         placeless = layout.placeless if layout else 0

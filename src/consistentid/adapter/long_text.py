@@ -96,7 +96,7 @@ class LongText:
         id_tokens: tokens of a person.
         regions: where each of the P people is; P + 1 spans. None: one person a row, everywhere, one span.
         scales: (B, P) strength of each person's ID tokens, for each row.
-        base_ratio: share of the scene's text within regions.
+        base_ratios: share of the scene's text within the region of each of the P people; none by default.
         number: of this layout among those that are alive.
     """
 
@@ -104,7 +104,7 @@ class LongText:
     id_tokens: int
     regions: Regions | None
     scales: Tensor
-    base_ratio: float = 0.0
+    base_ratios: Sequence[float] = ()
     number: int = 0
     _weights: dict[Any, tuple[list[Weights | None], list[Weights | None]]] = field(default_factory=dict, repr=False)
 
@@ -155,7 +155,7 @@ class LongText:
                 texts = people
             else:
                 people = self.regions.weights(height, width)
-                own = (1 - self.base_ratio) * people
+                own = (1 - torch.tensor(self.base_ratios or [0.0])[:, None, None]) * people
                 texts = torch.cat([1 - own.sum(dim=0, keepdim=True), own])
                 texts[0][texts[0] < 1e-6] = 0  # rounding is not a place
             self._weights[key] = ([_sparse(x, like) for x in texts], [_sparse(x, like) for x in people])

@@ -37,6 +37,7 @@ class Person:
             not said.
         merge_at: fraction of the steps after which the facial text is fused.
         scale: strength of the ID tokens, a factor on the adapter's.
+        base_ratio: share of the prompt alone in this person's region, 0 to 1.
     """
 
     identity: Identity
@@ -46,6 +47,7 @@ class Person:
     part_scales: Mapping[str, float] | None = None
     merge_at: float = 0.6
     scale: float = 1.0
+    base_ratio: float = 0.0
 
     def text(
         self, prompt: str, spec: AdapterSpec, count: Count, limit: int, visible: Collection[str] | None = None
@@ -90,6 +92,7 @@ def gather(
     part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None,
     merge_at: float | Sequence[float] = 0.6,
     person_scales: float | Sequence[float] | None = None,
+    base_ratio: float | Sequence[float] | None = None,
 ) -> list[Person]:
     """The people of a call; what is given once goes for each.
 
@@ -97,8 +100,10 @@ def gather(
         InputError: a list of another length than people, or a value out of its range.
     """
     people = [
-        Person(identity, prompt or "", sentence, described, scales, merge, 1.0 if scale is None else scale)
-        for identity, prompt, sentence, described, scales, merge, scale in zip(
+        Person(
+            identity, prompt or "", sentence, described, scales, merge, 1.0 if scale is None else scale, ratio or 0.0
+        )
+        for identity, prompt, sentence, described, scales, merge, scale, ratio in zip(
             identities,
             _each("person_prompts", person_prompts, len(identities)),
             _each("face_text", face_text, len(identities)),
@@ -106,6 +111,7 @@ def gather(
             _each("part_scales", part_scales, len(identities)),
             _each("merge_at", merge_at, len(identities)),
             _each("person_scales", person_scales, len(identities)),
+            _each("base_ratio", base_ratio, len(identities)),
             strict=True,
         )
     ]
@@ -117,6 +123,10 @@ def gather(
         check_part_scales(person.part_scales)
         if not math.isfinite(person.scale):
             raise InputError(f"person_scales must be finite numbers, got {person.scale}; 1 is as trained, 0 is off")
+        if not is_number(person.base_ratio) or not 0 <= person.base_ratio <= 1:
+            raise ArgumentError(
+                "{base_ratio}={value!r} is not allowed; give a number from 0 to 1", value=person.base_ratio
+            )
     return people
 
 
@@ -132,7 +142,6 @@ def check_together(
     people: Sequence[Person],
     prompts: Sequence[str],
     apart: bool,
-    base_ratio: float,
     regions_end: float,
     guidance_scale: float,
 ) -> None:
@@ -141,7 +150,7 @@ def check_together(
     Args:
         people, prompts: of the call.
         apart: whether the people are told apart: by regions, or each by their own prompt.
-        base_ratio, regions_end, guidance_scale: see `ConsistentID.inputs`.
+        regions_end, guidance_scale: see `ConsistentID.inputs`.
 
     Raises:
         InputError: they do not.
@@ -161,24 +170,22 @@ def check_together(
             raise InputError("person_prompts, face_text and merge_at of each person need regions; say who is where")
     if not apart and any(person.scale != 1 for person in people):
         raise InputError("person_scales needs regions; without them the strength of all is ConsistentID.scale")
-    check_shares(base_ratio, regions_end)
+    check_regions_end(regions_end)
     if not math.isfinite(guidance_scale):
         raise InputError(f"guidance_scale must be a finite number, got {guidance_scale}")
 
 
-def check_shares(base_ratio: Any, regions_end: Any) -> dict[str, float]:
-    """How much the prompt alone counts within regions.
+def check_regions_end(regions_end: Any) -> float:
+    """When regions end.
 
     Raises:
-        ArgumentError: a value out of its range.
+        ArgumentError: it is no number above 0, and at most 1.
     """
-    if not is_number(base_ratio) or not 0 <= base_ratio < 1:
-        raise ArgumentError("{base_ratio}={value!r} is not allowed; give a number from 0 to below 1", value=base_ratio)
     if not is_number(regions_end) or not 0 < regions_end <= 1:
         raise ArgumentError(
             "{regions_end}={value!r} is not allowed; give a number above 0, and at most 1", value=regions_end
         )
-    return {"base_ratio": float(base_ratio), "regions_end": float(regions_end)}
+    return float(regions_end)
 
 
 def check_part_scales(scales: Any) -> dict[str, float] | None:

@@ -168,9 +168,7 @@ Examples:
 @click.option(
     "--base-ratio",
     type=float,
-    default=0.0,
-    show_default=True,
-    help="Share of the prompt alone in the places of people, 0 to below 1.",
+    help="Share of the prompt alone in the places of people, 0 to 1.  [default: the preset's]",
 )
 @click.option(
     "--regions-end",
@@ -260,7 +258,7 @@ def generate(
     id_scale: float | None,
     merge_at: float | None,
     person_scales: tuple[float, ...],
-    base_ratio: float,
+    base_ratio: float | None,
     regions_end: float,
     repair: bool,
     repair_below: float | None,

@@ -20,7 +20,7 @@ from consistentid.files.images import read_photo
 from consistentid.presets.settings import check_setting as check
 
 PICTURES: Final = ("image", "mask", "control")
-OF_EACH: Final = ("person_prompts", "person_scales", "merge_at", "face_text", "parts", "part_scales")
+OF_EACH: Final = ("person_prompts", "person_scales", "merge_at", "base_ratio", "face_text", "parts", "part_scales")
 """What may be given of each person."""
 
 MOST_TRIES: Final = 10
@@ -94,8 +94,8 @@ def check_repair(repair: Any, below: Any, tries: Any, *, base_alone: bool) -> di
 
 
 def check_setting(setting: str, value: Any, argument: str) -> Any:
-    """A value that a preset's settings have, too, by their rules; `merge_at` may be a list with each person's."""
-    if setting == "merge_at" and isinstance(value, Sequence) and not isinstance(value, str):
+    """A value that a preset's settings have, too, by their rules; some may be a list with each person's."""
+    if setting in OF_EACH and isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(check(setting, each, argument) for each in value)
     return check(setting, value, argument)
 

@@ -29,7 +29,7 @@ def record_of(request: Request, preset: Preset) -> dict[str, Any]:
     several = {
         "person_prompts": list(request.of_each("person_prompts")),
         "person_scales": [1.0 if scale is None else scale for scale in request.of_each("person_scales")],
-        "base_ratio": request.base_ratio,
+        "base_ratio": request.base_ratios(settings),
         "regions_end": request.regions_end,
     }
     return {

@@ -48,6 +48,7 @@ class RememberedInputs:
         arguments: dict[str, Any] = {
             **{name: getattr(request, name) for name in _OF_REQUEST},
             "merge_at": request.merges(settings),
+            "base_ratio": request.base_ratios(settings),
             "guidance_scale": settings.guidance_scale,
         }
         negative = settings.negative_prompt or None
@@ -61,7 +62,7 @@ class RememberedInputs:
 
 
 _OF_REQUEST = (
-    "regions", "person_prompts", "person_scales", "face_text", "parts", "part_scales", "base_ratio", "regions_end",
+    "regions", "person_prompts", "person_scales", "face_text", "parts", "part_scales", "regions_end",
 )  # fmt: skip
 
 

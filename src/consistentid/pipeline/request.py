@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from PIL import Image
 
 from consistentid.adapter.identity import Identity
-from consistentid.adapter.people import check_shares
+from consistentid.adapter.people import check_regions_end
 from consistentid.adapter.prompt import FacialText
 from consistentid.adapter.regions import Region, Regions
 from consistentid.errors import ArgumentError
@@ -60,8 +60,8 @@ _SETTINGS: Mapping[str, str] = {
     **{
         name: name
         for name in (
-            "guidance_scale", "scale", "merge_at", "width", "height", "negative_prompt", "strength", "control_scale",
-            "batch_size",
+            "guidance_scale", "scale", "merge_at", "width", "height", "base_ratio", "negative_prompt", "strength",
+            "control_scale", "batch_size",
         )
     },
 }  # fmt: skip
@@ -75,7 +75,7 @@ _ONCE: Mapping[str, Any] = {
 
 _NOBODY: Mapping[str, Any] = {
     **_ONCE, "regions": None, "person_prompts": None, "person_scales": None, "face_text": None, "parts": None,
-    "part_scales": None, "merge_at": None,
+    "part_scales": None, "merge_at": None, "base_ratio": None,
 }  # fmt: skip
 """Nor what is said of people."""
 
@@ -150,7 +150,8 @@ class Request:
             shape, black outside. Several people without regions are put where a first pass draws faces.
         person_prompts: words about each person alone, such as "a woman in a red dress"; a list, '' for none.
         person_scales: strength of each person's identity tokens, a factor on `scale`; a list.
-        base_ratio: share of the prompt alone within the regions, 0 to below 1; 0 by default.
+        base_ratio: share of the prompt alone within the regions, 0 to 1; one, or a list with each person's. That of the
+            preset is not for people with `person_prompts`, who are to be as these say.
         regions_end: fraction of the steps after which every position follows the prompt alone; 1 by default.
         repair: draw faces that are too small for the base anew, at its full size, and put them back; but first draw
             people who have no face in their place.
@@ -195,7 +196,7 @@ class Request:
     regions: Regions | Sequence[Region | None] | None = None
     person_prompts: Sequence[str] | None = None
     person_scales: Sequence[float] | None = None
-    base_ratio: float = 0.0
+    base_ratio: float | Sequence[float] | None = None
     regions_end: float = 1.0
     repair: bool = False
     repair_below: float | None = None
@@ -227,7 +228,7 @@ class Request:
                 if (value := getattr(self, argument)) is not None
             },
             **check_words(self.face_text, self.parts, self.part_scales, base_alone=self.base_alone),
-            **check_shares(self.base_ratio, self.regions_end),
+            "regions_end": check_regions_end(self.regions_end),
             **check_repair(self.repair, self.repair_below, self.repair_tries, base_alone=self.base_alone),
         }.items():
             object.__setattr__(self, name, value)
@@ -281,6 +282,12 @@ class Request:
     def merges(self, settings: Settings) -> float | list[float]:
         """`merge_at` of each person, or of all."""
         return list(self.merge_at) if isinstance(self.merge_at, Sequence) else settings.merge_at
+
+    def base_ratios(self, settings: Settings) -> list[float]:
+        """`base_ratio` of each person."""
+        if self.base_ratio is None:
+            return [0.0 if words else settings.base_ratio for words in self.of_each("person_prompts")]
+        return list(self.of_each("base_ratio"))
 
     def of_each(self, name: str) -> Sequence[Any]:
         """An argument such as `face_text` for each person, also where it is given once for all."""

@@ -22,6 +22,8 @@ class Settings:
         width, height: pixels, multiples of 8; 0 = what the base was trained at.
         person_width: share of the width by which each person after the first makes a picture of several wider, where
             the call names none: a base that knows several people from wide pictures draws one in a square.
+        base_ratio: share of the prompt alone within the regions of people, 0 to 1: with more of it they stand in one
+            scene, with less their own words count.
         negative_prompt: what the pictures shall not show.
         strength: how far a given picture is drawn anew: 0 = kept, 1 = only its shape counts.
         control_scale: strength of the ControlNet.
@@ -38,6 +40,7 @@ class Settings:
     width: int = 0
     height: int = 0
     person_width: float = 0.0
+    base_ratio: float = 0.0
     negative_prompt: str = ""
     strength: float = 0.8
     control_scale: float = 1.0
@@ -49,7 +52,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """What shapes every picture, without what depends on the machine or is told with each picture."""
-        others = ("width", "height", "person_width", "batch_size", "strength", "control_scale")
+        others = ("width", "height", "person_width", "base_ratio", "batch_size", "strength", "control_scale")
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def with_overrides(self, **changes: Any) -> Settings:
@@ -67,6 +70,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "width": (0, 8192),
     "height": (0, 8192),
     "person_width": (0, 1),
+    "base_ratio": (0, 1),
     "batch_size": (1, 1024),
 }
 
