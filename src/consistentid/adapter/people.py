@@ -92,7 +92,7 @@ def gather(
     part_scales: Mapping[str, float] | Sequence[Mapping[str, float] | None] | None = None,
     merge_at: float | Sequence[float] = 0.6,
     person_scales: float | Sequence[float] | None = None,
-    base_ratio: float | Sequence[float] | None = None,
+    base_ratio: float | Sequence[float] = 0.0,
 ) -> list[Person]:
     """The people of a call; what is given once goes for each.
 
@@ -100,9 +100,7 @@ def gather(
         InputError: a list of another length than people, or a value out of its range.
     """
     people = [
-        Person(
-            identity, prompt or "", sentence, described, scales, merge, 1.0 if scale is None else scale, ratio or 0.0
-        )
+        Person(identity, prompt or "", sentence, described, scales, merge, 1.0 if scale is None else scale, ratio)
         for identity, prompt, sentence, described, scales, merge, scale, ratio in zip(
             identities,
             _each("person_prompts", person_prompts, len(identities)),

@@ -199,7 +199,9 @@ class Sampler:
             self.adapter.scale = settings.scale
             negatives = [request.settings(defaults).negative_prompt for request, _ in flat]
             each: dict[str, Any] = {name: [request.of_each(name)[0] for request, _ in flat] for name in OF_EACH}
-            each["merge_at"] = [_only(request.merges(request.settings(defaults))) for request, _ in flat]
+            told = [(request, request.settings(defaults)) for request, _ in flat]
+            each["merge_at"] = [_only(request.merges(own)) for request, own in told]
+            each["base_ratio"] = [_only(request.base_ratios(own)) for request, own in told]
             inputs = self.adapter.inputs(
                 [request.people[0] for request, _ in flat],
                 [row.prompt for _, row in flat],
