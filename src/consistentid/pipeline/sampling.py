@@ -197,11 +197,11 @@ class Sampler:
         with _hooks_freed(pipe):
             tell(begin)
             self.adapter.scale = settings.scale
-            negatives = [request.settings(defaults).negative_prompt for request, _ in flat]
+            asked = [(request, request.settings(defaults)) for request, _ in flat]
+            negatives = [own.negative_prompt for _, own in asked]
             each: dict[str, Any] = {name: [request.of_each(name)[0] for request, _ in flat] for name in OF_EACH}
-            told = [(request, request.settings(defaults)) for request, _ in flat]
-            each["merge_at"] = [_only(request.merges(own)) for request, own in told]
-            each["base_ratio"] = [_only(request.base_ratios(own)) for request, own in told]
+            each["merge_at"] = [_only(request.merges(own)) for request, own in asked]
+            each["base_ratio"] = [request.base_ratios(own)[0] for request, own in asked]
             inputs = self.adapter.inputs(
                 [request.people[0] for request, _ in flat],
                 [row.prompt for _, row in flat],
