@@ -17,6 +17,8 @@ from consistentid.drawn.portraits import draw, draw_groups, sample_groups, sampl
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import align
 from consistentid.faces.differentiable import DifferentiableOnnx
+from consistentid.presets.loading import load_analyzer
+from consistentid.presets.read import load_preset
 from consistentid.training.identity import IdentityLoss, aligned
 from consistentid.training.losses import clean_latents
 
@@ -100,6 +102,25 @@ def test_the_gradient_leads_to_the_person(loss: IdentityLoss, recogniser: Differ
         loss(latents, landmarks[:, None], wanted).sum().backward()
         optimiser.step()
     assert (loss(latents, landmarks[:, None], wanted) < before - 0.3).all()
+
+
+def test_faces_of_sampled_pictures_are_looked_for(loss: IdentityLoss, recogniser: DifferentiableOnnx) -> None:
+    pictures, landmarks = portraits(128, [(0, 0), (1, 1)])
+    pictures[1] = -0.2  # nobody is there
+    vae = loss._vae
+    latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
+    wanted = recogniser(aligned(pictures, landmarks))[:, None, None]
+    moved = landmarks[:, None] + torch.tensor([14.0, -9.0])
+    looking = IdentityLoss([recogniser], vae, load_analyzer(load_preset("drawn")).detector)
+    right, given, found = (
+        loss(latents, landmarks[:, None], wanted),
+        loss(latents, moved, wanted),
+        looking(latents, moved, wanted),
+    )
+    assert right[0] < 0.15
+    assert given[0] > right[0] + 0.1
+    assert abs(found[0] - right[0]) < 0.05
+    assert found[1] == given[1], "where nobody is seen, the landmarks are those given"
 
 
 def test_nobody_wanted_has_no_gradient(loss: IdentityLoss) -> None:

@@ -70,8 +70,8 @@ LEARNT: dict[str, list[dict[str, Any]]] = {
 TESTED_ELSEWHERE = {
     "size", "pictures", "preset", "networks", "init", "optimiser", "accumulate", "gradient_checkpointing", "cache",
     "workers", "identity_recognisers", "checkpoints", "log", "validation", "distilled_recogniser", "groups",
-    "identity_start", "scene_weight", "latent_reader", "sampled_share", "sampled_steps", "sampled_from",
-    "company_share", "change_kept",
+    "identity_start", "scene_weight", "scene_factors", "latent_reader", "sampled_share", "sampled_steps",
+    "sampled_from", "company_share", "change_kept",
 }  # fmt: skip
 """Below in this file, in `test_swap_recogniser.py`, `test_scene_loss.py`, `test_sampled.py`, `test_company.py` and
 `test_change_kept.py`."""

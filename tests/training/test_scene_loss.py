@@ -123,6 +123,17 @@ def test_what_a_batch_is_asked(tmp_path: Path, reader: Path) -> None:
     assert seen == {"group", "dropped", "exchange", "plain"}
 
 
+def test_single_factors_weigh_what_the_recipe_says(tmp_path: Path, reader: Path) -> None:
+    options = {"scene_weight": 1.0, "latent_reader": str(reader), "condition_dropout": 0.0}
+    trainer = micro.trainer(tmp_path / "run", tmp_path / "cache", scene_factors={"clothes": 5, "style": 0}, **options)
+    batch = trainer.examples.batch([trainer.examples[0, 0, 0], trainer.examples[0, 1, 1]])
+    assert batch.asked is not None
+    wanted = [{"clothes": 5.0, "style": 0.0}.get(factor, 1.0) for factor in FACTORS]
+    assert batch.asked.weight.tolist() == [wanted, wanted]
+    with pytest.raises(InputError, match=r"scene_factors has unknown trousers; known are .*clothes"):
+        micro.trainer(tmp_path / "run", tmp_path / "cache", scene_factors={"trousers": 1.0}, **options)
+
+
 def test_the_source_tells_what_drawings_show(tmp_path: Path) -> None:
     source = micro.trainer(tmp_path / "run", tmp_path / "cache").source
     scenes = sample_scenes([(1, 2)], split="train")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from consistentid.adapter.spec import AdapterSpec
 from consistentid.drawn.pools import PoolSpec
+from consistentid.drawn.scene_reader import FACTORS
 from consistentid.errors import InputError
 from consistentid.files.config import Between, OneOf, PathOrName, build, check
 from consistentid.pipeline.request import Request
@@ -138,7 +139,7 @@ class TrainConfig:
             only with ``unet`` among the trained.
         sampled_share: share of steps in which identity and scene loss judge pictures that the model samples itself,
             with `sampled_steps` predictions from a training picture with the noise of ``sampled_from`` of all
-            timesteps, near enough to it that faces stay at their landmarks. There is no noise loss then.
+            timesteps. There is no noise loss then, and the preset's detector says where the face is.
         company_share: share of steps in which the adapter learns pictures of several people, of `groups`: each in a
             strip of the picture, by what `ConsistentID.inputs` feeds with regions.
         id_scale: strength of the ID tokens; 0 trains without them, then neither image_projection nor ip_layers learn.
@@ -152,6 +153,7 @@ class TrainConfig:
         identity_recognisers: ONNX files of the recognisers that it asks; by default the preset's own. What the one
             that conditions the adapter sees in a face is soon learnt; others see more.
         scene_weight: factor of the `SceneLoss`, for drawn pictures: whether the picture shows what words ask for.
+        scene_factors: what single ones of its `FACTORS` weigh, 1 by default; a factor that is 0 is not asked.
         latent_reader: ONNX file of the network that it asks.
         distilled_recogniser: ONNX file of the recogniser that the initial weights know, to move them to the preset's:
             nothing is drawn, the image projection alone learns, to make of the preset's embedding of a picture the ID
@@ -213,6 +215,7 @@ class TrainConfig:
     identity_start: Share = 0.0
     identity_recognisers: tuple[Path, ...] = ()
     scene_weight: Amount = 0.0
+    scene_factors: dict[str, Amount] = field(default_factory=dict)
     latent_reader: Path | None = None
     distilled_recogniser: Path | None = None
     timestep_power: Annotated[float, Between(0, open=True)] = 1.0
@@ -245,6 +248,8 @@ class TrainConfig:
             raise InputError("exchange_share needs exchanges: people and scenes of the pictures with exchanged parts")
         if self.scene_weight and self.latent_reader is None:
             raise InputError("scene_weight needs latent_reader: an ONNX file of the network that its loss asks")
+        if unknown := sorted(set(self.scene_factors) - set(FACTORS)):
+            raise InputError(f"scene_factors has unknown {', '.join(unknown)}; known are {', '.join(FACTORS)}")
         if not self.trained:
             raise InputError(f"trained is empty; choose among {', '.join(GROUPS)}")
         if self.id_scale == 0 and {"image_projection", "ip_layers"} & set(self.trained):

@@ -396,6 +396,7 @@ class Examples:
     def _asked(self, examples: Sequence[Example], base: bool) -> Asked:
         """What each sample can know of its picture. The base alone knows its text, which seldom tells faces."""
         weight = told(len(examples), own=not base)
+        weight *= torch.tensor([self.config.scene_factors.get(factor, 1.0) for factor in FACTORS])
         for row, example in enumerate(examples):
             if example.dropped:
                 weight[row] = 0.0

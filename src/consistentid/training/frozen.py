@@ -17,11 +17,12 @@ from torch import Tensor
 from consistentid.adapter import encoding
 from consistentid.adapter.prompt import Count, FacialText
 from consistentid.errors import DatasetError, InputError
+from consistentid.faces.analyzer import Detector
 from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
-from consistentid.presets.loading import load_base, load_image_encoder, loading, network_name
+from consistentid.presets.loading import load_analyzer, load_base, load_image_encoder, loading, network_name
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
@@ -127,6 +128,11 @@ class FrozenNetworks:
             with loading("recogniser", Network(path=path)):
                 found.append(DifferentiableOnnx(path).to(self.device))
         return found
+
+    @cached_property
+    def detector(self) -> Detector:
+        """The preset's own, which finds faces on pictures that a training samples."""
+        return load_analyzer(self.preset, self.device).detector
 
     @cached_property
     def latent_reader(self) -> DifferentiableOnnx | None:

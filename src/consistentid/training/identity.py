@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from consistentid.adapter.text import in_rows
 from consistentid.errors import DatasetError
 from consistentid.faces.alignment import SIZE, way_back
+from consistentid.faces.analyzer import Detector
+from consistentid.faces.face import largest_first
 
 
 class IdentityLoss:
@@ -25,10 +28,11 @@ class IdentityLoss:
     Args:
         recognisers: each (B, 3, 112, 112) RGB in [-1, 1] to (B, D), and gradients flow through it.
         vae: decodes latents, through which gradients flow.
+        detector: looks for the face of a picture that the model has sampled; no gradient flows through it.
     """
 
-    def __init__(self, recognisers: Sequence[nn.Module], vae: Any) -> None:
-        self._recognisers, self._vae = recognisers, vae
+    def __init__(self, recognisers: Sequence[nn.Module], vae: Any, detector: Detector | None = None) -> None:
+        self._recognisers, self._vae, self._detector = recognisers, vae, detector
 
     def __call__(self, latents: Tensor, landmarks: Tensor, wanted: Tensor) -> Tensor:
         """The mean loss of the people on each picture (B,), in [0, 2]; 1 and without gradient where the embeddings are
@@ -36,7 +40,8 @@ class IdentityLoss:
 
         Args:
             latents: (B, C, h, w), scaled as the UNet has them.
-            landmarks: (B, P, 5, 2) of the faces, pixels.
+            landmarks: (B, P, 5, 2) of the faces, pixels. With a detector those of the one person on each picture are
+                only where the largest face is taken to be if the detector sees none.
             wanted: (B, P, K, D), whose faces they should be in the eyes of each of the K recognisers.
 
         Raises:
@@ -48,12 +53,25 @@ class IdentityLoss:
                 " 'consistentid dataset build', or set identity_weight to 0"
             )
         pictures = self._vae.decode(latents / self._vae.config.scaling_factor, return_dict=False)[0]
-        pictures = pictures.float().clamp(-1, 1).repeat_interleave(landmarks.shape[1], 0)
+        pictures = pictures.float().clamp(-1, 1)
+        if self._detector:
+            landmarks = self._found(self._detector, pictures, landmarks)
+        pictures = pictures.repeat_interleave(landmarks.shape[1], 0)
         faces = aligned(pictures, landmarks.flatten(0, 1))
         vectors = torch.stack([recogniser(faces) for recogniser in self._recognisers], dim=1)
         return 1 - F.cosine_similarity(in_rows(vectors, (len(landmarks), landmarks.shape[1])), wanted, dim=-1).mean(
             (1, 2)
         )
+
+    @staticmethod
+    def _found(detector: Detector, pictures: Tensor, landmarks: Tensor) -> Tensor:
+        """Landmarks (B, 1, 5, 2) of the largest faces on pictures (B, 3, H, W), or those given."""
+        arrays = ((pictures.detach() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        found = landmarks.clone()
+        for row, faces in enumerate(detector.detect_batch([Image.fromarray(array) for array in arrays])):
+            if faces:
+                found[row, 0] = torch.from_numpy(largest_first(faces)[0].landmarks).to(found)
+        return found
 
 
 def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:
