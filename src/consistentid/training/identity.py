@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,21 +28,21 @@ class IdentityLoss:
     Args:
         recognisers: each (B, 3, 112, 112) RGB in [-1, 1] to (B, D), and gradients flow through it.
         vae: decodes latents, through which gradients flow.
-        detector: looks for the face of a picture that the model has sampled; no gradient flows through it.
     """
 
-    def __init__(self, recognisers: Sequence[nn.Module], vae: Any, detector: Detector | None = None) -> None:
-        self._recognisers, self._vae, self._detector = recognisers, vae, detector
+    def __init__(self, recognisers: Sequence[nn.Module], vae: Any) -> None:
+        self._recognisers, self._vae = recognisers, vae
 
-    def __call__(self, latents: Tensor, landmarks: Tensor, wanted: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, landmarks: Tensor, wanted: Tensor, detector: Detector | None = None) -> Tensor:
         """The mean loss of the people on each picture (B,), in [0, 2]; 1 and without gradient where the embeddings are
         nothing but zeros.
 
         Args:
             latents: (B, C, h, w), scaled as the UNet has them.
-            landmarks: (B, P, 5, 2) of the faces, pixels. With a detector those of the one person on each picture are
-                only where the largest face is taken to be if the detector sees none.
+            landmarks: (B, P, 5, 2) of the faces, pixels.
             wanted: (B, P, K, D), whose faces they should be in the eyes of each of the K recognisers.
+            detector: looks for the largest face on each picture, of one person then, who may have moved away from the
+                landmarks; these count where it sees none.
 
         Raises:
             DatasetError: landmarks are missing.
@@ -54,8 +54,8 @@ class IdentityLoss:
             )
         pictures = self._vae.decode(latents / self._vae.config.scaling_factor, return_dict=False)[0]
         pictures = pictures.float().clamp(-1, 1)
-        if self._detector:
-            landmarks = self._found(self._detector, pictures, landmarks)
+        if detector:
+            landmarks = _found(detector, pictures, landmarks)
         pictures = pictures.repeat_interleave(landmarks.shape[1], 0)
         faces = aligned(pictures, landmarks.flatten(0, 1))
         vectors = torch.stack([recogniser(faces) for recogniser in self._recognisers], dim=1)
@@ -63,15 +63,15 @@ class IdentityLoss:
             (1, 2)
         )
 
-    @staticmethod
-    def _found(detector: Detector, pictures: Tensor, landmarks: Tensor) -> Tensor:
-        """Landmarks (B, 1, 5, 2) of the largest faces on pictures (B, 3, H, W), or those given."""
-        arrays = ((pictures.detach() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        found = landmarks.clone()
-        for row, faces in enumerate(detector.detect_batch([Image.fromarray(array) for array in arrays])):
-            if faces:
-                found[row, 0] = torch.from_numpy(largest_first(faces)[0].landmarks).to(found)
-        return found
+
+def _found(detector: Detector, pictures: Tensor, landmarks: Tensor) -> Tensor:
+    """Landmarks (B, 1, 5, 2) of the largest faces on pictures (B, 3, H, W) in [-1, 1], or those given."""
+    found = landmarks.clone()
+    images = VaeImageProcessor().postprocess(pictures.detach(), output_type="pil")
+    for row, faces in enumerate(detector.detect_batch(images)):
+        if faces:
+            found[row, 0] = torch.from_numpy(largest_first(faces)[0].landmarks).to(found)
+    return found
 
 
 def aligned(pictures: Tensor, landmarks: Tensor) -> Tensor:

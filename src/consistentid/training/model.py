@@ -92,12 +92,8 @@ class AdapterOnBase(nn.Module):
         self.recorder = AttentionRecorder(pipe.unet, config.localisation_blocks)
         self._base_alone = False
         self.progress = 0.0
-        self._identity = self._identity_of_own = None
-        if config.identity_weight:
-            networks = frozen.differentiable_recognisers, pipe.vae
-            self._identity = IdentityLoss(*networks)
-            if config.sampled_share:
-                self._identity_of_own = IdentityLoss(*networks, frozen.detector)
+        self._identity = IdentityLoss(frozen.differentiable_recognisers, pipe.vae) if config.identity_weight else None
+        self._detector = frozen.detector if config.identity_weight and config.sampled_share else None
         self._scene = SceneLoss(frozen.latent_reader) if frozen.latent_reader else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -135,9 +131,7 @@ class AdapterOnBase(nn.Module):
         if not batch.sampled:  # the picture that was to be drawn is no longer in what the model sampled
             loss = self._noise(prediction, t, batch)
             losses["base" if batch.base else f"{of}noise"] = loss
-        identity = self._identity_of_own if batch.sampled else self._identity
-        if batch.base or self.progress < config.identity_start:
-            identity = None
+        identity = self._identity if not batch.base and self.progress >= config.identity_start else None
         if self._scene or identity:
             signal = self.noise_schedule.alphas_cumprod.to(t.device)[t]
             clean = clean_latents(noisy.float(), prediction, signal, kind)
@@ -152,7 +146,9 @@ class AdapterOnBase(nn.Module):
             losses["localisation"] = localisation_over_layers(list(maps.values()), batch.masks, batch.used)
             loss = loss + config.localisation_weight * losses["localisation"]
         if identity:
-            losses[f"{of}identity"] = identity(clean, batch.landmarks, batch.wanted)
+            losses[f"{of}identity"] = identity(
+                clean, batch.landmarks, batch.wanted, self._detector if batch.sampled else None
+            )
             loss = loss + config.identity_weight * share * losses[f"{of}identity"]
         return {"loss": loss, **losses}
 
