@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +26,15 @@ from consistentid.faces.parts import PARTS, part_pictures
 pytest_plugins = ["small_networks"]
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # of tests that import onnxruntime by themselves
+
+
+gc.disable()  # until all is imported, and what was stays: to look through it for garbage took a tenth of all time
+
+
+def pytest_collection_finish() -> None:
+    """From here on there is garbage, but among nothing that was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -46,8 +46,11 @@ def make(kind: str, family: int, pipe: Any, network: ControlNetModel | None = No
         parts |= {"controlnet": network or controlnet(pipe)}
     if kind == "animatediff":
         torch.manual_seed(0)
-        channels = pipe.unet.config.block_out_channels
-        motion = MotionAdapter(channels, motion_layers_per_block=2, motion_num_attention_heads=4)
+        config = pipe.unet.config
+        motion = MotionAdapter(
+            config.block_out_channels, config.layers_per_block, motion_num_attention_heads=4,
+            motion_norm_num_groups=config.norm_num_groups,
+        )  # fmt: skip
         parts |= {"motion_adapter": motion}
     if name == "LatentConsistencyModelPipeline":
         unet = UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=32)

@@ -165,8 +165,8 @@ def _image_encoder(folder: Path) -> None:
 
 def _parser(folder: Path) -> None:
     config = SegformerConfig(
-        num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[32, 32], num_attention_heads=[2, 2], sr_ratios=[4, 2],
-        patch_sizes=[3, 3], strides=[2, 2], mlp_ratios=[2, 2], decoder_hidden_size=256, num_labels=19,
+        num_encoder_blocks=2, depths=[1, 1], hidden_sizes=[32, 32], num_attention_heads=[1, 1], sr_ratios=[8, 4],
+        patch_sizes=[3, 3], strides=[2, 2], mlp_ratios=[1, 1], decoder_hidden_size=192, num_labels=19,
     )  # fmt: skip
     network = SegformerForSemanticSegmentation(config).eval()
     processor = SegformerImageProcessorPil(size={"height": 128, "width": 128})

@@ -9,51 +9,22 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.callbacks import IPAdapterScaleCutoffCallback, PipelineCallback, SDCFGCutoffCallback
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from consistentid.adapter import encoding, injection
 from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.prompt import FacialText, compose, facial_sentence
-from consistentid.adapter.spec import AdapterSpec
 from consistentid.errors import IncompatibleIdentityError, InputError, PipelineError, PromptTooLongError
 from consistentid.faces.parts import PARTS
-from vectors import DIM, GOLDEN, ID_DIM, WIDTH
+from kinds import make
+from small import CROSS, RELEASED, SMALL, attach_small, small_pipe
+from vectors import ID_DIM, WIDTH
 
-SMALL = AdapterSpec(
-    id_dim=ID_DIM, clip_dim=WIDTH, text_dim=48, dim_head=16, id_hidden=32, id_depth=1, id_heads=3, facial_dim=32,
-    facial_depth=1, facial_heads=2, lora_rank=2,
-)  # fmt: skip
 PROMPT = "a man in a forest"
-
-
-def small_pipe(cross: int = 48, seed: int = 0) -> Any:
-    """A pipeline with two UNet blocks and a text encoder of width `cross`."""
-    torch.manual_seed(seed)
-    vae = diffusers.AutoencoderKL(block_out_channels=(4,), norm_num_groups=2, sample_size=16)
-    text = CLIPTextConfig(
-        vocab_size=815, hidden_size=cross, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        bos_token_id=813, eos_token_id=814, pad_token_id=814,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=16, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
-        cross_attention_dim=cross, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    pipe = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=CLIPTextModel(text).eval(),
-        tokenizer=CLIPTokenizer.from_pretrained(GOLDEN / "tokenizer" / "tokenizer"),
-        unet=unet.eval(),
-        scheduler=diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+SIDE = 128
+"""Of the pictures, in pixels: their latents have 16."""
 
 
 @pytest.fixture
@@ -63,14 +34,7 @@ def pipe() -> Any:
 
 @pytest.fixture
 def cid(pipe: Any) -> ConsistentID:
-    """A small adapter, attached to `pipe`, whose LoRA already does something."""
-    torch.manual_seed(1)
-    cid = ConsistentID(SMALL)
-    cid.attach(pipe)
-    with torch.no_grad():
-        for parameter in cid.parameter_groups()["lora"]:
-            parameter.normal_(std=0.3)
-    return cid
+    return attach_small(pipe)
 
 
 def middle(pipe: Any) -> Any:
@@ -85,7 +49,7 @@ def composed(pipe: Any, prompt: str, sentence: str, visible: Sequence[str] = PAR
 def run(pipe: Any, inputs: dict[str, Any], steps: int = 2, **more: Any) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
     images: torch.Tensor = pipe(
-        **inputs, num_inference_steps=steps, generator=generator, output_type="latent", height=16, width=16, **more
+        **inputs, num_inference_steps=steps, generator=generator, output_type="latent", height=SIDE, width=SIDE, **more
     ).images
     return images
 
@@ -219,11 +183,11 @@ def test_an_attach_that_fails_midway_changes_nothing(pipe: Any) -> None:
     assert not cid.parameter_groups()["lora"]
 
 
-def test_weights_of_another_base_are_refused(golden: Path, base: Callable[[str], Any]) -> None:
+def test_weights_of_another_base_are_refused(cid: ConsistentID) -> None:
     with pytest.raises(PipelineError, match="width 48, the pipeline's UNet reads 32"):
         ConsistentID(SMALL).attach(small_pipe(cross=32))
-    cid = ConsistentID.from_pretrained(golden / "micro15" / "ConsistentID-v1.bin")
-    pipe = base("microxl")
+    cid.detach()
+    pipe = small_pipe(channels=(8, 32))
     before = fingerprint(pipe.unet)
     with pytest.raises(PipelineError, match=r"do not fit the UNet's, \d+ differ, the first is \d+\.to_"):
         cid.attach(pipe)
@@ -655,7 +619,7 @@ def test_pictures_do_not_depend_on_their_neighbours_in_the_batch(
         latents = torch.cat([torch.randn(1, 4, 16, 16, generator=one) for one in noise(number * each)])
         images: torch.Tensor = pipe(
             **inputs, num_inference_steps=3, latents=latents, num_images_per_prompt=each, output_type="latent",
-            height=16, width=16,
+            height=SIDE, width=SIDE,
         ).images  # fmt: skip
         return images
 
@@ -871,15 +835,15 @@ def test_identities_of_other_networks_are_refused(cid: ConsistentID, person: Cal
 
 
 def test_people_seen_by_another_recogniser_than_released_weights_know_are_told_by_name(
-    golden: Path, base: Callable[[str], Any], person: Callable[..., Any]
+    pipe: Any, person: Callable[..., Any]
 ) -> None:
     known = {"image_encoder": "CLIP-ViT-H-14-laion2B-s32B-b79K@1", "part_layout": "canvas"}
-    with ConsistentID.from_pretrained(golden / "micro15" / "ConsistentID-v1.bin").attached(base("micro15")) as cid:
-        with pytest.warns(UserWarning, match=r"recogniser: this identity has antelope@2, expected w600k_r50"):
-            cid.inputs(person(recogniser="antelope@2", **known), PROMPT)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            cid.inputs(person(recogniser="w600k_r50@3", **known), PROMPT)
+    cid = attach_small(pipe, RELEASED[0])
+    with pytest.warns(UserWarning, match=r"recogniser: this identity has antelope@2, expected w600k_r50"):
+        cid.inputs(person(recogniser="antelope@2", **known), PROMPT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        cid.inputs(person(recogniser="w600k_r50@3", **known), PROMPT)
 
 
 def test_half_precision_pipelines(person: Callable[..., Any]) -> None:
@@ -962,25 +926,21 @@ def test_batched_fusing_equals_one_by_one(pipe: Any, cid: ConsistentID, person: 
 # ---------------------------------------------------------------------------------------------------- layers by name
 
 
-@pytest.mark.parametrize("variant", ["micro15", "microxl"])
-def test_motion_modules_do_not_shift_the_layers(golden: Path, base: Callable[[str], Any], variant: str) -> None:
+@pytest.mark.parametrize("family", [0, 1])
+def test_motion_modules_do_not_shift_the_layers(family: int) -> None:
     """With silent motion modules a frame is what the plain UNet makes of it, adapter included."""
-    pipe = base(variant)
-    adapter = diffusers.MotionAdapter(
-        pipe.unet.config.block_out_channels, motion_layers_per_block=2, motion_num_attention_heads=4
-    )
-    cls = diffusers.AnimateDiffPipeline if variant == "micro15" else diffusers.AnimateDiffSDXLPipeline
-    parts = {name: part for name, part in pipe.components.items() if name not in ("safety_checker", "unet")}
-    moving = cls(**parts, unet=pipe.unet, motion_adapter=adapter)
+    pipe = small_pipe(family)
+    cid = attach_small(pipe)
+    cid.detach()
+    moving = make("animatediff", family, pipe)
     with torch.no_grad():
         for name, parameter in moving.unet.named_parameters():
             if "motion_modules" in name and ".proj_out." in name:
                 parameter.zero_()
-    cid = ConsistentID.from_pretrained(golden / variant / "ConsistentID-v1.bin")
-    sample, text = torch.randn(1, 4, 8, 8), torch.randn(1, 77, DIM)
-    extra = {"image_embeds": [torch.randn(1, 1, 4, DIM)]}
-    if variant == "microxl":
-        extra |= {"text_embeds": torch.randn(1, 64), "time_ids": torch.ones(1, 6)}
+    sample, text = torch.randn(1, 4, 8, 8), torch.randn(1, 77, CROSS)
+    extra = {"image_embeds": [torch.randn(1, 1, 4, CROSS)]}
+    if family:
+        extra |= {"text_embeds": torch.randn(1, 16), "time_ids": torch.ones(1, 6)}
         moving.unet.add_embedding.load_state_dict(pipe.unet.add_embedding.state_dict())  # diffusers leaves it random
 
     @torch.no_grad()

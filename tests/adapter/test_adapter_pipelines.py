@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from consistentid.adapter.adapter import ConsistentID
 from kinds import KINDS, latents, make
+from small import CROSS, RELEASED, attach_small, small_pipe
 
 STEPS, MERGED = 3, 2
 """Of three steps the last sees the fused text."""
@@ -56,11 +55,8 @@ def expected_rows(branches: Sequence[str], prompts: int, images: int, frames: in
 
 
 @pytest.mark.parametrize(("kind", "family", "guided"), CASES)
-def test_rows(
-    golden: Path, base: Callable[[str], Any], person: Callable[..., Any], kind: str, family: int, guided: bool
-) -> None:
-    variant = ("micro15", "microxl")[family]
-    pipe = make(kind, family, base(variant))
+def test_rows(person: Callable[..., Any], kind: str, family: int, guided: bool) -> None:
+    pipe = make(kind, family, small_pipe(family))
     options = dict(KINDS[kind][2])
     plain = {"prompt": "a red hat", "num_inference_steps": 1, **options}
     before = latents(pipe, plain)
@@ -76,8 +72,7 @@ def test_rows(
     for name in ("image", "mask_image", "control_image"):
         if name in options:
             options[name] = [options[name]] * len(prompts)
-    cid = ConsistentID.from_pretrained(golden / variant / "ConsistentID-v1.bin")
-    cid.attach(pipe)
+    cid = attach_small(pipe, RELEASED[family])
     scale = 5.0 if guided else 1.0
     if type(pipe).__name__ == "LatentConsistencyModelPipeline":
         scale = 8.0  # its guidance is no second evaluation
@@ -97,7 +92,7 @@ def test_rows(
     if guided and family == 1:
         known["pooled"] |= numbered("negative", inputs["negative_pooled_prompt_embeds"][:1])
     tokens = inputs["ip_adapter_image_embeds"][0]
-    assert tokens.shape == (1 + guided, 1, 4, 128)
+    assert tokens.shape == (1 + guided, 1, 4, CROSS)
     known["tokens"] = {"positive": tokens[-1]} | ({"negative": tokens[0]} if guided else {})
 
     assert len(seen) == STEPS

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from consistentid.adapter.adapter import ConsistentID
 from consistentid.adapter.injection import LORA_NAME
 from consistentid.errors import InputError, PipelineError, PromptTooLongError
 from kinds import HEIGHT, KINDS, WIDTH, controlnet, latents, make
+from small import RELEASED, attach_small, small_pipe
 
 STEPS = 3
 PROMPT = "two friends at a beach"
@@ -30,22 +30,14 @@ ALTERNATE = [
 """The same, every other one of them slow: each kind has one of the two families, by turns."""
 
 
-@pytest.fixture(scope="module")
-def fresh(golden: Path, base: Callable[[str], Any]) -> Callable[..., tuple[Any, ConsistentID]]:
-    """A pipeline of a kind and the adapter attached to it, to be changed at will."""
-
-    def attach(kind: str = "txt2img", family: int = 0) -> tuple[Any, ConsistentID]:
-        variant = ("micro15", "microxl")[family]
-        pipe = make(kind, family, base(variant))
-        cid = ConsistentID.from_pretrained(golden / variant / "ConsistentID-v1.bin")
-        cid.attach(pipe)
-        return pipe, cid
-
-    return attach
+def fresh(kind: str = "txt2img", family: int = 0) -> tuple[Any, ConsistentID]:
+    """A pipeline of a kind and an adapter attached to it, to be changed at will."""
+    pipe = make(kind, family, small_pipe(family))
+    return pipe, attach_small(pipe, RELEASED[family])
 
 
 @pytest.fixture(scope="module")
-def attached(fresh: Callable[..., tuple[Any, ConsistentID]]) -> Callable[..., tuple[Any, ConsistentID]]:
+def attached() -> Callable[..., tuple[Any, ConsistentID]]:
     """The same, one of each kind for all tests that leave it as it is."""
     return cache(fresh)
 
@@ -121,9 +113,7 @@ def test_the_order_of_people_does_not_matter(
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_without_identity_it_is_the_base(
-    golden: Path, fresh: Callable[..., Any], person: Callable[..., Any], family: int
-) -> None:
+def test_without_identity_it_is_the_base(person: Callable[..., Any], family: int) -> None:
     pipe, cid = fresh("txt2img", family)
     cid.spec = replace(cid.spec, clauses=False)  # no separator behind an empty facial sentence
     cid.scale = 0
@@ -169,7 +159,7 @@ def test_people_of_one_batch_are_each_as_alone(
     assert differ(alone[0], alone[2])
 
 
-def test_strengths_of_people_of_one_batch(fresh: Callable[..., Any], person: Callable[..., Any]) -> None:
+def test_strengths_of_people_of_one_batch(person: Callable[..., Any]) -> None:
     pipe, cid = fresh()
     inputs = cid.inputs([person(1), person(2)], [PROMPT] * 2, person_scales=[0.0, 0.5])
     noise = [torch.Generator().manual_seed(3) for _ in range(2)]
@@ -210,9 +200,7 @@ def test_a_person_changes_their_region_alone(attached: Callable[..., Any], perso
     assert torch.equal(scene, nobody[:, height // 2 :, width // 2 :]), "a position of no region sees the scene"
 
 
-def test_regions_share_where_they_overlap_and_the_base_ratio_brings_in_the_scene(
-    fresh: Callable[..., Any], person: Callable[..., Any]
-) -> None:
+def test_regions_share_where_they_overlap_and_the_base_ratio_brings_in_the_scene(person: Callable[..., Any]) -> None:
     pipe, cid = fresh()
     common = {"prompt": PROMPT, "merge_at": 0}
     alone = [first_layer(pipe, cid.inputs(person(i), regions=[FULL], **common)) for i in (1, 2)]
@@ -293,7 +281,7 @@ def test_a_text_that_has_lost_its_layout_is_an_error(attached: Callable[..., Any
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(fresh: Callable[..., Any], person: Callable[..., Any], dtype: torch.dtype) -> None:
+def test_half_precision(person: Callable[..., Any], dtype: torch.dtype) -> None:
     pipe, cid = fresh()
     pipe.text_encoder = copy.deepcopy(pipe.text_encoder)  # which other tests share
     pipe.vae = copy.deepcopy(pipe.vae)
@@ -307,14 +295,10 @@ def test_half_precision(fresh: Callable[..., Any], person: Callable[..., Any], d
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_a_controlnet_that_comes_later_must_be_introduced(
-    golden: Path, base: Callable[[str], Any], person: Callable[..., Any], family: int
-) -> None:
-    variant = ("micro15", "microxl")[family]
-    pipe = base(variant)
+def test_a_controlnet_that_comes_later_must_be_introduced(person: Callable[..., Any], family: int) -> None:
+    pipe = small_pipe(family)
     network = controlnet(pipe)
-    cid = ConsistentID.from_pretrained(golden / variant / "ConsistentID-v1.bin")
-    cid.attach(pipe)
+    cid = attach_small(pipe, RELEASED[family])
     later = make("controlnet", family, pipe, network)
     options = {"num_inference_steps": 2} | KINDS["controlnet"][2]
     call = cid.inputs(person(1), PROMPT, regions=[FULL])

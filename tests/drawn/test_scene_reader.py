@@ -58,6 +58,7 @@ def test_traits_of_people_are_read_where_they_are_large_enough() -> None:
     assert table["mouth"].tolist() == [mouth, mouth, UNSEEN, UNSEEN]
 
 
+@pytest.mark.slow
 def test_the_shipped_reader_reads_held_out_drawings(reader: SceneReader) -> None:
     people, scenes = sample_people([who for who, _ in KEYS], split="test"), sample_scenes(KEYS, split="test")
     pictures = [Image.fromarray(x) for x in draw(people, scenes, 64).pixels()]

@@ -22,7 +22,7 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(random.randint(0, 256, (24, 20, 3), np.uint8)) for _ in range(3)]
 
 
-@pytest.mark.parametrize("family", ["llava", "qwen"])
+@pytest.mark.parametrize("family", ["llava", pytest.param("qwen", marks=pytest.mark.slow)])
 def test_each_picture_is_asked_both_questions_alone_as_in_batches(
     family: str, pictures: list[Image.Image], request: pytest.FixtureRequest
 ) -> None:

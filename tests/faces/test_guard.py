@@ -16,6 +16,7 @@ from consistentid.drawn.portraits import draw, sample_people, sample_scenes
 from consistentid.errors import PhotographError
 from consistentid.presets.loading import load_analyzer
 from consistentid.presets.read import load_preset
+from turns import by_turns
 
 
 def as_jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -73,8 +74,7 @@ def test_a_full_length_photograph(guard: Any, photos: Path) -> None:
             guard(photo)
 
 
-@pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("quality", [None, 90, 75])
+@pytest.mark.parametrize(("size", "quality"), by_turns([64, 128], [None, 90, 75]))
 def test_nearly_all_drawings_pass(
     guard: Any, size: int, quality: int | None, drawings: Callable[[int], list[Image.Image]]
 ) -> None:

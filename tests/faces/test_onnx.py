@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import TensorProto, helper, save
 
 CODE = """
@@ -20,6 +21,7 @@ print(session.run(None, {"x": numpy.ones(1, numpy.float32)})[0].tolist())
 """
 
 
+@pytest.mark.slow
 def test_the_runtime_keeps_nothing_on_the_disk_and_tells_nobody(tmp_path: Path) -> None:
     """What it would send it first puts into a data base of its own."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")

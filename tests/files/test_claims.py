@@ -92,6 +92,7 @@ def test_a_note_that_cannot_be_read(tmp_path: Path, content: str) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_two_at_once_are_refused_in_words(tmp_path: Path) -> None:
     with held(tmp_path, "print('there', flush=True); time.sleep(60)"):  # noqa: SIM117 - the lock outlives the error
         with pytest.raises(InputError, match="another process is writing to it; wait until that has ended"):

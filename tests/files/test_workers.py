@@ -78,7 +78,7 @@ def test_nothing_to_do() -> None:
     run_in_processes(no_network, described, [], 4, lambda *_: None)
 
 
-@pytest.mark.parametrize("prepare", [number, no_network])
+@pytest.mark.parametrize("prepare", [number, pytest.param(no_network, marks=pytest.mark.slow)])
 def test_errors_of_workers_are_raised_as_they_are_and_end_the_work(prepare: object) -> None:
     began = time.monotonic()
     with pytest.raises(InputError, match=r"; (give|name) another"):
@@ -86,6 +86,7 @@ def test_errors_of_workers_are_raised_as_they_are_and_end_the_work(prepare: obje
     assert time.monotonic() - began < PATIENCE
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(ConsistentIDError, match="a worker process has died, most likely for want of memory; try less"):
         run_in_processes(number, at_fault, ["death", "sleep"], 2, lambda *_: None, remedy="try less")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 import tiny
@@ -11,16 +12,19 @@ PROMPT = "a woman in a red hat"
 
 
 def test_networks_first_used_there_work_everywhere() -> None:
-    def draw() -> bytes:
+    def draw() -> np.ndarray:
         (image,) = studio(studio.identify(tiny.portrait()), PROMPT, seed=1).images
-        return image.tobytes()
+        return np.asarray(image, int)
+
+    def same(image: np.ndarray) -> bool:
+        return bool(np.abs(image - expected).max() <= 1)  # torch may take other kernels there
 
     studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
     expected = draw()
     studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
     with torch.inference_mode():
-        assert draw() == expected
-        assert draw() == expected
-    assert draw() == expected
+        assert same(draw())
+        assert same(draw())
+    assert same(draw())
     networks = [studio.pipe.unet, studio.pipe.vae, studio.encoder.image_encoder, studio.adapter.facial_encoder]
     assert not any(x.is_inference() for network in networks for x in network.parameters())

@@ -420,6 +420,7 @@ def save_lora(file: Path, unet: torch.nn.Module) -> None:
     save_file(state, file)
 
 
+@pytest.mark.slow
 def test_community_loras_beside_ours(
     preset: Path, tmp_path: Path, studio: ConsistentIDPipeline, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +454,7 @@ def test_low_memory_gives_the_same_pictures_and_lets_go_of_the_image_encoder(
         assert difference(picture, usual) <= 1
 
 
+@pytest.mark.slow
 def test_low_memory_offloads_every_variant_of_the_pipeline(
     preset: Path, who: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -598,6 +600,7 @@ def test_unknown_scheduler(preset: Path) -> None:
         _ = ConsistentIDPipeline.from_preset(preset, device="cpu", scheduler="Magic").pipe
 
 
+@pytest.mark.slow
 def test_what_the_hub_s_cache_holds_is_used_offline(
     preset: Path, who: Identity, studio: ConsistentIDPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import tiny
 from consistentid.adapter.identity import Identity
 from consistentid.errors import CheckpointError, InputError, PipelineError, PromptTooLongError
 from consistentid.pipeline.pipeline import ConsistentIDPipeline
+from turns import by_turns
 
 PROMPT = "a woman in a red hat"
 
@@ -32,17 +33,19 @@ def studio(**networks: Any) -> ConsistentIDPipeline:
 
 
 @pytest.mark.parametrize(
-    "file",
-    [
-        "base/unet/diffusion_pytorch_model.safetensors",
-        "base/vae/diffusion_pytorch_model.safetensors",
-        "base/text_encoder/model.safetensors",
-        "adapter/model.safetensors",
-        "image_encoder/model.safetensors",
-        "parser/model.safetensors",
-    ],
+    ("file", "value"),
+    by_turns(
+        [
+            "base/unet/diffusion_pytorch_model.safetensors",
+            "base/vae/diffusion_pytorch_model.safetensors",
+            "base/text_encoder/model.safetensors",
+            "adapter/model.safetensors",
+            "image_encoder/model.safetensors",
+            "parser/model.safetensors",
+        ],
+        [float("nan"), float("-inf")],
+    ),
 )
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_one_weight_that_is_no_number_is_refused_by_name(tmp_path: Path, file: str, value: float) -> None:
     shutil.copytree(tiny.preset(), tmp_path / "faulty")
     weights = load_file(tmp_path / "faulty" / file)
@@ -152,10 +155,13 @@ def test_a_lora_of_other_sizes_is_refused_with_file_and_layer(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "file", ["base/scheduler/scheduler_config.json", "base/vae/config.json", "base/tokenizer/tokenizer_config.json",
-             "image_encoder/preprocessor_config.json", "parser/config.json", "adapter/config.json"],
+    ("file", "content"),
+    by_turns(
+        ["base/scheduler/scheduler_config.json", "base/vae/config.json", "base/tokenizer/tokenizer_config.json",
+         "image_encoder/preprocessor_config.json", "parser/config.json", "adapter/config.json"],
+        ["[]", '"owner/name"', "3", "{"],
+    ),
 )  # fmt: skip
-@pytest.mark.parametrize("content", ["[]", '"owner/name"', "3", "{"])
 def test_settings_that_are_no_mapping_are_refused_and_never_looked_for_on_the_hub(
     tmp_path: Path, file: str, content: str
 ) -> None:

@@ -66,7 +66,9 @@ def test_the_reference_changes_the_picture(tmp_path: Path) -> None:
     assert np.abs(pictures[0] - pictures[1]).mean() > 5
 
 
-@pytest.mark.parametrize("scheduler", ["dpm++", "euler", "unipc"])
+@pytest.mark.parametrize(
+    "scheduler", ["dpm++", *(pytest.param(name, marks=pytest.mark.slow) for name in ("euler", "unipc"))]
+)
 def test_a_person_is_put_into_the_picture_of_another(scheduler: str, tmp_path: Path) -> None:
     tom = ROOT / "examples/portraits/tom.png"
     with Image.open(tom) as picture:

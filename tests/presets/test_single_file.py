@@ -30,7 +30,7 @@ def weights() -> Weights:
     return ldm.single_file(StableDiffusionPipeline.from_pretrained(tiny.preset() / "base"))
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("ckpt", marks=pytest.mark.slow)])
 def test_a_single_file_makes_the_same_pictures(weights: Weights, tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"base.{suffix}"
     if suffix == "ckpt":

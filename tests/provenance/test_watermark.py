@@ -101,6 +101,7 @@ def test_pictures_without_it() -> None:
         assert 0 < found.chance <= 1
 
 
+@pytest.mark.slow
 def test_the_bound_holds_for_keys_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a picture with the mark of one key, 1,000 other keys agree with it as often as the bound says, or less."""
     from consistentid.provenance import watermark
@@ -137,6 +138,7 @@ def test_the_same_pixels_for_ever() -> None:
     assert sha256(grey.tobytes()).hexdigest()[:16] == "74d9754f62471af4"
 
 
+@pytest.mark.slow
 def test_sizes_that_are_no_multiples_and_smaller_than_the_tile() -> None:
     for size in ((33, 500), (500, 33), (130, 127), (32, 32)):
         image = Image.effect_noise(size, 20).convert("RGB")

@@ -30,6 +30,7 @@ def published(run: Path) -> dict[str, Tensor]:
     return {f"adapter.{name}": x for name, x in adapter.items()} | {f"unet.{name}": x for name, x in unet.items()}
 
 
+@pytest.mark.slow
 def test_a_share_of_the_change_is_published_and_all_of_it_learnt_on(tmp_path: Path, cache: Path) -> None:
     asked = {"adapter.": 0.5, "unet.": 0.25, "attn2": 0.0}
     whole = micro.learnt(tmp_path / "whole", cache, **OPTIONS)

@@ -110,6 +110,7 @@ def test_base_steps_come_in_their_share() -> None:
     assert np.mean([learns_base(config, step) for step in range(2000)]) == pytest.approx(0.25, abs=0.03)
 
 
+@pytest.mark.slow
 def test_where_the_base_learns_alone_it_sees_pictures_of_several_people_too(tmp_path: Path) -> None:
     """Else it would unlearn them while the adapter learns on portraits."""
     pairs = {"people": 4, "scenes": 1, "together": 2, "width": 48}

@@ -97,7 +97,7 @@ def test_the_recipe_trains_weights_that_any_pipeline_of_its_family_takes(
     assert np.abs(images[0] - images[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_the_unet_gets_in_training_what_the_pipeline_gives_it(
     family: str, changes: Changes, data: Path, tmp_path: Path
 ) -> None:

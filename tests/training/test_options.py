@@ -137,6 +137,7 @@ def test_a_data_set_has_one_caption(tmp_path: Path) -> None:
         open_source(config, tmp_path, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_base_learns_from_groups(tmp_path: Path, cache: Path) -> None:
     alone = {"base_share": 0.9, "trained": ["lora", "unet"]}
     groups = [{"people": 4, "scenes": 1, "together": 2, "width": 48}]
@@ -205,6 +206,7 @@ def test_the_identity_loss_asks_the_named_recognisers(tmp_path: Path, cache: Pat
     assert not same(own, other)
 
 
+@pytest.mark.slow
 def test_gradients_in_bfloat16_are_those_in_float32(tmp_path: Path, cache: Path) -> None:
     """That of the localisation loss nearly cancels; of half precision's rounding nothing else would be left."""
     once = {"schedule": BASE["schedule"] | {"steps": 1}, "localisation_weight": 10.0}
@@ -280,6 +282,7 @@ class EightBit(torch.optim.Optimizer):
                 x -= self.param_groups[0]["lr"] / state["step"] * x.grad / state["absmax1"].clamp(min=1e-8)
 
 
+@pytest.mark.slow
 def test_what_an_8_bit_optimiser_keeps_is_kept(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=SimpleNamespace(AdamW8bit=EightBit)))
     options = {"optimiser": "adamw8bit", "checkpoints": {"every": 2}}

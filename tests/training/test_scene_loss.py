@@ -140,7 +140,7 @@ def test_the_source_tells_what_drawings_show(tmp_path: Path) -> None:
     assert np.array_equal(source.shown(5), shown(sample_people([1], split="train"), scenes)[0])
 
 
-@pytest.mark.parametrize("base_share", [0.0, 1.0])
+@pytest.mark.parametrize("base_share", [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_it_is_learnt_from_by_adapter_and_base(tmp_path: Path, reader: Path, base_share: float) -> None:
     options = {"latent_reader": str(reader), "base_share": base_share, "trained": ["lora", "unet"]}
     without = micro.learnt(tmp_path / "without", tmp_path / "cache", **options)

@@ -48,6 +48,7 @@ def test_train(trained: Result, line: list[Any]) -> None:
     assert "has all its 2 steps already" in run(*line).stderr
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_a_preset_to_draw_with(trained: Result, line: list[Any], tmp_path: Path) -> None:
     checkpoint = line[-1] / "checkpoint-2"
     tiny.portrait().save(tmp_path / "ada.png")
@@ -100,6 +101,7 @@ def test_a_folder_of_somebody_s_own_is_left_as_it_is(tmp_path: Path) -> None:
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("config.json", "mine")]
 
 
+@pytest.mark.slow
 def test_two_trainings_in_one_folder(tmp_path: Path) -> None:
     code = (  # what `claimed_run` does, without the libraries of a training
         "import pathlib, sys, time; from consistentid.files.claims import claimed\n"

@@ -148,6 +148,7 @@ def test_a_run_does_not_go_on_with_other_pictures_or_networks(tmp_path: Path) ->
         in_tree(folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_while_it_published_publishes(tmp_path: Path, cache: Path) -> None:
     micro.trainer(tmp_path / "run", cache, schedule={"steps": 1}).train()
     published = load_file(tmp_path / "run/model.safetensors")
@@ -158,6 +159,7 @@ def test_a_run_that_was_killed_while_it_published_publishes(tmp_path: Path, cach
     assert (tmp_path / "run/preset.yaml").exists()
 
 
+@pytest.mark.slow
 def test_automatic_precision_is_that_of_the_run(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def options(steps: int) -> dict[str, Any]:
         return {"precision": "auto", "schedule": {"steps": 2}, "checkpoints": {"every": steps}}
@@ -249,6 +251,7 @@ def test_a_terminated_run_saves_and_goes_on(tmp_path: Path, cache: Path, in_one_
     assert_same(state(run), state(in_one_go))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before(
     tmp_path: Path, cache: Path, in_one_go: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +284,7 @@ def test_a_run_does_not_go_on_with_other_options(in_one_go: Path, cache: Path) -
         micro.trainer(in_one_go, cache, **FULL, face_weight=1.0)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_version_without_an_option_goes_on_as_by_its_default(tmp_path: Path, cache: Path) -> None:
     once = {"steps": 1, "batch": 2}
     assert micro.trainer(tmp_path / "run", cache, schedule=once).train()

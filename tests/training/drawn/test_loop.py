@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, in_one_go: 
     assert seconds[-1] >= 7 * 0.05  # what was before the kill counts
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_stop_saves_its_last_step(
     tmp_path: Path, in_one_go: dict[str, Tensor], number: int
 ) -> None:
@@ -164,6 +164,7 @@ def test_a_run_that_is_told_to_stop_saves_its_last_step(
     assert_same(found, in_one_go)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     tmp_path: Path, whole: dict[str, dict[str, Tensor]], monkeypatch: pytest.MonkeyPatch, precision: str
@@ -345,6 +346,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path, monkeypatch: p
 # Precision
 
 
+@pytest.mark.slow
 def test_automatic_precision_measures_and_an_interrupted_run_keeps_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
