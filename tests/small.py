@@ -45,7 +45,7 @@ def small_pipe(family: int = 0, *, cross: int = CROSS, channels: tuple[int, int]
     pooled |= {"projection_class_embeddings_input_dim": 6 * 4 + 16}
     parts = {
         "vae": AutoencoderKL(
-            block_out_channels=(4,) * 4, norm_num_groups=2, sample_size=16,
+            block_out_channels=(4,) * 4, layers_per_block=1, norm_num_groups=2, sample_size=16,
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         ),
         "tokenizer": tokenizer,

@@ -20,6 +20,7 @@ from consistentid.errors import IncompatibleIdentityError, InputError, PipelineE
 from consistentid.faces.parts import PARTS
 from kinds import make
 from small import CROSS, RELEASED, SMALL, attach_small, small_pipe
+from turns import by_turns
 from vectors import ID_DIM, WIDTH
 
 PROMPT = "a man in a forest"
@@ -35,6 +36,12 @@ def pipe() -> Any:
 @pytest.fixture
 def cid(pipe: Any) -> ConsistentID:
     return attach_small(pipe)
+
+
+@pytest.fixture(scope="module")
+def steady() -> ConsistentID:
+    """The same, one for all tests that leave it as it is."""
+    return attach_small(small_pipe())
 
 
 def middle(pipe: Any) -> Any:
@@ -381,8 +388,7 @@ def test_an_adapter_without_a_lora(pipe: Any, person: Callable[..., Any], tmp_pa
 # ---------------------------------------------------------------------------------------------------------- offloading
 
 
-@pytest.mark.parametrize("first", ["attach", "offload"])
-@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize(("first", "fold"), by_turns(["attach", "offload"], [True, False]))
 def test_models_offloaded_to_the_cpu(
     pipe: Any, cid: ConsistentID, person: Callable[..., Any], first: str, fold: bool
 ) -> None:
@@ -644,11 +650,11 @@ def test_several_people_bring_their_tokens(pipe: Any, cid: ConsistentID, person:
     ("merge_at", "steps", "first"), [(0, 5, 0), (0.1, 5, 1), (0.6, 5, 4), (0.6, 50, 31), (1, 5, 5)]
 )
 def test_the_merge_comes_after_a_fraction_of_the_steps(
-    cid: ConsistentID, person: Callable[..., Any], merge_at: float, steps: int, first: int
+    steady: ConsistentID, person: Callable[..., Any], merge_at: float, steps: int, first: int
 ) -> None:
-    inputs = cid.inputs(person(), PROMPT, merge_at=merge_at)
-    fused = cid.inputs(person(), PROMPT, merge_at=0)["prompt_embeds"]
-    plain = cid.inputs(person(), PROMPT, merge_at=1)["prompt_embeds"]
+    inputs = steady.inputs(person(), PROMPT, merge_at=merge_at)
+    fused = steady.inputs(person(), PROMPT, merge_at=0)["prompt_embeds"]
+    plain = steady.inputs(person(), PROMPT, merge_at=1)["prompt_embeds"]
     assert not torch.equal(fused, plain)
     pipe = type("Pipe", (), {"num_timesteps": steps})()
     rows = torch.cat([inputs["negative_prompt_embeds"], inputs["prompt_embeds"]])
@@ -817,10 +823,10 @@ def test_a_prompt_equal_to_the_negative_one_is_refused(cid: ConsistentID, person
     ],
 )
 def test_bad_arguments_are_named(
-    cid: ConsistentID, person: Callable[..., Any], arguments: dict[str, Any], message: str
+    steady: ConsistentID, person: Callable[..., Any], arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        cid.inputs(**({"identity": person(), "prompt": PROMPT} | arguments))
+        steady.inputs(**({"identity": person(), "prompt": PROMPT} | arguments))
 
 
 def test_identities_of_other_networks_are_refused(cid: ConsistentID, person: Callable[..., Any]) -> None:

@@ -68,6 +68,7 @@ def test_a_person_far_from_the_middle_is_seen(guard: Any) -> None:
             guard(photo)
 
 
+@pytest.mark.slow
 def test_a_full_length_photograph(guard: Any, photos: Path) -> None:
     for name in ("biden.jpg", "obama.jpg", "obama3.jpg", "two_people.jpg"):
         with pytest.raises(PhotographError), Image.open(photos / name) as photo:

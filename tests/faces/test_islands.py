@@ -56,6 +56,7 @@ def test_exact_labels_of_portraits_in_all_poses_lose_next_to_nothing() -> None:
     assert gone / all_of < 0.002
 
 
+@pytest.mark.slow
 def test_the_nose_of_a_real_photo_is_on_the_face(real_analyzer: FaceAnalyzer) -> None:
     """A chandelier over this man's head had half of his nose."""
     photos = real_analyzer.detector._path.parent  # type: ignore[attr-defined]

@@ -114,6 +114,7 @@ def test_two_people_give_two_portraits_without_each_other(analyzer: FaceAnalyzer
         assert (inside.max(axis=2) == 0).mean() < 0.02, "nothing of the person's own face is hidden"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["obama.jpg", "biden.jpg", "obama3.jpg", "two_people.jpg"])
 def test_real_photos(real_analyzer: FaceAnalyzer, name: str) -> None:
     """Before, CLIP's centre crop took all of the face of one of these four, and the eyes of another."""

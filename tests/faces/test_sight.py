@@ -89,6 +89,7 @@ def test_a_face_that_is_no_use_is_refused(analyzer: FaceAnalyzer) -> None:
         look(seen, [dark], names=["dark.png"], same_person=0)
 
 
+@pytest.mark.slow
 def test_two_real_people_each_on_another_photo(real_analyzer: FaceAnalyzer) -> None:
     """Each of the two is the one who is on the other photo, which differs per recogniser: here told by index."""
     photos = real_analyzer.detector._path.parent  # type: ignore[attr-defined]

@@ -17,7 +17,6 @@ from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.faces.sight import look
 from consistentid.faces.upright import plausible, settled, turned, turned_face, turned_labels
 from consistentid.files.images import load_image
-from turns import by_turns
 
 FACE = (120.0, 110.0, 120.0)
 ONE = face_labels(256, 256, FACE)  # four of it are larger than the picture
@@ -126,7 +125,9 @@ def test_a_sure_upright_face_is_not_looked_at_again() -> None:
     assert settled(picture(ONE), face, Never()) is face
 
 
-@pytest.mark.parametrize(("name", "angle"), by_turns(["obama.jpg", "biden.jpg", "obama3.jpg"], [60, 90, 135, 180, 270]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["obama.jpg", "biden.jpg", "obama3.jpg"])
+@pytest.mark.parametrize("angle", [60, 90, 135, 180, 270])
 def test_turned_real_photos(real_analyzer: FaceAnalyzer, name: str, angle: int) -> None:
     """Landmarks of an upside-down face were placed as if it stood upright: the quality was 0.98, the person another."""
     photos = real_analyzer.detector._path.parent  # type: ignore[attr-defined]
