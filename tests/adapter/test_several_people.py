@@ -16,6 +16,7 @@ from consistentid.adapter.injection import LORA_NAME
 from consistentid.errors import InputError, PipelineError, PromptTooLongError
 from kinds import HEIGHT, KINDS, WIDTH, controlnet, latents, make
 from small import RELEASED, attach_small, small_pipe
+from turns import by_turns
 
 STEPS = 3
 PROMPT = "two friends at a beach"
@@ -71,8 +72,7 @@ def test_one_person_everywhere_is_the_plain_call(
     assert differ(latents(pipe, cid.inputs(person(), PROMPT, regions=[LEFT], **common), **options), plain)
 
 
-@pytest.mark.parametrize("family", [0, 1])
-@pytest.mark.parametrize("merge_at", [0, 0.34, 0.67, 1])
+@pytest.mark.parametrize(("family", "merge_at"), by_turns([0, 1], [0, 0.34, 0.67, 1]))
 def test_one_person_everywhere_merges_as_the_plain_call(
     attached: Callable[..., Any], person: Callable[..., Any], family: int, merge_at: float
 ) -> None:
@@ -280,7 +280,7 @@ def test_a_text_that_has_lost_its_layout_is_an_error(attached: Callable[..., Any
         latents(pipe, call, num_inference_steps=1)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)])
 def test_half_precision(person: Callable[..., Any], dtype: torch.dtype) -> None:
     pipe, cid = fresh()
     pipe.text_encoder = copy.deepcopy(pipe.text_encoder)  # which other tests share

@@ -110,6 +110,7 @@ def test_other_pictures_are_another_pool(tmp_path: Path) -> None:
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 5
 
 
+@pytest.mark.slow
 def test_pools_of_several_people(tmp_path: Path) -> None:
     spec = PoolSpec(people=5, scenes=4, size=32, width=64, together=3, split="test", first=3, seed=2)
     pool = open_pool(spec, tmp_path)
@@ -129,6 +130,7 @@ def test_pools_of_several_people(tmp_path: Path) -> None:
     assert told != pools.group_captions(pool, rows[[0, 7]], seed=2)
 
 
+@pytest.mark.slow
 def test_pools_of_people_with_a_part_of_somebody_else(tmp_path: Path) -> None:
     """The very pictures of the same people, but for that part; and its traits are the other's."""
     plain = PoolSpec(people=16, scenes=2, size=64)

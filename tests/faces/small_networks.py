@@ -11,18 +11,6 @@ import torch
 from hand_drawn import GOLDEN, KPS, colour_parser, save_onnx
 from numpy.typing import NDArray
 from onnx import helper
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPTokenizer,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLImageProcessorPil,
-)
 
 from consistentid.faces.analyzer import FaceAnalyzer
 from consistentid.faces.detection import OnnxDetector
@@ -43,6 +31,16 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LLaVA of one layer each whose answers depend on picture and question."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(GOLDEN / "tokenizer" / "tokenizer")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -74,6 +72,13 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2.5-VL of one layer each, in the files of its repository; its processor knows films as well."""
+    from transformers import (
+        CLIPTokenizer,
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLImageProcessorPil,
+    )
+
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(GOLDEN / "tokenizer" / "tokenizer")
     marks = [f"<|{name}|>" for name in ("vision_start", "vision_end", "image_pad", "video_pad")]
