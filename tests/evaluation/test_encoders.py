@@ -130,7 +130,14 @@ DAMAGED: dict[str, tuple[bytes, ...]] = {
 }
 
 
-@pytest.mark.parametrize("part", ["image_encoder", "base/text_encoder", "base/tokenizer", "clip", "dino"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "base/tokenizer",
+        "dino",
+        *(pytest.param(part, marks=pytest.mark.slow) for part in ("image_encoder", "base/text_encoder", "clip")),
+    ],
+)
 def test_damaged_files_are_an_error_that_names_them(
     studio: ConsistentIDPipeline, clip: Path, dino: Path, tmp_path: Path, part: str
 ) -> None:

@@ -152,6 +152,7 @@ def test_bad_lists_are_named(pictures: list[Group], tmp_path: Path, content: str
         read_list(tmp_path / "missing.csv")
 
 
+@pytest.mark.slow
 def test_pairs_are_drawn_and_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
     who = studio.identify(tiny.portrait())

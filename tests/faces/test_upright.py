@@ -89,7 +89,7 @@ def test_a_turned_drawing_gives_the_same_person_and_the_same_portrait(
     assert before.face.warnings == ()
 
 
-@pytest.mark.parametrize("angle", [60, 120, 200, 300])
+@pytest.mark.parametrize("angle", [60, 200, *(pytest.param(angle, marks=pytest.mark.slow) for angle in (120, 300))])
 def test_a_drawing_turned_by_any_angle_gives_the_same_person(upright_only: FaceAnalyzer, angle: int) -> None:
     image = picture(ONE)
     (before,) = look(upright_only, [image], same_person=0)

@@ -68,6 +68,7 @@ def test_places_and_words_reach_the_picture(studio: ConsistentIDPipeline, people
         assert difference(studio(people, PROMPT, **(call | other)).images[0], first.images[0]), other
 
 
+@pytest.mark.slow
 def test_the_preset_says_how_much_of_the_prompt_is_mixed_into_regions(people: list[Identity]) -> None:
     asked: dict[str, Any] = {"seed": 3, "num_inference_steps": 2, "regions": [LEFT, RIGHT]}
     words = ["a woman in a red dress", ""]

@@ -89,7 +89,13 @@ def test_a_person_is_put_into_the_picture_of_another(scheduler: str, tmp_path: P
     assert painted[~outside].std() > 20
 
 
-@pytest.mark.parametrize("portrait", PORTRAITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "portrait",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if number else [])
+        for number, path in enumerate(PORTRAITS)
+    ],
+)
 def test_identify_every_example(portrait: Path, tmp_path: Path) -> None:
     result = run("identify", portrait, "--out", tmp_path / "who.safetensors", "--show", tmp_path / "seen.png")
     assert result.exit_code == 0, result.output

@@ -219,6 +219,7 @@ def test_gradients_in_bfloat16_are_those_in_float32(tmp_path: Path, cache: Path)
     assert 0.95 < b.norm() / a.norm() < 1.05
 
 
+@pytest.mark.slow
 def test_the_identity_loss_begins_when_it_is_told_to(tmp_path: Path, cache: Path, plain: dict[str, Tensor]) -> None:
     late, never = ({"identity_weight": 1.0, "identity_start": share} for share in (0.5, 1.0))
     assert same(learnt(tmp_path / "never", cache, **never), plain)

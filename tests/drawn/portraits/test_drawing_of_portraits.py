@@ -196,6 +196,7 @@ def test_again_the_same(few: tuple[People, Scenes], few_drawn: Portraits) -> Non
         assert torch.equal(getattr(again, f.name), getattr(few_drawn, f.name))
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_those_drawn_with_it(sample) -> None:
     for rows in ([3], [40, 3, 255], list(range(200, 240))):
         alone = draw(sample.people[rows], sample.scenes[rows], sample.size)
