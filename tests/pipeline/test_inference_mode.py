@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 import tiny
@@ -12,19 +11,16 @@ PROMPT = "a woman in a red hat"
 
 
 def test_networks_first_used_there_work_everywhere() -> None:
-    def draw() -> np.ndarray:
+    def draw() -> bytes:
         (image,) = studio(studio.identify(tiny.portrait()), PROMPT, seed=1).images
-        return np.asarray(image, int)
-
-    def same(image: np.ndarray) -> bool:
-        return bool(np.abs(image - expected).max() <= 1)  # torch may take other kernels there
+        return image.tobytes()
 
     studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
     expected = draw()
     studio = ConsistentIDPipeline.from_preset(tiny.preset(), device="cpu")
     with torch.inference_mode():
-        assert same(draw())
-        assert same(draw())
-    assert same(draw())
+        assert draw() == expected
+        assert draw() == expected
+    assert draw() == expected
     networks = [studio.pipe.unet, studio.pipe.vae, studio.encoder.image_encoder, studio.adapter.facial_encoder]
     assert not any(x.is_inference() for network in networks for x in network.parameters())
