@@ -162,6 +162,7 @@ def test_a_file_says_what_differs_from_another(tmp_path: Path) -> None:
     assert got.free == {"a": 1, "b": {"c": 1, "d": 2}}
     assert got.places == (Place(path=tmp_path / "base/x"),)  # relative to the file that names it
     assert read(tmp_path / "b.yaml", text, whole=["free"]).free == {"b": {"d": 2}}
+    assert read(tmp_path / "b.yaml", text, whole=["free.b"]).free == {"a": 1, "b": {"d": 2}}
     changed = read(tmp_path / "b.yaml", text, changes=("inner.lr=1e-1", "free.b.d=[1, x]"))
     assert (changed.inner.lr, changed.free["b"]["d"]) == (0.1, [1, "x"])
 

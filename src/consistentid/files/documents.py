@@ -39,7 +39,7 @@ def read_config(
             are relative to the working folder.
         find: the file that a value of ``extends`` names, seen from a folder.
         expand: what a file says by what it says, before it is merged with the file that it extends.
-        whole: options that are replaced also where both are mappings.
+        whole: options that are replaced also where both are mappings; of a section, "section.option".
         error: kind to raise.
 
     Raises:
@@ -129,7 +129,7 @@ def _merged(base: dict[str, Any], change: dict[str, Any], whole: Collection[str]
         before = base.get(name)
         if name in whole or not isinstance(before, dict) or not isinstance(value, dict):
             return value
-        return _merged(before, value, ())
+        return _merged(before, value, [x.removeprefix(f"{name}.") for x in whole if x.startswith(f"{name}.")])
 
     return base | {name: one(name, value) for name, value in change.items()}
 

@@ -46,7 +46,8 @@ def load_recipe(path: Path, changes: Sequence[str] = (), reads: Sequence[str] = 
 
     Args:
         path: YAML file. With a key ``extends`` it only says what differs from another recipe, whose path it gives
-            relative to itself; mappings are merged, everything else is replaced. Paths in a file are relative to it.
+            relative to itself; mappings are merged, everything else is replaced, and ``adapter.change_kept``, which is
+            about what learns in one run. Paths in a file are relative to it.
         changes: "section.option=value" with the value in YAML, such as ``adapter.schedule.lr=1e-4``; paths in them are
             relative to the working folder.
         reads: sections that the caller reads; a change of another would have no effect.
@@ -58,7 +59,7 @@ def load_recipe(path: Path, changes: Sequence[str] = (), reads: Sequence[str] = 
         section = change.partition("=")[0].split(".")[0]
         if section in SECTIONS and section not in reads:
             raise InputError(f"--set {change}: nothing reads {section!r} here; read are {', '.join(reads)}")
-    content = read_config(path, "recipe", changes=changes)
+    content = read_config(path, "recipe", changes=changes, whole=(f"{ADAPTER}.change_kept",))
     if unknown := sorted(str(name) for name in set(content) - set(SECTIONS)):
         raise InputError(
             f"{path}: unknown sections {', '.join(unknown)}; known are {', '.join(SECTIONS)}, and an option of the"
