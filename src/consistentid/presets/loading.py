@@ -264,29 +264,50 @@ def check_width(role: str, network: Network, what: str, found: int, wanted: int 
         )
 
 
+def load_parser(preset: Preset, device: torch.device | str = "cpu") -> FaceParser:
+    """The parser of a preset, on a device.
+
+    Raises:
+        CheckpointError: its weights are missing, broken, or of another kind.
+    """
+    network = preset.parser
+    with loading("parser", network):
+        if network.kind == "bisenet":
+            return FaceParser.bisenet(network.fetch(), device)
+        if network.kind == "onnx":
+            return FaceParser.onnx(network.fetch(), providers=onnx_providers(device), **network.options)
+        source, options = network.pretrained
+        return FaceParser.segformer(source, device=device, **options)
+
+
+def load_detector(preset: Preset, device: torch.device | str = "cpu", *, parser: FaceParser | None = None) -> Detector:
+    """The detector of a preset, on a device.
+
+    Args:
+        parser: the preset's, whose labels some detectors read; without it they load it.
+
+    Raises:
+        CheckpointError: weights are missing, broken, or of another kind.
+    """
+    network = preset.detector
+    if network.kind == "labels":
+        parser = parser or load_parser(preset, device)
+        with loading("detector", network):
+            return LabelDetector(parser, **network.options)
+    with loading("detector", network):
+        return OnnxDetector(network.fetch(), providers=onnx_providers(device))
+
+
 def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAnalyzer:
     """The face networks of a preset, on a device.
 
     Raises:
         CheckpointError: weights are missing, broken, or of another kind.
     """
-    providers = onnx_providers(device)
-    with loading("parser", preset.parser):
-        if preset.parser.kind == "bisenet":
-            parser = FaceParser.bisenet(preset.parser.fetch(), device)
-        elif preset.parser.kind == "onnx":
-            parser = FaceParser.onnx(preset.parser.fetch(), providers=providers, **preset.parser.options)
-        else:
-            source, options = preset.parser.pretrained
-            parser = FaceParser.segformer(source, device=device, **options)
-    with loading("detector", preset.detector):
-        detector: Detector = (
-            LabelDetector(parser, **preset.detector.options)
-            if preset.detector.kind == "labels"
-            else OnnxDetector(preset.detector.fetch(), providers=providers)
-        )
+    parser = load_parser(preset, device)
+    detector = load_detector(preset, device, parser=parser)
     with loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(preset.recogniser.fetch(), providers)
+        recogniser = OnnxRecogniser(preset.recogniser.fetch(), onnx_providers(device))
     return FaceAnalyzer(detector, recogniser, parser, DrawingGuard(parser) if preset.drawings_only else None)
 
 

@@ -22,7 +22,7 @@ from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.faces.onnx import onnx_providers
 from consistentid.faces.recognition import OnnxRecogniser
 from consistentid.files.weights import fingerprint
-from consistentid.presets.loading import load_analyzer, load_base, load_image_encoder, loading, network_name
+from consistentid.presets.loading import load_base, load_detector, load_image_encoder, loading, network_name
 from consistentid.presets.network import Network
 from consistentid.presets.preset import Preset
 from consistentid.presets.read import load_preset
@@ -132,7 +132,7 @@ class FrozenNetworks:
     @cached_property
     def detector(self) -> Detector:
         """The preset's own, which finds faces on pictures that a training samples."""
-        return load_analyzer(self.preset, self.device).detector
+        return load_detector(self.preset, self.device)
 
     @cached_property
     def latent_reader(self) -> DifferentiableOnnx | None:
