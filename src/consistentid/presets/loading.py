@@ -264,38 +264,13 @@ def check_width(role: str, network: Network, what: str, found: int, wanted: int 
         )
 
 
-def load_parser(preset: Preset, device: torch.device | str = "cpu") -> FaceParser:
-    """The parser of a preset, on a device.
-
-    Raises:
-        CheckpointError: its weights are missing, broken, or of another kind.
-    """
-    network = preset.parser
-    with loading("parser", network):
-        if network.kind == "bisenet":
-            return FaceParser.bisenet(network.fetch(), device)
-        if network.kind == "onnx":
-            return FaceParser.onnx(network.fetch(), providers=onnx_providers(device), **network.options)
-        source, options = network.pretrained
-        return FaceParser.segformer(source, device=device, **options)
-
-
-def load_detector(preset: Preset, device: torch.device | str = "cpu", *, parser: FaceParser | None = None) -> Detector:
-    """The detector of a preset, on a device.
-
-    Args:
-        parser: the preset's, whose labels some detectors read; without it they load it.
+def load_detector(preset: Preset, device: torch.device | str = "cpu") -> Detector:
+    """The detector of a preset, on a device; its parser is loaded where that detector reads labels.
 
     Raises:
         CheckpointError: weights are missing, broken, or of another kind.
     """
-    network = preset.detector
-    if network.kind == "labels":
-        parser = parser or load_parser(preset, device)
-        with loading("detector", network):
-            return LabelDetector(parser, **network.options)
-    with loading("detector", network):
-        return OnnxDetector(network.fetch(), providers=onnx_providers(device))
+    return _detector(preset, device, onnx_providers(device))
 
 
 def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAnalyzer:
@@ -304,11 +279,35 @@ def load_analyzer(preset: Preset, device: torch.device | str = "cpu") -> FaceAna
     Raises:
         CheckpointError: weights are missing, broken, or of another kind.
     """
-    parser = load_parser(preset, device)
-    detector = load_detector(preset, device, parser=parser)
+    providers = onnx_providers(device)
+    parser = _parser(preset, device, providers)
+    detector = _detector(preset, device, providers, parser)
     with loading("recogniser", preset.recogniser):
-        recogniser = OnnxRecogniser(preset.recogniser.fetch(), onnx_providers(device))
+        recogniser = OnnxRecogniser(preset.recogniser.fetch(), providers)
     return FaceAnalyzer(detector, recogniser, parser, DrawingGuard(parser) if preset.drawings_only else None)
+
+
+def _parser(preset: Preset, device: torch.device | str, providers: tuple[Any, ...]) -> FaceParser:
+    network = preset.parser
+    with loading("parser", network):
+        if network.kind == "bisenet":
+            return FaceParser.bisenet(network.fetch(), device)
+        if network.kind == "onnx":
+            return FaceParser.onnx(network.fetch(), providers=providers, **network.options)
+        source, options = network.pretrained
+        return FaceParser.segformer(source, device=device, **options)
+
+
+def _detector(
+    preset: Preset, device: torch.device | str, providers: tuple[Any, ...], parser: FaceParser | None = None
+) -> Detector:
+    network = preset.detector
+    if network.kind == "labels":
+        parser = parser or _parser(preset, device, providers)
+        with loading("detector", network):
+            return LabelDetector(parser, **network.options)
+    with loading("detector", network):
+        return OnnxDetector(network.fetch(), providers=providers)
 
 
 def network_name(network: Network) -> str:
