@@ -56,12 +56,21 @@ class IdentityLoss:
         pictures = pictures.float().clamp(-1, 1)
         if detector:
             landmarks = _found(detector, pictures, landmarks)
-        pictures = pictures.repeat_interleave(landmarks.shape[1], 0)
-        faces = aligned(pictures, landmarks.flatten(0, 1))
-        vectors = torch.stack([recogniser(faces) for recogniser in self._recognisers], dim=1)
-        return 1 - F.cosine_similarity(in_rows(vectors, (len(landmarks), landmarks.shape[1])), wanted, dim=-1).mean(
-            (1, 2)
-        )
+        return 1 - F.cosine_similarity(embedded(self._recognisers, pictures, landmarks), wanted, dim=-1).mean((1, 2))
+
+
+def embedded(recognisers: Sequence[nn.Module], pictures: Tensor, landmarks: Tensor) -> Tensor:
+    """What each of K recognisers sees in the faces on pictures: (B, P, K, D).
+
+    Args:
+        recognisers: see `IdentityLoss`.
+        pictures: (B, 3, H, W) in [-1, 1].
+        landmarks: (B, P, 5, 2) pixels.
+    """
+    people = landmarks.shape[1]
+    faces = aligned(pictures.repeat_interleave(people, 0), landmarks.flatten(0, 1))
+    vectors = torch.stack([recogniser(faces) for recogniser in recognisers], dim=1)
+    return in_rows(vectors, (len(landmarks), people))
 
 
 def _found(detector: Detector, pictures: Tensor, landmarks: Tensor) -> Tensor:

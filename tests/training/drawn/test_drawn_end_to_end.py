@@ -143,6 +143,26 @@ def test_autoencoder(trained: Path, portrait) -> None:
     assert "critic/loss" in log
 
 
+def test_a_decoder_learns_on(trained: Path, tmp_path: Path) -> None:
+    """With more layers, on latents that the base has made, for likeness; the encoder stays."""
+    out = tmp_path / "on"
+    out.mkdir()
+    (out / "cache").symlink_to(trained / "cache")
+    shutil.copytree(trained / "vae", out / "vae")
+    options = {"layers": "[2, 1, 1]", "base": trained / "base", "redrawn_share": 0.5, "identity": 0.2}
+    options["recognisers"] = f"[{trained / 'teacher.onnx'}]"
+    changes = [word for name, value in options.items() for word in ("--set", f"decoder.options.{name}={value}")]
+    result = command("decoder", out, *changes)
+    assert result.exit_code == 0, result.output
+    before, after = (ConvAutoencoderKL.from_pretrained(folder / "vae") for folder in (trained, out))
+    assert list(after.config.decoder_layers) == [2, 1, 1]
+    for name, x in before.encoder.state_dict().items():
+        assert torch.equal(after.encoder.state_dict()[name], x), name
+    assert not torch.equal(after.decoder.conv_out.weight, before.decoder.conv_out.weight)
+    row = json.loads((stage_folder(out, "decoder") / LOG).read_text().splitlines()[-1])
+    assert 0 < row["identity"] < 2
+
+
 def test_clip(trained: Path, portrait) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(trained / "tokenizer")
     text = CLIPTextModelWithProjection.from_pretrained(trained / "text_encoder").float()
@@ -265,6 +285,7 @@ def test_base(trained: Path) -> None:
     image = pipe("a woman in a red hat", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert image.size == (32, 32)
     assert pipe.scheduler.config.prediction_type == "v_prediction"
+    assert pipe.scheduler.config.timestep_spacing == "trailing"  # the first step sees nothing but noise
     assert figures(trained, "unet")["held_out_loss"] > 0
 
 

@@ -8,25 +8,36 @@ a critic that tells drawings from decoded ones, on latents as inexact as a diffu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
+from transformers import CLIPTokenizer
 
-from consistentid.drawn.autoencoder import ConvAutoencoderKL
+from consistentid.drawn.autoencoder import ConvAutoencoderKL, ResidualBlock
 from consistentid.drawn.pools import Pool, copied, pixels
+from consistentid.errors import InputError
+from consistentid.faces.differentiable import DifferentiableOnnx
 from consistentid.files.writing import replacing_folder
+from consistentid.presets.loading import loading
+from consistentid.presets.network import Network
+from consistentid.training.attention import plain_attention
 from consistentid.training.drawn.latents import Latents, open_latents
 from consistentid.training.drawn.loop import Losses, Opponent, train
 from consistentid.training.drawn.pictures import labelled
 from consistentid.training.drawn.recipe import Mixture, Recipe, arguments
+from consistentid.training.drawn.text import tokenize
+from consistentid.training.drawn.unet import texts_of
+from consistentid.training.identity import embedded
+from consistentid.training.losses import clean_latents
 from consistentid.training.schedule import batched
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
@@ -153,38 +164,119 @@ def _inexact(z: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     return z + spread * torch.randn(z.shape, generator=generator, device=z.device)
 
 
+class Redrawing:
+    """Makes of latents what a diffusion model would have made of them: some stay, of others it sees noise and words.
+
+    Args:
+        base: folder of the model, a pipeline.
+        share: of the latents that do not stay.
+        most: noise, up to that of this share of the timesteps.
+    """
+
+    def __init__(self, base: Path, share: float, most: float, device: torch.device) -> None:
+        with loading("base", Network(path=base)):
+            self._pipe = StableDiffusionPipeline.from_pretrained(base, vae=None, dtype=torch.float32).to(device)
+        for network in (self._pipe.unet, self._pipe.text_encoder):
+            network.requires_grad_(False)
+        plain_attention(self._pipe.unet, device)
+        self._schedule = DDPMScheduler.from_config(self._pipe.scheduler.config)
+        self._share, self._most = share, most
+
+    @property
+    def tokenizer(self) -> CLIPTokenizer:
+        """Of its words."""
+        return self._pipe.tokenizer
+
+    @torch.no_grad()
+    def __call__(self, z: Tensor, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (B, C, h, w), of pictures of which the words (B, T) are true."""
+        steps = self._schedule.config.num_train_timesteps
+        chosen, depth = torch.rand(2, len(z), generator=generator, device=z.device)
+        noise = torch.randn(z.shape, generator=generator, device=z.device)
+        rows = (chosen < self._share).nonzero()[:, 0]
+        if not len(rows):
+            return z
+        t = (steps * self._most * depth[rows]).long()
+        noisy = self._schedule.add_noise(z[rows], noise[rows], t)
+        words = self._pipe.text_encoder(tokens[rows]).last_hidden_state
+        prediction = self._pipe.unet(noisy, t, words).sample.float()
+        signal = self._schedule.alphas_cumprod.to(z.device)[t]
+        return z.index_copy(0, rows, clean_latents(noisy, prediction, signal, self._schedule.config.prediction_type))
+
+
+def deepened(vae: ConvAutoencoderKL, layers: Sequence[int], where: str) -> ConvAutoencoderKL:
+    """The same autoencoder, which makes the same pictures, with more residual blocks in its decoder to learn with.
+
+    Raises:
+        InputError: levels would lose blocks, or there are not as many.
+    """
+    has = list(vae.config.decoder_layers)
+    if len(layers) != len(has) or any(more < now for more, now in zip(layers, has, strict=True)):
+        raise InputError(f"{where}: options.layers are {list(layers)}, and the decoder has {has}; give no fewer of any")
+    deeper: ConvAutoencoderKL = ConvAutoencoderKL.from_config(vae.config, decoder_layers=tuple(layers))
+    deeper.encoder.load_state_dict(vae.encoder.state_dict())
+    deeper.decoder.conv_out.load_state_dict(vae.decoder.conv_out.state_dict())
+    for known, found in zip(_by_level(vae), _by_level(deeper), strict=True):
+        for a, b in zip(known, found, strict=False):  # what is left of the deeper one's begins as the identity
+            b.load_state_dict(a.state_dict())
+    return deeper.eval()  # as loaded: in training its encoder would measure the latents anew
+
+
+def _by_level(vae: ConvAutoencoderKL) -> list[list[nn.Module]]:
+    """The decoder's residual blocks of each level, and then all layers between them."""
+    body = vae.decoder.body
+    blocks = iter([layer for layer in body if isinstance(layer, ResidualBlock)])
+    levels: list[list[nn.Module]] = [list(islice(blocks, count)) for count in reversed(vae.config.decoder_layers)]
+    return [*levels, [layer for layer in body if not isinstance(layer, ResidualBlock)]]
+
+
 def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     """Train the decoder of ``out/vae`` further, against a critic; the latents stay, so the UNet is not affected."""
     section = recipe.section("decoder")
     torch.manual_seed(section.schedule.seed)
-    vae = ConvAutoencoderKL.from_pretrained(out / "vae").float().to(device).requires_grad_(False)
+    options = section.options
+    vae = ConvAutoencoderKL.from_pretrained(out / "vae").float()
+    if options["layers"]:
+        vae = deepened(vae, options["layers"], section.where)
+    vae = vae.to(device).requires_grad_(False)
     vae.decoder.requires_grad_(True)
     critic = Critic().to(device)
     if recipe.compile:
         vae.decoder.compile()
     mixture, held_out = recipe.mixture("train"), recipe.pool("validation")
     latents = [open_latents(pool, vae, out, device) for pool in mixture.pools]
-    prepared = partial(_with_latents, mixture, latents)
-    options = section.options
+    redrawing = None
+    if options["base"]:
+        redrawing = Redrawing(options["base"], options["redrawn_share"], options["redrawn_from"], device)
+    recognisers = [DifferentiableOnnx(path).to(device) for path in options["recognisers"] if options["identity"]]
+    prepared = partial(_to_decode, mixture, latents, redrawing.tokenizer if redrawing else None)
     pair: dict[str, Tensor] = {}  # of the step: a drawing and what the decoder makes of it, for the critic
 
-    def loss(batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> Losses:
-        images, labels, latent = batch
-        x, weight = pixels(images, device), detail_weight(labels, device)
-        z = latent.to(device).float()
+    def loss(batch: _ToDecode, generator: torch.Generator) -> Losses:
+        x, weight = pixels(batch.images, device), detail_weight(batch.labels, device)
+        z = batch.latents.to(device).float()
+        if redrawing:
+            z = redrawing(z, batch.tokens.to(device), generator)
         y = vae.decode(_inexact(z, options["noise"], generator), return_dict=False)[0].float()
-        pair.update(drawn=x, decoded=y.detach())
+        pair.update(drawn=x, decoded=y.detach(), weight=_of_patches(weight))
         with torch.no_grad():
             _, wanted = critic(x)
         judged, found = critic(y)
         features = sum(F.l1_loss(a.float(), b.float()) for a, b in zip(found, wanted, strict=True))
         rebuilt = reconstruction_loss(y, x, weight)
-        total = rebuilt + options["features"] * features - options["adversarial"] * judged.mean()
-        return {"loss": total, "rebuilt": rebuilt, "features": features}
+        total = rebuilt + options["features"] * features - options["adversarial"] * (pair["weight"] * judged).mean()
+        losses = {"rebuilt": rebuilt, "features": features}
+        if recognisers:
+            landmarks = batch.landmarks.to(device)
+            with torch.no_grad():
+                known = embedded(recognisers, x, landmarks)
+            losses["identity"] = 1 - F.cosine_similarity(embedded(recognisers, y, landmarks), known, dim=-1).mean()
+            total = total + options["identity"] * losses["identity"]
+        return {"loss": total, **losses}
 
     def tell_apart(_batch: object, _generator: torch.Generator) -> Losses:
         real, fake = critic(pair["drawn"])[0], critic(pair["decoded"])[0]
-        return {"loss": F.relu(1 - real).mean() + F.relu(1 + fake).mean()}
+        return {"loss": (pair["weight"] * (F.relu(1 - real) + F.relu(1 + fake))).mean()}
 
     def report() -> dict[str, float]:
         return reconstruction_report(vae, held_out, device)
@@ -199,9 +291,33 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
             vae.half().save_pretrained(folder)
 
 
-def _with_latents(
-    mixture: Mixture, latents: Sequence[Latents], rows: NDArray[np.int64], seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch's pictures and labels, as of `labelled`, and their latents (B, C, h, w)."""
+def _of_patches(weight: Tensor) -> Tensor:
+    """Weights (B, 1, H, W) of pixels as those of the critic's patches, (B, 1, H/8, W/8), of mean 1."""
+    pooled = F.avg_pool2d(weight, 8)
+    return pooled / pooled.mean()
+
+
+@dataclass(frozen=True)
+class _ToDecode:
+    """Pictures (B, H, W, 3), labels (B, H, W), latents (B, C, h, w), landmarks (B, P, 5, 2), words (B, T) if asked."""
+
+    images: Tensor
+    labels: Tensor
+    latents: Tensor
+    landmarks: Tensor
+    tokens: Tensor
+
+
+def _to_decode(
+    mixture: Mixture,
+    latents: Sequence[Latents],
+    tokenizer: CLIPTokenizer | None,
+    rows: NDArray[np.int64],
+    seed: int,
+) -> _ToDecode:
     number, pool, rows = mixture.batch(rows, seed)
-    return copied(pool.images, rows), copied(pool.labels, rows), latents[number][rows]
+    tokens = torch.empty(len(rows), 0)
+    if tokenizer:
+        tokens = tokenize(tokenizer, texts_of(pool, rows, seed, np.random.default_rng(seed)))
+    landmarks = copied(pool.landmarks, rows).reshape(len(rows), -1, 5, 2)
+    return _ToDecode(copied(pool.images, rows), copied(pool.labels, rows), latents[number][rows], landmarks, tokens)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from consistentid.drawn.pools import Pool, PoolSpec, open_pool
 from consistentid.errors import InputError
-from consistentid.files.config import Between, OneOf, build
+from consistentid.files.config import Between, OneOf, build, check
 from consistentid.training.precision import PRECISIONS
 from consistentid.training.recipe import COMMON, Groups, load_recipe
 from consistentid.training.schedule import Schedule, Share
@@ -31,11 +31,28 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """Largest deviation of the ``noise`` on the latents; weights of the critic's ``features`` and of its judgement."""
+    """Largest deviation of the ``noise`` on the latents; weights of the critic's ``features`` and of its judgement.
+
+    ``layers`` are residual blocks of every level, where the decoder is to get more than it has. With the folder of a
+    ``base``, ``redrawn_share`` of the latents are what its UNet makes of them and of noise, up to that of
+    ``redrawn_from`` of all timesteps. ``identity`` is the weight of the faces' likeness to those drawn in the eyes of
+    ``recognisers``, ONNX files. Paths are relative to the recipe.
+    """
 
     noise: Annotated[float, Between(0, 10)]
     features: Annotated[float, Between(0)]
     adversarial: Annotated[float, Between(0)]
+    layers: tuple[Count, ...] | None = None
+    base: Path | None = None
+    redrawn_share: Share = 0.5
+    redrawn_from: Annotated[float, Between(0, 1, open=True)] = 0.4
+    identity: Annotated[float, Between(0)] = 0.0
+    recognisers: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.identity and not self.recognisers:
+            raise InputError("identity needs recognisers: ONNX files of those that are asked")
 
 
 @dataclass(frozen=True)

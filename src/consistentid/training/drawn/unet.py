@@ -169,7 +169,7 @@ def _batch(
     ``scenes`` what the scene loss is given beside latents."""
     number, pool, rows = mixture.batch(rows, seed)
     rng = np.random.default_rng(seed)
-    texts = ["" if rng.random() < dropped else text for text in _texts(pool, rows, seed, rng)]
+    texts = ["" if rng.random() < dropped else text for text in texts_of(pool, rows, seed, rng)]
     z = latents[number][rows]
     asked = None
     if scenes:
@@ -184,7 +184,7 @@ def face_shares(labels: Tensor, like: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(face[:, None].float(), (like.shape[-2], like.shape[-1]))
 
 
-def _texts(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
+def texts_of(pool: Pool, rows: NDArray[np.int64], seed: int, rng: np.random.Generator) -> list[str]:
     """A text for each row: the caption, mostly with the facial sentence; of several people the caption alone."""
     if pool.spec.together > 1:
         return [words.image for words in group_captions(pool, rows, seed)]
@@ -215,7 +215,7 @@ def save_base(
     with TemporaryDirectory() as known:
         text_encoder.save_pretrained(known)
         words = CLIPTextModel.from_pretrained(known)
-    sampling = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    sampling = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "trailing"}
     pipe = StableDiffusionPipeline(
         vae=vae, text_encoder=words, tokenizer=tokenizer, unet=unet,
         scheduler=DDIMScheduler.from_config(noise_schedule.config, **sampling),
