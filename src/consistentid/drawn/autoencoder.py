@@ -43,9 +43,20 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pictures (B, 3, H, W) in [-1, 1] -> mean and log-variance (B, 2 * latent_channels, h, w) of the latents."""
+    """Pictures (B, 3, H, W) in [-1, 1] -> mean and log-variance (B, 2 * latent_channels, h, w) of the latents.
 
-    def __init__(self, patch_size: int, channels: Sequence[int], layers: Sequence[int], latent_channels: int) -> None:
+    Args:
+        details: of other latents, which come after these; nothing of this one changes by it.
+    """
+
+    def __init__(
+        self,
+        patch_size: int,
+        channels: Sequence[int],
+        layers: Sequence[int],
+        latent_channels: int,
+        details: Encoder | None = None,
+    ) -> None:
         super().__init__()
         self.patch_size = patch_size
         body: list[nn.Module] = [nn.Conv2d(3 * patch_size**2, channels[0], 3, padding=1)]
@@ -56,11 +67,17 @@ class Encoder(nn.Module):
         self.body = nn.Sequential(*body, _norm(channels[-1]), nn.SiLU())
         self.conv_out = nn.Conv2d(channels[-1], latent_channels, 3, padding=1)
         self.normalise = nn.BatchNorm2d(latent_channels, affine=False, momentum=0.02)
+        self.details = details
 
     def forward(self, x: Tensor) -> Tensor:
         """Moments of the latents, which have mean 0 and deviation 1 over the pictures of the training."""
-        mean = self.normalise(self.conv_out(self.body(F.pixel_unshuffle(x, self.patch_size))))
+        mean = self.mean(x)
         return torch.cat([mean, torch.full_like(mean, _LOG_VARIANCE)], dim=1)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The latents themselves, (B, latent_channels, h, w)."""
+        own: Tensor = self.normalise(self.conv_out(self.body(F.pixel_unshuffle(x, self.patch_size))))
+        return own if self.details is None else torch.cat([own, self.details.mean(x)], dim=1)
 
 
 class Decoder(nn.Module):
@@ -92,6 +109,9 @@ class ConvAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has n
         patch_size: side of the patches that pictures are rearranged into, a power of 2.
         channels: width of every level, from the finest.
         encoder_layers, decoder_layers: residual blocks of every level.
+        detail_channels: of the latents, the last so many, which have an encoder of their own: an autoencoder may get
+            them when the others are there already and a model of them, too.
+        detail_widths, detail_layers: width of every level of that encoder, and its residual blocks.
         sample_size: side of the pictures it was trained on.
     """
 
@@ -103,6 +123,9 @@ class ConvAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has n
         channels: tuple[int, ...] = (64, 128),
         encoder_layers: tuple[int, ...] = (1, 2),
         decoder_layers: tuple[int, ...] = (3, 3),
+        detail_channels: int = 0,
+        detail_widths: tuple[int, ...] = (),
+        detail_layers: tuple[int, ...] = (),
         sample_size: int = 128,
     ) -> None:
         super().__init__(
@@ -114,7 +137,8 @@ class ConvAutoencoderKL(AutoencoderKL):  # type: ignore[misc]  # diffusers has n
             use_post_quant_conv=False,
             mid_block_add_attention=False,
         )
-        self.encoder = Encoder(patch_size, channels, encoder_layers, latent_channels)
+        details = Encoder(patch_size, detail_widths, detail_layers, detail_channels) if detail_channels else None
+        self.encoder = Encoder(patch_size, channels, encoder_layers, latent_channels - detail_channels, details)
         self.decoder = Decoder(patch_size, channels, decoder_layers, latent_channels)
         halvings = patch_size.bit_length() - 1
         # Pipelines count these entries to find how much smaller the latents are than the picture.

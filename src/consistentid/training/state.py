@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn import functional as F
 
 
 class DamagedError(Exception):
@@ -89,6 +90,12 @@ def misfits(found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]
     """Names, in their order, of tensors that only one of two networks has, or that have other shapes in them."""
     shapes, ours = ({name: x.shape for name, x in tensors.items()} for tensors in (found, own))
     return [name for name in sorted(shapes | ours) if shapes.get(name) != ours.get(name)]
+
+
+def widened(x: Tensor, like: Tensor) -> Tensor:
+    """A tensor with zeros behind it in every dimension in which another of as many has more; it is never cut."""
+    more = [max(0, b - a) for a, b in zip(x.shape, like.shape, strict=True)]
+    return F.pad(x, [pad for size in reversed(more) for pad in (0, size)])
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

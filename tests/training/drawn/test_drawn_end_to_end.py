@@ -163,6 +163,31 @@ def test_a_decoder_learns_on(trained: Path, tmp_path: Path) -> None:
     assert 0 < row["identity"] < 2
 
 
+def test_latents_get_channels_for_details(trained: Path, tmp_path: Path) -> None:
+    """The others stay as they are, and so does what a UNet knows of them."""
+    out = tmp_path / "finer"
+    out.mkdir()
+    for name in ("text_encoder", "tokenizer", "cache"):
+        (out / name).symlink_to(trained / name)
+    network = {"latent_channels": 6, "detail_channels": 2, "detail_widths": "[8, 8, 8]", "detail_layers": "[0, 1, 1]"}
+    changes = [f"autoencoder.network.{name}={value}" for name, value in network.items()]
+    changes += [f"autoencoder.options.init={trained / 'vae'}", f"unet.options.init={trained / 'base'}"]
+    changes += ["unet.schedule.steps=1", "unet.schedule.lr=1e-9", "unet.options.scene_weight=0"]
+    for stage in ("autoencoder", "unet"):
+        result = command(stage, out, *(word for change in changes for word in ("--set", change)))
+        assert result.exit_code == 0, result.output
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    before, after = (ConvAutoencoderKL.from_pretrained(folder / "vae").float().eval() for folder in (trained, out))
+    z = after.encode(x).latent_dist.mean
+    assert z.shape == (2, 6, 4, 4)
+    torch.testing.assert_close(z[:, :4], before.encode(x).latent_dist.mean)
+    assert figures(out, "autoencoder")["latent_std"] == pytest.approx(1, rel=0.2)
+    own, known = (load_file(folder / "base/unet/diffusion_pytorch_model.safetensors") for folder in (out, trained))
+    torch.testing.assert_close(own["conv_in.weight"][:, :4], known["conv_in.weight"], rtol=1e-3, atol=1e-6)
+    assert own["conv_out.weight"].shape == (6, *known["conv_out.weight"].shape[1:])
+    assert not own["conv_out.weight"][4:].any()
+
+
 def test_clip(trained: Path, portrait) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(trained / "tokenizer")
     text = CLIPTextModelWithProjection.from_pretrained(trained / "text_encoder").float()

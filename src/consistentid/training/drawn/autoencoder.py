@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 from transformers import CLIPTokenizer
 
-from consistentid.drawn.autoencoder import ConvAutoencoderKL, ResidualBlock
+from consistentid.drawn.autoencoder import ConvAutoencoderKL, Decoder, Encoder, ResidualBlock
 from consistentid.drawn.pools import Pool, copied, pixels
 from consistentid.errors import InputError
 from consistentid.faces.differentiable import DifferentiableOnnx
@@ -39,6 +39,7 @@ from consistentid.training.drawn.unet import texts_of
 from consistentid.training.identity import embedded
 from consistentid.training.losses import clean_latents
 from consistentid.training.schedule import batched
+from consistentid.training.state import misfits, widened
 
 # Eyes, brows, nose, mouth: few pixels, most of the likeness.
 DETAIL_LABELS = (2, 3, 4, 5, 6, 10, 11, 12, 13)
@@ -104,11 +105,23 @@ def reconstruction_report(vae: ConvAutoencoderKL, held_out: Pool, device: torch.
 
 
 def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
-    """Train and save ``out/vae``; reports the error on held-out people. `train_decoder` goes on."""
+    """Train and save ``out/vae``; reports the error on held-out people. `train_decoder` goes on.
+
+    Where it begins with another one, whose latents a model knows, what made these stays as it is.
+    """
     section = recipe.section("autoencoder")
     torch.manual_seed(section.schedule.seed)
     network = arguments(ConvAutoencoderKL, section.network, f"{section.where}: network")
-    vae = ConvAutoencoderKL(sample_size=recipe.size, **network).to(device)
+    vae = ConvAutoencoderKL(sample_size=recipe.size, **network).to(device).eval()  # save what learns
+    learns: nn.Module = vae
+    if init := section.options["init"]:
+        with loading("vae", Network(path=init)):
+            known = ConvAutoencoderKL.from_pretrained(init).float()
+        begin_with(vae, known, f"options.init of the autoencoder: {init}")
+        vae.encoder.requires_grad_(False)
+        learns = nn.ModuleList([vae.decoder])
+        if vae.encoder.details:
+            learns.append(vae.encoder.details.requires_grad_(True))
     if recipe.compile:
         vae.encoder.compile()
         vae.decoder.compile()
@@ -123,12 +136,12 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
         return {"loss": reconstruction_loss(y, x, weight), "l1": (y - x).abs().mean()}
 
     def report() -> dict[str, float]:
-        _settle(vae, mixture.portraits, device)
+        _settle(vae, vae.encoder.details if init else vae.encoder, mixture.portraits, device)
         return reconstruction_report(vae, held_out, device)
 
     schedule, count, precision = section.schedule, len(mixture.portraits), recipe.precision
     if train(
-        "autoencoder", vae, loss, schedule, count, out, device=device, prepared=partial(labelled, mixture),
+        "autoencoder", learns, loss, schedule, count, out, device=device, prepared=partial(labelled, mixture),
         workers=recipe.ahead, report=report, precision=precision,
     ):  # fmt: skip
         with replacing_folder(out / "vae") as folder:
@@ -136,9 +149,13 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _settle(vae: ConvAutoencoderKL, pool: Pool, device: torch.device, pictures: int = 4096) -> None:
-    """Measure the deviations of the latents anew: the weights are averages over steps, those were not."""
-    normalise = vae.encoder.normalise
+def _settle(
+    vae: ConvAutoencoderKL, encoder: Encoder | None, pool: Pool, device: torch.device, pictures: int = 4096
+) -> None:
+    """Measure the deviations of an encoder's latents anew: the weights are averages over steps, those were not."""
+    if encoder is None:
+        return
+    normalise = encoder.normalise
     normalise.reset_running_stats()
     normalise.train()
     momentum, normalise.momentum = normalise.momentum, None  # None: the plain mean over all batches
@@ -204,30 +221,38 @@ class Redrawing:
         return z.index_copy(0, rows, clean_latents(noisy, prediction, signal, self._schedule.config.prediction_type))
 
 
-def deepened(vae: ConvAutoencoderKL, layers: Sequence[int], where: str) -> ConvAutoencoderKL:
-    """The same autoencoder, which makes the same pictures, with more residual blocks in its decoder to learn with.
+def begin_with(vae: ConvAutoencoderKL, known: ConvAutoencoderKL, where: str) -> None:
+    """Take over the weights of another autoencoder, whose latents and pictures stay as they are.
+
+    The new one may have more residual blocks in its decoder, which begin as the identity, and channels of details
+    besides, of which its decoder sees nothing yet.
 
     Raises:
-        InputError: levels would lose blocks, or there are not as many.
+        InputError: it is another in other ways.
     """
-    has = list(vae.config.decoder_layers)
-    if len(layers) != len(has) or any(more < now for more, now in zip(layers, has, strict=True)):
-        raise InputError(f"{where}: options.layers are {list(layers)}, and the decoder has {has}; give no fewer of any")
-    deeper: ConvAutoencoderKL = ConvAutoencoderKL.from_config(vae.config, decoder_layers=tuple(layers))
-    deeper.encoder.load_state_dict(vae.encoder.state_dict())
-    deeper.decoder.conv_out.load_state_dict(vae.decoder.conv_out.state_dict())
-    for known, found in zip(_by_level(vae), _by_level(deeper), strict=True):
-        for a, b in zip(known, found, strict=False):  # what is left of the deeper one's begins as the identity
-            b.load_state_dict(a.state_dict())
-    return deeper.eval()  # as loaded: in training its encoder would measure the latents anew
+    own, others = vae.encoder.state_dict(), known.encoder.state_dict()
+    if not known.config.detail_channels:
+        own = {name: x for name, x in own.items() if not name.startswith("details.")}
+    if wrong := misfits(others, own):
+        raise InputError(f"{where} has another {wrong[0]} in its encoder than this recipe's autoencoder")
+    has, had = list(vae.config.decoder_layers), list(known.config.decoder_layers)
+    if len(has) != len(had) or any(now < before for now, before in zip(has, had, strict=True)):
+        raise InputError(f"{where} has decoder_layers {had}, and this recipe {has}; give as many levels, and no fewer")
+    vae.encoder.load_state_dict(others, strict=False)
+    for mine, theirs in zip(_by_level(vae.decoder, has), _by_level(known.decoder, had), strict=True):
+        for layer, before in zip(mine, theirs, strict=False):
+            kept = layer.state_dict()
+            found = {name: widened(x, kept[name]) for name, x in before.state_dict().items()}
+            if wrong := misfits(found, kept):
+                raise InputError(f"{where} has another {wrong[0]} in its decoder than this recipe's autoencoder")
+            layer.load_state_dict(found)
 
 
-def _by_level(vae: ConvAutoencoderKL) -> list[list[nn.Module]]:
-    """The decoder's residual blocks of each level, and then all layers between them."""
-    body = vae.decoder.body
-    blocks = iter([layer for layer in body if isinstance(layer, ResidualBlock)])
-    levels: list[list[nn.Module]] = [list(islice(blocks, count)) for count in reversed(vae.config.decoder_layers)]
-    return [*levels, [layer for layer in body if not isinstance(layer, ResidualBlock)]]
+def _by_level(decoder: Decoder, layers: Sequence[int]) -> list[list[nn.Module]]:
+    """A decoder's residual blocks of each level, and all layers between and behind them."""
+    blocks = iter([layer for layer in decoder.body if isinstance(layer, ResidualBlock)])
+    levels: list[list[nn.Module]] = [list(islice(blocks, count)) for count in reversed(layers)]
+    return [*levels, [*(x for x in decoder.body if not isinstance(x, ResidualBlock)), decoder.conv_out]]
 
 
 def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -237,7 +262,10 @@ def train_decoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     options = section.options
     vae = ConvAutoencoderKL.from_pretrained(out / "vae").float()
     if options["layers"]:
-        vae = deepened(vae, options["layers"], section.where)
+        known = vae
+        vae = ConvAutoencoderKL.from_config(known.config, decoder_layers=options["layers"])
+        vae.eval()  # as loaded: in training its encoder would measure the latents anew
+        begin_with(vae, known, f"{out / 'vae'}")
     vae = vae.to(device).requires_grad_(False)
     vae.decoder.requires_grad_(True)
     critic = Critic().to(device)

@@ -24,9 +24,14 @@ Count = Annotated[int, Between(1)]
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """Largest deviation of the ``noise`` on the latents, which have one of 1."""
+    """Largest deviation of the ``noise`` on the latents, which have one of 1.
+
+    ``init`` is the folder of another one, relative to the recipe, whose latents stay: the decoder learns on, and the
+    encoder of the details besides, if there is one.
+    """
 
     noise: Annotated[float, Between(0, 10)]
+    init: Path | None = None
 
 
 @dataclass(frozen=True)

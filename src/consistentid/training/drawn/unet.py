@@ -32,7 +32,7 @@ from consistentid.training.examples import FACE_LABELS
 from consistentid.training.losses import clean_latents
 from consistentid.training.scenes import Asked, SceneLoss, told
 from consistentid.training.schedule import batched
-from consistentid.training.state import misfits
+from consistentid.training.state import misfits, widened
 
 
 def train_unet(recipe: Recipe, out: Path, device: torch.device) -> None:
@@ -140,6 +140,8 @@ class TextToImage(nn.Module):
     def begin_with(self, base: Path) -> None:
         """Take over the weights of both from the folder of another base.
 
+        That may know the first channels of the latents only; of the others its UNet sees and predicts nothing then.
+
         Raises:
             InputError: there are none, or they are those of another architecture.
         """
@@ -149,6 +151,10 @@ class TextToImage(nn.Module):
             words = load_file(base / "text_encoder" / "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(f"{where} holds no base ({first_line(error)})") from None
+        own = self.unet.state_dict()
+        unet |= {
+            name: widened(unet[name], own[name]) for name in ("conv_in.weight", "conv_out.weight", "conv_out.bias")
+        }
         words = {name.removeprefix("text_model."): x for name, x in words.items()}  # of transformers before 5
         for network, found in ((self.unet, unet), (self.text_encoder.text_model, words)):
             if wrong := misfits(found, network.state_dict()):
