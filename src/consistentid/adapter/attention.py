@@ -56,7 +56,7 @@ class AttentionRecorder:
         A training with gradient checkpointing must watch until its backward pass is done, which runs the layers again.
 
         Args:
-            positions: (B, N) long, the text positions to watch.
+            positions: (B, N) long, the text positions to watch; (1, N) of all rows, however many there are.
             size: height and width of the latents.
         """
         self._positions, self._sizes, self.maps = positions, size, {}

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from consistentid.adapter import encoding
 from consistentid.adapter.attention import AttentionRecorder
 from consistentid.errors import InputError
 from consistentid.files.images import contact_sheet
@@ -44,7 +43,6 @@ def word_attention(
         raise InputError("attention is shown of one picture of a person; give one prompt and num_images_per_prompt=1")
     pipe, settings = sampler.pipe, request.settings(defaults)
     recorder = recorder or AttentionRecorder(pipe.unet)
-    rows = 2 if encoding.is_guided(pipe, settings.guidance_scale) else 1
     words: tuple[str, ...] = ()
     maps: Mapping[str, torch.Tensor] = {}
     total = torch.zeros(0)
@@ -54,7 +52,7 @@ def word_attention(
         if step.stage == "encoding":
             [text] = step.texts
             width, height = (side // pipe.vae_scale_factor for side in step.size)
-            positions = torch.tensor([text.positions], device=pipe.unet.device).expand(rows, -1)
+            positions = torch.tensor([text.positions], device=pipe.unet.device)
             words, total = text.words, torch.zeros(len(text.words), height, width)
             maps = recorder.watch(positions, (height, width))
         elif step.step > settings.merge_at * step.total or step.step == step.total - 1:

@@ -19,6 +19,7 @@ from consistentid.errors import ArgumentError, CancelledError, PipelineError
 from consistentid.pipeline.canvas import Canvas
 from consistentid.pipeline.checks import OF_EACH
 from consistentid.pipeline.given import call_arguments, check_base, inpaints, keeping, regions_in
+from consistentid.pipeline.guidance import guided_steps
 from consistentid.pipeline.pixels import pictures
 from consistentid.pipeline.progress import Watch
 from consistentid.pipeline.remarks import remarks
@@ -327,18 +328,24 @@ def _run(
         more: arguments of the pipeline's own.
     """
     merge = inputs.get("callback_on_step_end")
-    step: Any = replace(merge, callback=after_step) if merge else after_step
-    watched = {
-        "callback_on_step_end": step,
-        "callback_on_step_end_tensor_inputs": step.tensor_inputs if merge else ["latents"],
-    }
-    return pipe(
-        **{**inputs, **watched, **more},
-        num_inference_steps=settings.steps,
-        output_type="pt",  # Pillow's pictures do not tell black from what is no number
-        # on the CPU, so that a seed means the same picture on every device
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-    )
+    with guided_steps(pipe, settings) as guided:
+
+        def done(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any] | None:
+            guided.after_step(step)
+            return after_step(pipe, step, timestep, tensors)
+
+        step: Any = replace(merge, callback=done) if merge else done
+        watched = {
+            "callback_on_step_end": step,
+            "callback_on_step_end_tensor_inputs": step.tensor_inputs if merge else ["latents"],
+        }
+        return pipe(
+            **{**inputs, **watched, **more},
+            num_inference_steps=settings.steps,
+            output_type="pt",  # Pillow's pictures do not tell black from what is no number
+            # on the CPU, so that a seed means the same picture on every device
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ class Settings:
     Attributes:
         steps: sampling steps, 1 to 500.
         guidance_scale: classifier-free guidance; 1 or less = off.
+        guidance_stop: fraction of the steps after which guidance stops; a step without costs half.
         scale: strength of the identity tokens; 0 = none, 1 = as trained.
         merge_at: fraction of the steps, 0 to 1, after which the fused facial text takes over (paper, section 3.4).
         width, height: pixels, multiples of 8; 0 = what the base was trained at.
@@ -35,6 +36,7 @@ class Settings:
 
     steps: int = 50
     guidance_scale: float = 5.0
+    guidance_stop: float = 1.0
     scale: float = 1.0
     merge_at: float = 0.6
     width: int = 0
@@ -63,6 +65,7 @@ class Settings:
 _RANGES: Mapping[str, tuple[int, int]] = {
     "steps": (1, 500),  # beyond, schedulers repeat or leave out noise levels
     "guidance_scale": (0, 100),
+    "guidance_stop": (0, 1),
     "scale": (0, 10),
     "merge_at": (0, 1),
     "strength": (0, 1),
