@@ -195,12 +195,13 @@ def test_settings_are_checked() -> None:
     for wrong in (
         {"steps": 0}, {"steps": 2.5}, {"steps": True}, {"guidance_scale": math.nan}, {"merge_at": 1.1}, {"scale": -1},
         {"width": 9000}, {"height": 65}, {"batch_size": 0}, {"negative_prompt": 3}, {"steps": "9"},
+        {"guidance_stop": 1.5},
     ):  # fmt: skip
         with pytest.raises(InputError, match=f"{next(iter(wrong))}="):
             Settings(**wrong)  # type: ignore[arg-type]
     assert Settings().with_overrides(steps=3, scale=None) == Settings(steps=3)
     assert Settings(guidance_scale=1).record() == {
-        "steps": 50, "guidance_scale": 1, "scale": 1.0, "merge_at": 0.6, "negative_prompt": "",
+        "steps": 50, "guidance_scale": 1, "guidance_stop": 1.0, "scale": 1.0, "merge_at": 0.6, "negative_prompt": "",
     }  # fmt: skip
 
 
