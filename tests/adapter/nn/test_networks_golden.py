@@ -1,7 +1,7 @@
 """The networks reproduce the reference implementation's outputs on the same weights.
 
 They compute in float64 here, so that no processor's rounding matters: what is left is that of the recording, which was
-made in float32 and is off by up to 1.2e-5.
+made in float32 and is off by up to 1e-5, in one case by 1.2e-5.
 """
 
 import json
@@ -41,8 +41,8 @@ def tensor(name: str, *shape: int) -> torch.Tensor:
     return torch.from_numpy(recipe.tensor(name, shape)).double()
 
 
-def assert_recorded(found: torch.Tensor, recorded: torch.Tensor) -> None:
-    torch.testing.assert_close(found, recorded.double(), atol=1.5e-5, rtol=0)
+def assert_recorded(found: torch.Tensor, recorded: torch.Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(found, recorded.double(), atol=atol, rtol=0)
 
 
 @pytest.fixture
@@ -94,4 +94,4 @@ def test_facial_encoder_fuses_the_marked_words_and_nothing_else(
 def test_one_token_a_picture(facial_encoder: FacialEncoder, expected: dict) -> None:
     _, pictures, _, _ = facial_case("five")
     tokens = facial_encoder.visual_projection(pictures[0])
-    assert_recorded(tokens, expected["case2.visual_projection"])
+    assert_recorded(tokens, expected["case2.visual_projection"], atol=1.2e-5)

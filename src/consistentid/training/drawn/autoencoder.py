@@ -112,16 +112,16 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
     section = recipe.section("autoencoder")
     torch.manual_seed(section.schedule.seed)
     network = arguments(ConvAutoencoderKL, section.network, f"{section.where}: network")
-    vae = ConvAutoencoderKL(sample_size=recipe.size, **network).to(device).eval()  # save what learns
+    vae = ConvAutoencoderKL(sample_size=recipe.size, **network).to(device).eval()  # but for what learns
+    encoder: Encoder | None = vae.encoder  # what of it learns
     learns: nn.Module = vae
     if init := section.options["init"]:
         with loading("vae", Network(path=init)):
             known = ConvAutoencoderKL.from_pretrained(init).float()
         begin_with(vae, known, f"options.init of the autoencoder: {init}")
         vae.encoder.requires_grad_(False)
-        learns = nn.ModuleList([vae.decoder])
-        if vae.encoder.details:
-            learns.append(vae.encoder.details.requires_grad_(True))
+        encoder = vae.encoder.details
+        learns = nn.ModuleList([vae.decoder, encoder.requires_grad_(True)] if encoder else [vae.decoder])
     if recipe.compile:
         vae.encoder.compile()
         vae.decoder.compile()
@@ -136,7 +136,8 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
         return {"loss": reconstruction_loss(y, x, weight), "l1": (y - x).abs().mean()}
 
     def report() -> dict[str, float]:
-        _settle(vae, vae.encoder.details if init else vae.encoder, mixture.portraits, device)
+        if encoder:
+            _settle(vae, encoder, mixture.portraits, device)
         return reconstruction_report(vae, held_out, device)
 
     schedule, count, precision = section.schedule, len(mixture.portraits), recipe.precision
@@ -149,12 +150,8 @@ def train_autoencoder(recipe: Recipe, out: Path, device: torch.device) -> None:
 
 
 @torch.no_grad()
-def _settle(
-    vae: ConvAutoencoderKL, encoder: Encoder | None, pool: Pool, device: torch.device, pictures: int = 4096
-) -> None:
+def _settle(vae: ConvAutoencoderKL, encoder: Encoder, pool: Pool, device: torch.device, pictures: int = 4096) -> None:
     """Measure the deviations of an encoder's latents anew: the weights are averages over steps, those were not."""
-    if encoder is None:
-        return
     normalise = encoder.normalise
     normalise.reset_running_stats()
     normalise.train()
